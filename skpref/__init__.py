@@ -1,0 +1,20 @@
+"""Small utterance classifiers from noisy LLM scores, by preferences within dialogue sessions."""
+
+from skpref import datasets, metrics
+from skpref._calibrator import LLMScoreCalibrator
+from skpref._classifier import PairwisePreferenceClassifier
+from skpref._sampler import IntraSessionPairSampler, Pairs
+from skpref._smoother import KNNLabelSmoother
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "IntraSessionPairSampler",
+    "KNNLabelSmoother",
+    "LLMScoreCalibrator",
+    "PairwisePreferenceClassifier",
+    "Pairs",
+    "__version__",
+    "datasets",
+    "metrics",
+]

@@ -1,0 +1,204 @@
+"""Checks of the inputs that several estimators share: session ids, human labels, LLM scores."""
+
+import numpy as np
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_consistent_length, column_or_1d
+
+from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
+
+
+def is_missing(values: np.ndarray) -> BoolArray:
+    """Tell which entries are None or NaN, whatever the dtype.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n,)
+        Numbers, strings or objects.
+
+    Returns
+    -------
+    ndarray of bool, shape (n,)
+        True where an entry is None, NaN or pandas' NA.
+    """
+    if values.dtype.kind == "f":
+        return np.isnan(values)
+    if values.dtype.kind != "O":
+        return np.zeros(values.shape, dtype=bool)
+
+    # An entry that does not equal itself is NaN; pandas' NA has no truth value at all.
+    def missing(value):
+        try:
+            return value is None or bool(value != value)
+        except TypeError:
+            return True
+
+    return np.fromiter((missing(v) for v in values), dtype=bool, count=len(values))
+
+
+def check_groups(groups: SessionIds, n_samples: int) -> IntArray:
+    """Turn session ids into integer codes 0, 1, 2, ... in order of first appearance.
+
+    Codes by first appearance, not by sorted value, so that renaming the sessions changes nothing.
+
+    Parameters
+    ----------
+    groups : array-like of shape (n_samples,)
+        Session id of each row: any hashable values, in any order.
+    n_samples : int
+        Number of rows that the ids must match.
+
+    Returns
+    -------
+    ndarray of int, shape (n_samples,)
+        Session code of each row.
+
+    Raises
+    ------
+    ValueError
+        If the length differs from `n_samples` or an id is missing.
+    """
+    values = _as_1d_objects(groups)
+    if len(values) != n_samples:
+        raise ValueError(
+            f"groups has {len(values)} entries but there are {n_samples} rows; "
+            "pass one session id per row."
+        )
+    missing = is_missing(values)
+    if missing.any():
+        raise ValueError(
+            f"groups has no session id in {missing.sum()} rows (first: row {missing.argmax()}); "
+            "give every row the id of its session."
+        )
+    if values.dtype.kind == "O":
+        seen: dict = {}
+        return np.fromiter(
+            (seen.setdefault(v, len(seen)) for v in values), dtype=np.int64, count=n_samples
+        )
+    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse]
+
+
+def _as_1d_objects(values) -> np.ndarray:
+    """Array of one id per row; tuples stay single ids instead of becoming columns."""
+    if hasattr(values, "to_numpy"):
+        values = values.to_numpy()
+    if isinstance(values, np.ndarray):
+        return column_or_1d(values)
+    values = list(values)
+    kinds = {type(v) for v in values}
+    if len(kinds) == 1 and kinds <= {int, str, float, bool}:
+        return np.asarray(values)
+    out = np.empty(len(values), dtype=object)
+    out[:] = values
+    return out
+
+
+def check_labels(
+    y: ArrayLike, *, classes: ArrayLike | None = None, partial: bool
+) -> tuple[np.ndarray, IntArray]:
+    """Encode human labels as positions in the class list.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        Human labels. With `partial`, -1 (numbers) or None/NaN (objects, strings) marks a row
+        without a label.
+    classes : array-like of shape (n_classes,), default=None
+        The class labels in the order of the last axis of `llm_scores`. None takes the sorted
+        labels that occur in `y`.
+    partial : bool
+        Whether `y` may hold unlabelled rows. Without it -1 is an ordinary class.
+
+    Returns
+    -------
+    classes : ndarray of shape (n_classes,)
+        The class labels. Empty when no row is labelled and `classes` is None.
+    codes : ndarray of int, shape (n_samples,)
+        Position of each label in `classes`, -1 where unlabelled.
+
+    Raises
+    ------
+    ValueError
+        If a label is not in `classes`, or `y` is not a classification target.
+    """
+    if hasattr(y, "to_numpy"):
+        y = y.to_numpy()
+    y = column_or_1d(y, warn=True, dtype=None)
+    known = np.ones(len(y), dtype=bool)
+    if partial:
+        known = ~is_missing(y)
+        known[known] = [_is_label(v) for v in y[known]] if y.dtype.kind == "O" else y[known] != -1
+    labels = y[known]
+    if labels.dtype.kind == "O" and len(labels):
+        # Objects of one type sort and compare as their own dtype: [0, 1, None] is 0 and 1.
+        labels = np.asarray(labels.tolist())
+    if len(labels):
+        check_classification_targets(labels)
+    codes = np.full(len(y), -1, dtype=np.int64)
+    if classes is None:
+        found, codes[known] = np.unique(labels, return_inverse=True)
+        return found, codes
+    classes = np.asarray(classes)
+    position = {c: i for i, c in enumerate(classes.tolist())}
+    if len(position) < len(classes):
+        raise ValueError(f"classes={classes.tolist()!r} names a class twice.")
+    unknown = sorted({v for v in labels.tolist() if v not in position}, key=repr)
+    if unknown:
+        raise ValueError(
+            f"y has labels that are not in classes: {unknown!r}; "
+            f"classes={classes.tolist()!r}. Add them to classes or mark those rows unlabelled."
+        )
+    codes[known] = [position[v] for v in labels.tolist()]
+    return classes, codes
+
+
+def _is_label(value) -> bool:
+    return not (isinstance(value, int | float | np.number) and value == -1)
+
+
+def check_llm_scores(llm_scores: ArrayLike, n_samples: int | None = None) -> FloatArray:
+    """Check the rank, length and finiteness of raw LLM scores.
+
+    Parameters
+    ----------
+    llm_scores : array-like of shape (n_samples, n_prompts) or (n_samples, n_prompts, n_classes)
+        Raw scores, NaN where the LLM gave none.
+    n_samples : int, default=None
+        Number of rows that the scores must match.
+
+    Returns
+    -------
+    ndarray of float, same shape
+        The scores, float32 or float64 as given, else float64.
+
+    Raises
+    ------
+    ValueError
+        If the rank is not 2 or 3, the length differs, an axis is empty, or a score is infinite.
+    """
+    if hasattr(llm_scores, "to_numpy"):
+        llm_scores = llm_scores.to_numpy()
+    scores = np.asarray(llm_scores)
+    if scores.dtype.kind == "c":
+        raise ValueError("llm_scores: Complex data not supported; pass real scores.")
+    if scores.dtype not in (np.float32, np.float64):
+        scores = scores.astype(np.float64)
+    if scores.ndim not in (2, 3) or 0 in scores.shape[1:]:
+        raise ValueError(
+            f"llm_scores has shape {scores.shape}; pass (n_utterances, n_prompts, n_classes), "
+            "or (n_utterances, n_prompts) with the positive class's scores of a binary task."
+        )
+    if n_samples is not None:
+        if len(scores) != n_samples:
+            raise ValueError(
+                f"llm_scores has {len(scores)} rows but there are {n_samples} utterances; "
+                "pass one row of scores per utterance, NaN where the LLM gave none."
+            )
+        check_consistent_length(scores, np.empty(n_samples))
+    if np.isinf(scores).any():
+        raise ValueError(
+            "llm_scores has infinite values (inf); pass NaN where the LLM gave no score."
+        )
+    return scores
