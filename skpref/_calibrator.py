@@ -1,0 +1,582 @@
+"""Calibration of LLM scores: the raw scores of many prompts to one distribution per utterance."""
+
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+from warnings import warn
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.isotonic import IsotonicRegression
+from sklearn.model_selection import GroupKFold
+from sklearn.utils import ClassifierTags, Tags
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skpref._sklearn import Interval, StrOptions, _check_feature_names_in, _fit_context
+from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
+from skpref._validation import check_groups, check_labels, check_llm_scores
+
+# Added to every probability before its logarithm is taken: a vote (0 or 1) is then a strong
+# opinion, not an infinite one.
+_SMOOTHING = 1e-3
+_LABEL_FREE = ("mean", "batch")
+
+
+class _Scores(NamedTuple):
+    """What each prompt says, as distributions (n, n_prompts, n_classes); NaN where missing."""
+
+    prob: FloatArray
+    log: FloatArray
+
+    def take(self, rows: IntArray | BoolArray) -> "_Scores":
+        return _Scores(self.prob[rows], self.log[rows])
+
+    def known(self) -> BoolArray:
+        """Tell which rows have at least one prompt's scores."""
+        return ~np.isnan(self.log[:, :, 0]).all(axis=1)
+
+
+def _mean_of_known(values: FloatArray, axis: int | tuple[int, ...]) -> FloatArray:
+    """Mean without the NaN, and NaN (without numpy's warning) where there is nothing else."""
+    known = ~np.isnan(values)
+    count = known.sum(axis=axis)
+    return np.where(known, values, 0).sum(axis=axis) / np.where(count, count, np.nan)
+
+
+def _from_probabilities(scores: FloatArray) -> _Scores:
+    if scores.shape[2] == 1:
+        scores = np.concatenate([1 - scores, scores], axis=2)
+    total = scores.sum(axis=2, keepdims=True)
+    # Zero for every class says as little as no score at all.
+    prob = scores / np.where(total > 0, total, np.nan)
+    return _Scores(prob, np.log((prob + _SMOOTHING) / (1 + _SMOOTHING * prob.shape[2])))
+
+
+def _from_log_odds(scores: FloatArray) -> _Scores:
+    if scores.shape[2] == 1:
+        scores = np.concatenate([np.zeros_like(scores), scores], axis=2)
+    log = log_softmax(scores, axis=2)
+    return _Scores(np.exp(log), log)
+
+
+class _Mean:
+    """Arithmetic mean of the prompts' distributions."""
+
+    def predict(self, scores: _Scores) -> FloatArray:
+        return _mean_of_known(scores.prob, axis=1)
+
+
+class _Pool(NamedTuple):
+    """Logarithmic opinion pool `softmax(scales * log_softmax(sum_p w_p (log s_p - o_p)) + b)`."""
+
+    offsets: FloatArray
+    weights: FloatArray
+    scales: FloatArray
+    bias: FloatArray
+
+    def corrected(self, scores: _Scores) -> FloatArray:
+        """Log-scores less the offsets; a row's other prompts share a missing one's weight."""
+        log = scores.log - self.offsets
+        return np.where(np.isnan(log), _mean_of_known(log, axis=1)[:, None], log)
+
+    def ensemble(self, scores: _Scores) -> FloatArray:
+        return log_softmax(np.einsum("npk,p->nk", self.corrected(scores), self.weights), axis=1)
+
+    def predict(self, scores: _Scores) -> FloatArray:
+        return softmax(self.scales * self.ensemble(scores) + self.bias, axis=1)
+
+
+class _Isotonic(NamedTuple):
+    """One increasing step function per class on the label-free pool's probability."""
+
+    pool: _Pool
+    steps: list[IsotonicRegression]
+
+    def predict(self, scores: _Scores) -> FloatArray:
+        prob = self.pool.predict(scores)
+        prob = np.column_stack([s.predict(p) for s, p in zip(self.steps, prob.T, strict=True)])
+        return prob / prob.sum(axis=1, keepdims=True)
+
+
+_Model = _Mean | _Pool | _Isotonic
+
+
+def _label_free_pool(scores: _Scores, *, prior_corrected: bool = True) -> _Pool:
+    """Pool with equal weights, each prompt's mean log-score over all rows taken off."""
+    offsets = _mean_of_known(scores.log, axis=0)
+    seen = ~np.isnan(offsets[:, 0])
+    if not prior_corrected:
+        offsets = np.where(seen[:, None], 0.0, np.nan)
+    n_classes = offsets.shape[1]
+    return _Pool(offsets, seen / seen.sum(), np.ones(n_classes), np.zeros(n_classes))
+
+
+def _fit_softmax(
+    features: FloatArray, codes: IntArray, start: FloatArray, penalty: FloatArray, with_bias: bool
+) -> tuple[FloatArray, FloatArray]:
+    """Fit `softmax(features @ theta + b)`, theta >= 0, by penalised maximum likelihood.
+
+    `features` is (n, n_classes, n_features); the penalty `sum(penalty / 2 * (params - start)**2)`
+    is on theta, then b.
+    """
+    rows, (_, n_classes, n_features) = np.arange(len(codes)), features.shape
+
+    def objective(params):
+        log_prob = log_softmax(features @ params[:n_features] + params[n_features:], axis=1)
+        error = np.exp(log_prob)
+        error[rows, codes] -= 1
+        gradient = np.append(np.einsum("nkf,nk->f", features, error), error.sum(axis=0))
+        shift = params - start
+        return 0.5 * penalty @ shift**2 - log_prob[rows, codes].sum(), gradient + penalty * shift
+
+    bias_bound = (None, None) if with_bias else (0, 0)
+    bounds = [(0, None)] * n_features + [bias_bound] * n_classes
+    params = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return params[:n_features], params[n_features:]
+
+
+def _fit_pool(scores: _Scores, codes: IntArray, method: str, C: float) -> _Pool:
+    """Learn weights, scales or bias of a pool from the rows with codes >= 0."""
+    pool = _label_free_pool(scores, prior_corrected=method != "temperature")
+    if method == "batch":
+        return pool
+    labelled = scores.take(codes >= 0)
+    n_classes, seen = len(pool.bias), pool.weights > 0
+    if method == "log_pool":
+        features = pool.corrected(labelled)[:, seen].transpose(0, 2, 1)
+    else:
+        shape = np.eye(n_classes) if method == "beta" else np.ones((n_classes, 1))
+        features = pool.ensemble(labelled)[:, :, None] * shape
+    n_features = features.shape[2]
+    # Doubling every prompt halves the weights; the factor keeps their penalty as it was.
+    factor = n_features if method == "log_pool" else 1
+    start = pool.weights[seen] if method == "log_pool" else np.ones(n_features)
+    theta, bias = _fit_softmax(
+        features,
+        codes[codes >= 0],
+        start=np.append(start, np.zeros(n_classes)),
+        penalty=np.repeat([factor / C, 1 / C], [n_features, n_classes]),
+        with_bias=method != "temperature",
+    )
+    if method == "log_pool":
+        weights = np.zeros(len(seen))
+        weights[seen] = theta
+        return pool._replace(weights=weights, bias=bias)
+    return pool._replace(scales=theta * np.ones(n_classes), bias=bias)
+
+
+def _fit_isotonic(scores: _Scores, codes: IntArray) -> _Isotonic:
+    pool = _label_free_pool(scores)
+    prob, codes = pool.predict(scores.take(codes >= 0)), codes[codes >= 0]
+    # Platt's smoothed targets as limits: no class is ever ruled out, so no row sums to zero.
+    low = 1 / (len(codes) + 2)
+    steps = [
+        IsotonicRegression(y_min=low, y_max=1 - low, out_of_bounds="clip").fit(p, codes == k)
+        for k, p in enumerate(prob.T)
+    ]
+    return _Isotonic(pool, steps)
+
+
+def _predict(model: _Model, scores: _Scores) -> FloatArray:
+    """Distributions, NaN in the rows without any score."""
+    known = scores.known()
+    prob = np.full((len(known), scores.log.shape[2]), np.nan)
+    if known.any():
+        prob[known] = model.predict(scores.take(known))
+    return prob
+
+
+class LLMScoreCalibrator(TransformerMixin, BaseEstimator):
+    """Ensemble and calibrate an LLM's raw scores.
+
+    Turns the scores that several prompts gave each utterance into one class distribution, with
+    the help of the human labels that exist. A few dozen labels are enough for the default.
+
+    Parameters
+    ----------
+    method : {"mean", "batch", "temperature", "sigmoid", "isotonic", "beta", "log_pool"}, \
+            default="log_pool"
+        How to calibrate. ``s_pk`` is prompt p's probability of class k, ``o_pk`` the mean of
+        ``log s_pk`` over all rows of `fit`, labelled or not.
+
+        - "mean": mean of the prompts' probabilities. Uses no labels.
+        - "batch": ``g_k ∝ exp(mean_p (log s_pk - o_pk))``, which takes out each prompt's
+          preference for some classes [1]_. Uses no labels.
+        - "temperature": ``∝ exp(mean_p log s_pk / T)`` [2]_.
+        - "sigmoid": ``∝ exp(a log g_k + b_k)`` with a >= 0, Platt scaling [3]_ when there
+          are two classes.
+        - "beta": ``∝ exp(a_k log g_k + b_k)`` with all a_k >= 0, beta calibration [4]_ when there
+          are two classes.
+        - "isotonic": an increasing step function per class on ``g_k``, then normalised [5]_.
+          Needs several hundred labels.
+        - "log_pool": ``∝ exp(sum_p w_p (log s_pk - o_pk) + b_k)`` with all w_p >= 0, a
+          logarithmic opinion pool [6]_ that learns which prompts to trust.
+    score_type : {"auto", "probability", "log_odds", "raw"}, default="auto"
+        What the scores are. "probability": within [0, 1], votes included; renormalised over the
+        classes. "log_odds": the logit (2-D) or unnormalised log-probabilities (3-D). "raw": any
+        rating, standardised per prompt and then read as log-odds. "auto" is "probability" if all
+        scores of `fit` lie within [0, 1], else "raw".
+    classes : array-like of shape (n_classes,), default=None
+        Class labels in the order of the last axis of the scores. None takes the sorted labels in
+        `y`, or 0, 1, ... when there are none. Needed when a class has no label.
+    C : float, default=0.1
+        Inverse strength of the L2 penalty that pulls weights, scales and bias toward the
+        label-free pool ("batch", or the uncalibrated mean of log-scores for "temperature"). The
+        smaller, the fewer labels it takes and the less they can change. Not used by "mean",
+        "batch" and "isotonic".
+    cv : int, default=5
+        Largest number of folds of the cross-fitting in `fit_transform`.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels, in the order of the columns of the output.
+    method_ : str
+        The method used: `method`, or "batch" where there were too few labels for it.
+    score_type_ : str
+        The score type used.
+    n_prompts_ : int
+        Number of prompts.
+    prompt_weights_ : ndarray of shape (n_prompts,)
+        Weight of each prompt in the pool. Not with "mean".
+    prompt_offsets_ : ndarray of shape (n_prompts, n_classes)
+        What is taken off each prompt's log-scores, NaN for a prompt without any. Not with "mean".
+    class_scales_ : ndarray of shape (n_classes,)
+        Scale of the ensemble's log-probabilities. Not with "mean" and "isotonic".
+    class_bias_ : ndarray of shape (n_classes,)
+        Bias of each class. Not with "mean" and "isotonic".
+    temperature_ : float
+        The temperature T. Only with "temperature".
+    n_features_in_ : int
+        Number of columns of the scores as a table.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of those columns. Only when the scores came as a frame with string names.
+
+    See Also
+    --------
+    sklearn.calibration.CalibratedClassifierCV : Calibrates a classifier instead of given scores.
+
+    Notes
+    -----
+    A prompt with NaN for any class of a row, or zero probability for all, is missing in that row,
+    and the others share its weight evenly. A row without any score comes out as NaN.
+
+    Probabilities are smoothed to ``(s + 0.001) / (1 + 0.001 n_classes)`` before their logarithm is
+    taken, so a vote counts like a probability of .999.
+
+    ``fit_transform(scores, y, groups)`` differs from ``fit(scores, y).transform(scores)``: each
+    labelled row is calibrated by a model that has not seen the labels of its session, as in
+    :class:`~sklearn.preprocessing.TargetEncoder`. Without `groups` the two are the same.
+
+    References
+    ----------
+    .. [1] Zhou, H. et al. (2024). Batch calibration: rethinking calibration for in-context
+       learning and prompt engineering. ICLR.
+    .. [2] Guo, C. et al. (2017). On calibration of modern neural networks. ICML.
+    .. [3] Platt, J. (1999). Probabilistic outputs for support vector machines and comparisons to
+       regularized likelihood methods. Advances in Large Margin Classifiers.
+    .. [4] Kull, M., Silva Filho, T. and Flach, P. (2017). Beta calibration: a well-founded and
+       easily implemented improvement on logistic calibration for binary classifiers. AISTATS.
+    .. [5] Zadrozny, B. and Elkan, C. (2002). Transforming classifier scores into accurate
+       multiclass probability estimates. KDD.
+    .. [6] Genest, C. and Zidek, J. (1986). Combining probability distributions: a critique and an
+       annotated bibliography. Statistical Science 1(1).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpref import LLMScoreCalibrator
+    >>> rng = np.random.default_rng(0)
+    >>> y = rng.integers(2, size=300)
+    >>> good, useless = rng.normal(3 * y, 1), rng.normal(size=300)
+    >>> ratings = np.column_stack([good, useless])
+    >>> human = np.where(np.arange(300) < 60, y, -1)
+    >>> calibrator = LLMScoreCalibrator().fit(ratings, human)
+    >>> calibrator.score_type_, calibrator.prompt_weights_.round(1)
+    ('raw', array([1.6, 0.2]))
+    >>> calibrator.transform([[3.0, 0.0], [np.nan, 0.0], [np.nan, np.nan]]).round(1)
+    array([[0.1, 0.9],
+           [0.5, 0.5],
+           [nan, nan]])
+    """
+
+    _parameter_constraints: dict = {
+        "method": [
+            StrOptions({*_LABEL_FREE, "temperature", "sigmoid", "isotonic", "beta", "log_pool"})
+        ],
+        "score_type": [StrOptions({"auto", "probability", "log_odds", "raw"})],
+        "classes": ["array-like", None],
+        "C": [Interval(Real, 0, None, closed="neither")],
+        "cv": [Interval(Integral, 2, None, closed="left")],
+    }
+
+    # fit_transform gets groups from a Pipeline under metadata routing without further ado.
+    __metadata_request__fit = {"groups": True}
+
+    def __init__(
+        self,
+        method: str = "log_pool",
+        *,
+        score_type: str = "auto",
+        classes: ArrayLike | None = None,
+        C: float = 0.1,
+        cv: int = 5,
+    ) -> None:
+        self.method = method
+        self.score_type = score_type
+        self.classes = classes
+        self.C = C
+        self.cv = cv
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self, X: ArrayLike, y: ArrayLike | None = None, groups: SessionIds | None = None
+    ) -> "LLMScoreCalibrator":
+        """Learn the calibration.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_prompts, n_classes), (n, n_prompts) or \
+                (n, n_prompts * n_classes)
+            Raw LLM scores, NaN where there is none. Two dimensions hold the scores of the
+            positive class of a binary task or, when `classes` or `y` name more than two, the
+            classes of the first prompt, then those of the second, and so on.
+        y : array-like of shape (n,), default=None
+            Human labels; -1 (numbers) or None/NaN (objects) marks a row without one.
+        groups : array-like of shape (n,), default=None
+            Session ids. Only checked here; `fit_transform` uses them.
+
+        Returns
+        -------
+        LLMScoreCalibrator
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If the shape of `X` does not fit the classes, no row has a score, a score is infinite
+            or does not match `score_type`, or a label is not in `classes`.
+
+        Warns
+        -----
+        UserWarning
+            If `method` needs labels of at least two classes and there are none: "batch" is used.
+        """
+        self._fit(X, y, groups)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit_transform(
+        self, X: ArrayLike, y: ArrayLike | None = None, groups: SessionIds | None = None
+    ) -> FloatArray:
+        """Learn the calibration and apply it, cross-fitted by session.
+
+        Each labelled row is calibrated without the labels of its session's fold, all other rows
+        with all labels. Rows labelled in one single session get the label-free "batch".
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_prompts, n_classes), (n, n_prompts) or \
+                (n, n_prompts * n_classes)
+            Raw LLM scores, as in `fit`.
+        y : array-like of shape (n,), default=None
+            Human labels, as in `fit`.
+        groups : array-like of shape (n,), default=None
+            Session ids. None does without cross-fitting, as ``fit(X, y).transform(X)``.
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes)
+            Class probabilities, NaN in rows without any score.
+        """
+        scores, codes, dtype = self._fit(X, y, groups)
+        prob = _predict(self._model, scores)
+        labelled = np.flatnonzero(codes >= 0)
+        if groups is None or self.method_ in _LABEL_FREE or not len(labelled):
+            return prob.astype(dtype)
+        sessions = check_groups(groups, len(codes))[labelled]
+        n_folds = min(self.cv, len(np.unique(sessions)))
+        folds = [labelled]
+        if n_folds > 1:
+            splits = GroupKFold(n_folds).split(labelled, groups=sessions)
+            folds = [labelled[test] for _, test in splits]
+        for rows in folds:
+            others = codes.copy()
+            others[rows] = -1
+            model, _ = self._learn(scores, others)
+            prob[rows] = _predict(model, scores.take(rows))
+        return prob.astype(dtype)
+
+    def transform(self, X: ArrayLike) -> FloatArray:
+        """Calibrate scores.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_prompts, n_classes), (n, n_prompts) or \
+                (n, n_prompts * n_classes)
+            Raw LLM scores, in the form that `fit` got.
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes)
+            Class probabilities, NaN in rows without any score.
+        """
+        check_is_fitted(self)
+        table, shape = self._as_table(X, reset=False)
+        expected = (self.n_prompts_, self._n_columns)
+        if shape is not None and shape != expected:
+            raise ValueError(
+                f"llm_scores has (n_prompts, n_columns)={shape} but fit saw {expected}; "
+                "pass the scores in the form that fit got."
+            )
+        return _predict(self._model, self._read(table)).astype(table.dtype)
+
+    def get_feature_names_out(self, input_features: ArrayLike | None = None) -> np.ndarray:
+        """Name the columns of the output after the classes.
+
+        Parameters
+        ----------
+        input_features : array-like of str, default=None
+            Only checked against the names seen in `fit`.
+
+        Returns
+        -------
+        ndarray of str objects
+            ``llmscorecalibrator_`` followed by each class label.
+        """
+        check_is_fitted(self)
+        _check_feature_names_in(self, input_features)
+        prefix = type(self).__name__.lower()
+        return np.asarray([f"{prefix}_{c}" for c in self.classes_], dtype=object)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.three_d_array = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        # A plain table holds the scores of a binary task: only classes, 3-D scores or a width
+        # that happens to fit can make it more.
+        multi_class = self.classes is not None and len(np.asarray(self.classes)) > 2
+        tags.classifier_tags = ClassifierTags(multi_class=multi_class)
+        return tags
+
+    def _fit(self, X, y, groups) -> tuple[_Scores, IntArray, Any]:
+        """Fit; return the scores, the labels' codes (-1 where unusable) and the dtype."""
+        table, shape = self._as_table(X, reset=True)
+        if groups is not None:
+            check_groups(groups, len(table))
+        codes = self._set_layout(table, shape, y)
+        self.score_type_ = self._resolve_score_type(table)
+        scores = self._read(table, reset=True)
+        known = scores.known()
+        if not known.any():
+            raise ValueError("llm_scores has no row with a score; pass at least one.")
+        codes = np.where(known, codes, -1)
+        self._model, self.method_ = self._learn(scores, codes)
+        self._set_attributes()
+        return scores, codes, table.dtype
+
+    def _as_table(self, X, *, reset: bool) -> tuple[FloatArray, tuple[int, int] | None]:
+        """Check the scores; return them as a table, and (n_prompts, n_classes) if X was 3-D."""
+        n_dims, shape = np.ndim(X), None
+        if n_dims not in (2, 3):
+            raise ValueError(
+                f"llm_scores has {n_dims} dimensions, shape {np.shape(X)}. Reshape your data: pass "
+                "(n_utterances, n_prompts, n_classes), or (n_utterances, n_prompts) with the "
+                "positive class's scores of a binary task."
+            )
+        if n_dims == 3:
+            X = check_llm_scores(X)
+            shape = X.shape[1:]
+            X = X.reshape(len(X), -1)
+        table = validate_data(
+            self, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan"
+        )
+        return table, shape
+
+    def _set_layout(self, table: FloatArray, shape: tuple[int, int] | None, y) -> IntArray:
+        """Find the classes and the columns per prompt; return the labels' codes."""
+        labels = np.full(len(table), -1) if y is None else y
+        classes, codes = check_labels(labels, classes=self.classes, partial=True)
+        if len(codes) != len(table):
+            raise ValueError(f"y has {len(codes)} entries but llm_scores has {len(table)} rows.")
+        n_classes = max(len(classes), 2) if shape is None else shape[1]
+        if n_classes < 2:
+            raise ValueError(
+                f"llm_scores has shape {(len(table), *shape)} with one class; pass 2-D "
+                "(n_utterances, n_prompts) scores of the positive class."
+            )
+        if not len(classes):
+            classes = np.arange(n_classes)
+        if len(classes) != n_classes:
+            source = "y" if self.classes is None else "classes"
+            raise ValueError(
+                f"llm_scores has {n_classes} classes but {source} names {len(classes)} "
+                f"class{'es' if len(classes) > 1 else ''}: {classes.tolist()!r}. Pass classes with "
+                "one label per class of the scores, in their order."
+            )
+        self.classes_ = classes
+        self._n_columns = 1 if shape is None and n_classes == 2 else n_classes
+        if table.shape[1] % self._n_columns:
+            raise ValueError(
+                f"llm_scores has {table.shape[1]} columns, not a multiple of the {n_classes} "
+                f"classes {classes.tolist()!r}; pass (n_utterances, n_prompts, n_classes), or "
+                "n_prompts * n_classes columns."
+            )
+        self.n_prompts_ = table.shape[1] // self._n_columns
+        return codes
+
+    def _resolve_score_type(self, table: FloatArray) -> str:
+        if self.score_type != "auto":
+            return self.score_type
+        in_range = np.isnan(table) | ((table >= 0) & (table <= 1))
+        return "probability" if in_range.all() else "raw"
+
+    def _read(self, table: FloatArray, *, reset: bool = False) -> _Scores:
+        """Turn the table into distributions; with `reset`, learn how ratings are standardised."""
+        scores = table.reshape(len(table), self.n_prompts_, self._n_columns).astype(np.float64)
+        # A distribution with a hole is no distribution: the prompt counts as missing there.
+        scores[np.isnan(scores).any(axis=2)] = np.nan
+        if self.score_type_ == "probability":
+            if ((scores < 0) | (scores > 1)).any():
+                raise ValueError(
+                    "llm_scores has values outside [0, 1] but score_type_='probability'; "
+                    "pass score_type='log_odds' or 'raw', or rescale the scores."
+                )
+            return _from_probabilities(scores)
+        if self.score_type_ == "raw":
+            if reset:
+                centre = _mean_of_known(scores, axis=(0, 2))[:, None]
+                spread = np.sqrt(_mean_of_known((scores - centre) ** 2, axis=(0, 2)))[:, None]
+                self._centre, self._spread = centre, np.where(spread > 0, spread, 1.0)
+            scores = (scores - self._centre) / self._spread
+        return _from_log_odds(scores)
+
+    def _learn(self, scores: _Scores, codes: IntArray) -> tuple[_Model, str]:
+        """Fit `method`, or the label-free fallback, to the rows with codes >= 0."""
+        method = self.method
+        if method not in _LABEL_FREE and len(np.unique(codes[codes >= 0])) < 2:
+            method = "batch"
+            warn(
+                f"method={self.method!r} needs human labels of at least two classes on rows with "
+                "scores, and from more than one session where it is cross-fitted; the label-free "
+                f"method {method!r} is used instead.",
+                UserWarning,
+                stacklevel=2,
+            )
+        if method == "mean":
+            return _Mean(), method
+        if method == "isotonic":
+            return _fit_isotonic(scores, codes), method
+        return _fit_pool(scores, codes, method, self.C), method
+
+    def _set_attributes(self) -> None:
+        if isinstance(self._model, _Mean):
+            return
+        pool = self._model.pool if isinstance(self._model, _Isotonic) else self._model
+        self.prompt_weights_, self.prompt_offsets_ = pool.weights, pool.offsets
+        if isinstance(self._model, _Pool):
+            self.class_scales_, self.class_bias_ = pool.scales, pool.bias
+        if self.method_ == "temperature":
+            self.temperature_ = float(1 / pool.scales[0]) if pool.scales[0] else np.inf
