@@ -1,7 +1,7 @@
 """Calibration of LLM scores: the raw scores of many prompts to one distribution per utterance."""
 
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from warnings import warn
 
 import numpy as np
@@ -21,6 +21,7 @@ from skpref._validation import check_groups, check_labels, check_llm_scores
 # opinion, not an infinite one.
 _SMOOTHING = 1e-3
 _LABEL_FREE = ("mean", "batch")
+_LEARNED = ["prompt_weights_", "prompt_offsets_", "class_scales_", "class_bias_", "temperature_"]
 
 
 class _Scores(NamedTuple):
@@ -34,7 +35,7 @@ class _Scores(NamedTuple):
 
     def known(self) -> BoolArray:
         """Tell which rows have at least one prompt's scores."""
-        return ~np.isnan(self.log[:, :, 0]).all(axis=1)
+        return np.asarray((~np.isnan(self.log[:, :, 0])).any(axis=1))
 
 
 def _mean_of_known(values: FloatArray, axis: int | tuple[int, ...]) -> FloatArray:
@@ -107,7 +108,7 @@ def _label_free_pool(scores: _Scores, *, prior_corrected: bool = True) -> _Pool:
     offsets = _mean_of_known(scores.log, axis=0)
     seen = ~np.isnan(offsets[:, 0])
     if not prior_corrected:
-        offsets = np.where(seen[:, None], 0.0, np.nan)
+        offsets = 0 * offsets
     n_classes = offsets.shape[1]
     return _Pool(offsets, seen / seen.sum(), np.ones(n_classes), np.zeros(n_classes))
 
@@ -130,8 +131,8 @@ def _fit_softmax(
         shift = params - start
         return 0.5 * penalty @ shift**2 - log_prob[rows, codes].sum(), gradient + penalty * shift
 
-    bias_bound = (None, None) if with_bias else (0, 0)
-    bounds = [(0, None)] * n_features + [bias_bound] * n_classes
+    bias_bounds = (None, None) if with_bias else (0, 0)
+    bounds = [(0, None)] * n_features + [bias_bounds] * n_classes
     params = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds).x
     return params[:n_features], params[n_features:]
 
@@ -144,19 +145,20 @@ def _fit_pool(scores: _Scores, codes: IntArray, method: str, C: float) -> _Pool:
     labelled = scores.take(codes >= 0)
     n_classes, seen = len(pool.bias), pool.weights > 0
     if method == "log_pool":
-        features = pool.corrected(labelled)[:, seen].transpose(0, 2, 1)
+        features, start = pool.corrected(labelled)[:, seen].transpose(0, 2, 1), pool.weights[seen]
+        # Doubling every prompt halves the weights; this keeps their penalty as it was.
+        strength = len(start) / C
     else:
-        shape = np.eye(n_classes) if method == "beta" else np.ones((n_classes, 1))
-        features = pool.ensemble(labelled)[:, :, None] * shape
-    n_features = features.shape[2]
-    # Doubling every prompt halves the weights; the factor keeps their penalty as it was.
-    factor = n_features if method == "log_pool" else 1
-    start = pool.weights[seen] if method == "log_pool" else np.ones(n_features)
+        start = np.ones(n_classes if method == "beta" else 1)
+        features = pool.ensemble(labelled)[:, :, None] * (
+            np.eye(n_classes) if len(start) > 1 else 1
+        )
+        strength = 1 / C
     theta, bias = _fit_softmax(
         features,
         codes[codes >= 0],
         start=np.append(start, np.zeros(n_classes)),
-        penalty=np.repeat([factor / C, 1 / C], [n_features, n_classes]),
+        penalty=np.repeat([strength, 1 / C], [len(start), n_classes]),
         with_bias=method != "temperature",
     )
     if method == "log_pool":
@@ -202,7 +204,7 @@ class LLMScoreCalibrator(TransformerMixin, BaseEstimator):
 
         - "mean": mean of the prompts' probabilities. Uses no labels.
         - "batch": ``g_k ∝ exp(mean_p (log s_pk - o_pk))``, which takes out each prompt's
-          preference for some classes [1]_. Uses no labels.
+          preference for some classes [1]_. Uses no labels, but takes many rows of `fit`.
         - "temperature": ``∝ exp(mean_p log s_pk / T)`` [2]_.
         - "sigmoid": ``∝ exp(a log g_k + b_k)`` with a >= 0, Platt scaling [3]_ when there
           are two classes.
@@ -260,7 +262,8 @@ class LLMScoreCalibrator(TransformerMixin, BaseEstimator):
     Notes
     -----
     A prompt with NaN for any class of a row, or zero probability for all, is missing in that row,
-    and the others share its weight evenly. A row without any score comes out as NaN.
+    and the others share its weight evenly. A prompt without any score in `fit` is ignored. A row
+    without any score comes out as NaN.
 
     Probabilities are smoothed to ``(s + 0.001) / (1 + 0.001 n_classes)`` before their logarithm is
     taken, so a vote counts like a probability of .999.
@@ -291,17 +294,17 @@ class LLMScoreCalibrator(TransformerMixin, BaseEstimator):
     >>> y = rng.integers(2, size=300)
     >>> good, useless = rng.normal(3 * y, 1), rng.normal(size=300)
     >>> ratings = np.column_stack([good, useless])
-    >>> human = np.where(np.arange(300) < 60, y, -1)
+    >>> human = np.where(np.arange(300) < 100, y, -1)
     >>> calibrator = LLMScoreCalibrator().fit(ratings, human)
     >>> calibrator.score_type_, calibrator.prompt_weights_.round(1)
-    ('raw', array([1.6, 0.2]))
+    ('raw', array([1.2, 0.4]))
     >>> calibrator.transform([[3.0, 0.0], [np.nan, 0.0], [np.nan, np.nan]]).round(1)
-    array([[0.1, 0.9],
-           [0.5, 0.5],
+    array([[0.2, 0.8],
+           [0.4, 0.6],
            [nan, nan]])
     """
 
-    _parameter_constraints: dict = {
+    _parameter_constraints: ClassVar[dict] = {
         "method": [
             StrOptions({*_LABEL_FREE, "temperature", "sigmoid", "isotonic", "beta", "log_pool"})
         ],
@@ -312,7 +315,7 @@ class LLMScoreCalibrator(TransformerMixin, BaseEstimator):
     }
 
     # fit_transform gets groups from a Pipeline under metadata routing without further ado.
-    __metadata_request__fit = {"groups": True}
+    __metadata_request__fit: ClassVar[dict] = {"groups": True}
 
     def __init__(
         self,
@@ -423,13 +426,7 @@ class LLMScoreCalibrator(TransformerMixin, BaseEstimator):
             Class probabilities, NaN in rows without any score.
         """
         check_is_fitted(self)
-        table, shape = self._as_table(X, reset=False)
-        expected = (self.n_prompts_, self._n_columns)
-        if shape is not None and shape != expected:
-            raise ValueError(
-                f"llm_scores has (n_prompts, n_columns)={shape} but fit saw {expected}; "
-                "pass the scores in the form that fit got."
-            )
+        table, _ = self._as_table(X, reset=False)
         return _predict(self._model, self._read(table)).astype(table.dtype)
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> np.ndarray:
@@ -457,7 +454,7 @@ class LLMScoreCalibrator(TransformerMixin, BaseEstimator):
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         # A plain table holds the scores of a binary task: only classes, 3-D scores or a width
         # that happens to fit can make it more.
-        multi_class = self.classes is not None and len(np.asarray(self.classes)) > 2
+        multi_class = self.classes is not None and np.size(self.classes) > 2
         tags.classifier_tags = ClassifierTags(multi_class=multi_class)
         return tags
 
@@ -479,16 +476,22 @@ class LLMScoreCalibrator(TransformerMixin, BaseEstimator):
 
     def _as_table(self, X, *, reset: bool) -> tuple[FloatArray, tuple[int, int] | None]:
         """Check the scores; return them as a table, and (n_prompts, n_classes) if X was 3-D."""
-        n_dims, shape = np.ndim(X), None
+        # np.ndim would go through __array_function__, which an array-like need not support.
+        n_dims, shape = getattr(X, "ndim", None) or np.asarray(X).ndim, None
         if n_dims not in (2, 3):
             raise ValueError(
-                f"llm_scores has {n_dims} dimensions, shape {np.shape(X)}. Reshape your data: pass "
+                f"llm_scores has {n_dims} dimensions, not 2 or 3. Reshape your data: pass shape "
                 "(n_utterances, n_prompts, n_classes), or (n_utterances, n_prompts) with the "
                 "positive class's scores of a binary task."
             )
         if n_dims == 3:
             X = check_llm_scores(X)
             shape = X.shape[1:]
+            if not reset and shape != (self.n_prompts_, self._n_columns):
+                raise ValueError(
+                    f"llm_scores has {shape} prompts and columns per prompt but fit saw "
+                    f"{(self.n_prompts_, self._n_columns)}; pass scores in the form that fit got."
+                )
             X = X.reshape(len(X), -1)
         table = validate_data(
             self, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan"
@@ -504,8 +507,8 @@ class LLMScoreCalibrator(TransformerMixin, BaseEstimator):
         n_classes = max(len(classes), 2) if shape is None else shape[1]
         if n_classes < 2:
             raise ValueError(
-                f"llm_scores has shape {(len(table), *shape)} with one class; pass 2-D "
-                "(n_utterances, n_prompts) scores of the positive class."
+                "llm_scores has shape (n_utterances, n_prompts, 1), a single class; pass "
+                "(n_utterances, n_prompts) with the positive class's scores of a binary task."
             )
         if not len(classes):
             classes = np.arange(n_classes)
@@ -538,6 +541,9 @@ class LLMScoreCalibrator(TransformerMixin, BaseEstimator):
         scores = table.reshape(len(table), self.n_prompts_, self._n_columns).astype(np.float64)
         # A distribution with a hole is no distribution: the prompt counts as missing there.
         scores[np.isnan(scores).any(axis=2)] = np.nan
+        if reset:
+            self._seen = ~np.isnan(scores[:, :, 0]).all(axis=0)
+        scores[:, ~self._seen] = np.nan
         if self.score_type_ == "probability":
             if ((scores < 0) | (scores > 1)).any():
                 raise ValueError(
@@ -563,7 +569,7 @@ class LLMScoreCalibrator(TransformerMixin, BaseEstimator):
                 "scores, and from more than one session where it is cross-fitted; the label-free "
                 f"method {method!r} is used instead.",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=5,
             )
         if method == "mean":
             return _Mean(), method
@@ -572,6 +578,8 @@ class LLMScoreCalibrator(TransformerMixin, BaseEstimator):
         return _fit_pool(scores, codes, method, self.C), method
 
     def _set_attributes(self) -> None:
+        for name in _LEARNED:
+            self.__dict__.pop(name, None)
         if isinstance(self._model, _Mean):
             return
         pool = self._model.pool if isinstance(self._model, _Isotonic) else self._model

@@ -1,8 +1,8 @@
-"""Torch losses of the student: pairs within a session, and the pointwise cross-entropy beside them."""
+"""Torch losses of the student: pairs within a session, and a pointwise term beside them."""
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 # A dense block of pairs holds sessions x length x length x classes numbers; more are done in turn.
 _MAX_BLOCK = 2**22
@@ -30,7 +30,7 @@ def pair_loss(violation: Tensor, loss: str) -> Tensor:
 
 
 class PreferenceLoss(nn.Module):
-    """Pairwise preference loss of a batch of whole sessions, plus a pointwise term.
+    r"""Pairwise preference loss of a batch of whole sessions, plus a pointwise term.
 
     Parameters
     ----------
@@ -53,8 +53,8 @@ class PreferenceLoss(nn.Module):
     Notes
     -----
     Each row goes through the network once; all its pairs are formed from its scores. Over the
-    valid pairs :math:`t_i > t_j` of one session and class the term is
-    :math:`\\sum \\ell(s (t_i - t_j) - (f_i - f_j))`, with soft labels t, scores f and margin scale s.
+    valid pairs :math:`t_i > t_j` of one session and class the term is the mean of
+    :math:`\ell(s (t_i - t_j) - (f_i - f_j))`, with soft labels t, scores f and margin scale s.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class PreferenceLoss(nn.Module):
         Returns
         -------
         Tensor, scalar
-            The weighted sum of the two terms; 0 for a batch without pairs and known rows.
+            The weighted sum of the two terms; 0 for a batch without pairs.
         """
         total = scores.sum() * 0.0
         if self.pairwise_weight:
@@ -134,7 +134,7 @@ class PreferenceLoss(nn.Module):
         """Sum of losses and of weights over the valid pairs of each padded session."""
         row = layout.clamp(min=0)
         soft = target["soft"][row]
-        # Padding and rows of unknown soft label weigh nothing.
+        # Padding weighs nothing.
         weight = target["weight"][row] * (layout >= 0)
         score = scores[row]
         gap = soft.unsqueeze(2) - soft.unsqueeze(1)

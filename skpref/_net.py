@@ -3,6 +3,7 @@
 import copy
 import inspect
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.sparse import issparse
 from skorch import NeuralNet
 from skorch.callbacks import EarlyStopping
 from skorch.helper import predefined_split
+from skorch.utils import noop
 from torch import Tensor, nn
 
 from skpref._losses import PreferenceLoss
@@ -33,7 +35,7 @@ class MLP(nn.Module):
         super().__init__()
         sizes = [n_features, *np.atleast_1d(hidden_units).tolist()]
         layers: list[nn.Module] = []
-        for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for n_in, n_out in pairwise(sizes):
             layers += [nn.Linear(n_in, n_out), nn.ReLU(), nn.Dropout(dropout)]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], n_outputs))
 
@@ -138,7 +140,7 @@ class SessionDataset(torch.utils.data.Dataset):
     X : ndarray or CSR matrix of shape (n_rows, n_features)
         Features, float32.
     soft : ndarray of shape (n_rows, n_scores)
-        Soft labels, NaN rows unknown; only the positive class for a binary task.
+        Soft labels; only the positive class for a binary task.
     weight : ndarray of shape (n_rows,)
         Row weights.
     session : ndarray of int, shape (n_rows,)
@@ -146,12 +148,10 @@ class SessionDataset(torch.utils.data.Dataset):
     """
 
     def __init__(self, X, soft, weight, session):
-        known = ~np.isnan(soft).any(axis=1)
         self.X = X
         self.session = session
-        self.soft_labels = soft  # with NaN, for the pair sampler
-        self.soft = torch.from_numpy(np.where(known[:, None], soft, 0).astype(np.float32))
-        self.weight = torch.from_numpy((weight * known).astype(np.float32))
+        self.soft = torch.from_numpy(soft.astype(np.float32))
+        self.weight = torch.from_numpy(weight.astype(np.float32))
         self.starts = np.flatnonzero(np.r_[True, session[1:] != session[:-1]])
         self.lengths = np.diff(np.r_[self.starts, len(session)])
 
@@ -160,7 +160,7 @@ class SessionDataset(torch.utils.data.Dataset):
         return len(self.session)
 
     def features(self, rows: np.ndarray) -> Tensor:
-        """Return the features of `rows` as a dense tensor (sparse rows are filled batch by batch)."""
+        """Return the features of `rows` as a dense tensor; sparse rows are filled in here."""
         batch = self.X[rows]
         return torch.from_numpy(batch.toarray() if issparse(batch) else batch)
 
@@ -194,29 +194,40 @@ class SessionBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """Yield ``(features, target)`` of each batch."""
-        blocks = self._blocks()
-        pairs = None
-        if self.pair_sampler is not None:
-            pairs = self.pair_sampler.sample(self._sampler_labels(), self.dataset.session)
-        batch_of_row, batches = self._pack(blocks)
-        pair_order = bounds = None
-        if pairs is not None:
-            batch_of_pair = batch_of_row[pairs.winner]
-            pair_order = np.argsort(batch_of_pair, kind="stable")
-            bounds = np.searchsorted(batch_of_pair[pair_order], np.arange(len(batches) + 1))
-        for number, lengths_rows in enumerate(batches):
-            rows, lengths = lengths_rows
-            target = {"soft": self.dataset.soft[rows], "weight": self.dataset.weight[rows]}
-            if pairs is None:
+        data = self.dataset
+        batches = self._pack(self._blocks())
+        pairs_of_batch = self._draw_pairs(batches) if self.pair_sampler is not None else None
+        for number, (rows, lengths) in enumerate(batches):
+            target = {"soft": data.soft[rows], "weight": data.weight[rows]}
+            if pairs_of_batch is None:
                 target["layout"] = _layout(lengths)
             else:
-                chosen = pair_order[bounds[number] : bounds[number + 1]]
-                target |= _pair_target(pairs, chosen, rows)
-            yield self.dataset.features(rows), target
+                target |= pairs_of_batch[number]
+            yield data.features(rows), target
 
-    def _sampler_labels(self) -> np.ndarray:
-        soft = self.dataset.soft_labels
-        return soft[:, 0] if soft.shape[1] == 1 else soft
+    def _draw_pairs(self, batches) -> list[dict[str, Tensor]]:
+        """Draw pairs from all sessions and hand each to the batch of its session."""
+        data = self.dataset
+        soft = data.soft.numpy()
+        pairs = self.pair_sampler.sample(soft[:, 0] if soft.shape[1] == 1 else soft, data.session)
+        batch_of_row = np.empty(len(data), dtype=np.int64)
+        place = np.empty(len(data), dtype=np.int64)  # of a row within its batch
+        for number, (rows, _) in enumerate(batches):
+            batch_of_row[rows] = number
+            place[rows] = np.arange(len(rows))
+        batch_of_pair = batch_of_row[pairs.winner]
+        order = np.argsort(batch_of_pair, kind="stable")
+        bounds = np.searchsorted(batch_of_pair[order], np.arange(1, len(batches)))
+        return [
+            {
+                "winner": torch.from_numpy(place[pairs.winner[chosen]]),
+                "loser": torch.from_numpy(place[pairs.loser[chosen]]),
+                "class_index": torch.from_numpy(pairs.class_index[chosen].astype(np.int64)),
+                "margin": torch.from_numpy(pairs.margin[chosen].astype(np.float32)),
+                "pair_weight": torch.from_numpy(pairs.weight[chosen].astype(np.float32)),
+            }
+            for chosen in np.split(order, bounds)
+        ]
 
     def _blocks(self) -> list[np.ndarray]:
         """Rows of each session, or of each segment of a session that is too long."""
@@ -235,24 +246,17 @@ class SessionBatches:
             blocks += np.array_split(rows, -(-len(rows) // self.batch_size))
         return blocks
 
-    def _pack(self, blocks) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
-        """Fill batches with blocks, in order, up to `batch_size` rows."""
-        batch_of_row = np.empty(len(self.dataset), dtype=np.int64)
-        batches: list[tuple[np.ndarray, np.ndarray]] = []
-        pending: list[np.ndarray] = []
-
-        def close():
-            rows = np.concatenate(pending)
-            batch_of_row[rows] = len(batches)
-            batches.append((rows, np.array([len(b) for b in pending])))
-            pending.clear()
-
+    def _pack(self, blocks) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Fill batches with blocks, in order, up to `batch_size` rows: rows and block lengths."""
+        batches: list[list[np.ndarray]] = [[]]
+        filled = 0
         for block in blocks:
-            if pending and sum(map(len, pending)) + len(block) > self.batch_size:
-                close()
-            pending.append(block)
-        close()
-        return batch_of_row, batches
+            if filled and filled + len(block) > self.batch_size:
+                batches.append([])
+                filled = 0
+            batches[-1].append(block)
+            filled += len(block)
+        return [(np.concatenate(b), np.array([len(rows) for rows in b])) for b in batches]
 
 
 def _layout(lengths: np.ndarray) -> Tensor:
@@ -263,14 +267,67 @@ def _layout(lengths: np.ndarray) -> Tensor:
     return torch.from_numpy(np.where(inside, first[:, None] + column, -1))
 
 
-def _pair_target(pairs, chosen: np.ndarray, rows: np.ndarray) -> dict[str, Tensor]:
-    """Pairs of one batch, with rows named by their position in it."""
-    position = np.argsort(rows)
-    where = lambda row: position[np.searchsorted(rows[position], row)]  # noqa: E731
-    return {
-        "winner": torch.from_numpy(where(pairs.winner[chosen])),
-        "loser": torch.from_numpy(where(pairs.loser[chosen])),
-        "class_index": torch.from_numpy(pairs.class_index[chosen].astype(np.int64)),
-        "margin": torch.from_numpy(pairs.margin[chosen].astype(np.float32)),
-        "pair_weight": torch.from_numpy(pairs.weight[chosen].astype(np.float32)),
-    }
+def make_net(module, *, valid=None, n_iter_no_change=None, callbacks=None, criterion, **params):
+    """Compose a skorch net from a module, the preference loss and the session batches.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The initialised network.
+    valid : SessionDataset, default=None
+        Held-out sessions; None trains without early stopping.
+    n_iter_no_change : int, default=None
+        Epochs without a better loss on `valid` before training stops.
+    callbacks : list, default=None
+        Further skorch callbacks.
+    criterion : dict
+        Arguments of `PreferenceLoss`.
+    **params : dict
+        Further arguments of `skorch.NeuralNet`.
+
+    Returns
+    -------
+    skorch.NeuralNet
+        The net, not yet trained.
+    """
+    callbacks = list(callbacks or [])
+    if valid is not None:
+        sink = print if params.get("verbose") else noop
+        callbacks.append(EarlyStopping(patience=n_iter_no_change, load_best=True, sink=sink))
+    return NeuralNet(
+        module,
+        criterion=PreferenceLoss,
+        **{f"criterion__{k}": v for k, v in criterion.items()},
+        optimizer=torch.optim.Adam,
+        iterator_train=SessionBatches,
+        iterator_train__shuffle=True,
+        iterator_valid=SessionBatches,
+        train_split=None if valid is None else predefined_split(valid),
+        callbacks=callbacks,
+        **params,
+    )
+
+
+def predict_scores(net: NeuralNet, X, batch_size: int = 8192) -> np.ndarray:
+    """Score rows with a fitted net.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        The fitted net.
+    X : ndarray or CSR matrix of shape (n_rows, n_features)
+        Features, float32.
+    batch_size : int, default=8192
+        Rows per forward pass.
+
+    Returns
+    -------
+    ndarray of shape (n_rows, n_outputs)
+        Scores, float32.
+    """
+    parts = []
+    for start in range(0, X.shape[0], batch_size):
+        batch = X[start : start + batch_size]
+        dense = batch.toarray() if issparse(batch) else batch
+        parts.append(net.evaluation_step((torch.from_numpy(dense), None)).cpu().numpy())
+    return np.concatenate(parts)

@@ -1,6 +1,7 @@
 """Checks of the inputs that several estimators share: session ids, human labels, LLM scores."""
 
 import numpy as np
+from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
@@ -135,6 +136,7 @@ def check_labels(
         # Objects of one type sort and compare as their own dtype: [0, 1, None] is 0 and 1.
         labels = np.asarray(labels.tolist())
     if len(labels):
+        assert_all_finite(labels, input_name="y")
         check_classification_targets(labels)
     codes = np.full(len(y), -1, dtype=np.int64)
     if classes is None:

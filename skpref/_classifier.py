@@ -1,0 +1,775 @@
+"""The small classifier that learns which of two utterances of a session the LLM prefers."""
+
+import copy
+from contextlib import contextmanager
+from numbers import Integral, Real
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.metrics import accuracy_score
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
+
+from skpref._calibrator import LLMScoreCalibrator
+from skpref._offsets import fit_offsets, probabilities
+from skpref._sampler import IntraSessionPairSampler
+from skpref._sklearn import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    _check_sample_weight,
+    _fit_context,
+)
+from skpref._smoother import KNNLabelSmoother
+from skpref._typing import FloatArray, IntArray
+from skpref._validation import check_groups, check_labels, check_llm_scores
+
+# In stage 2 all soft labels together weigh as much as this many human labels: enough to hold the
+# offsets of classes that few or no labels speak for.
+_SOFT_LABEL_WEIGHT = 50.0
+
+_ROUTING_HELP = (
+    "With metadata routing on (sklearn.set_config(enable_metadata_routing=True)), pass groups= and "
+    "llm_scores= to the outer fit, or as params={...} to cross_validate. With routing off, "
+    "GridSearchCV gives groups to the splitter only, so name the step as well: "
+    "search.fit(X, y, groups=g, clf__groups=g, clf__llm_scores=s)."
+)
+
+
+_DEFAULTS = {
+    "calibrator": LLMScoreCalibrator,
+    "smoother": KNNLabelSmoother,
+    "pair_sampler": IntraSessionPairSampler,
+}
+
+
+@contextmanager
+def _seeded(random_state):
+    """Seed torch for the block, leave its global generator as it was; yields a RandomState."""
+    import torch
+
+    rng = check_random_state(random_state)
+    with torch.random.fork_rng():
+        torch.manual_seed(int(rng.randint(2**31)))
+        yield rng
+
+
+class _Rows(NamedTuple):
+    """Training rows in canonical order; those of a session stand together."""
+
+    X: FloatArray
+    codes: IntArray  # human labels as class positions, -1 unlabelled
+    soft: FloatArray  # (n_rows, n_classes), NaN rows unknown
+    weight: FloatArray
+    session: IntArray  # ascending
+
+    def take(self, rows) -> "_Rows":
+        return _Rows(*(part[rows] for part in self))
+
+
+def _canonical_order(X, session) -> IntArray:
+    """Order of the rows that depends on their content only, sessions together.
+
+    Batches and folds are drawn from this order, so neither shuffling the rows nor renaming the
+    sessions changes the fitted model.
+    """
+    direction = np.random.RandomState(0).standard_normal(X.shape[1])
+    by_content = np.argsort(X.astype(np.float64) @ direction, kind="stable")
+    rank = check_groups(session[by_content], len(by_content))
+    return by_content[np.argsort(rank, kind="stable")]
+
+
+def _resolve_classes(found, classes, n_scores) -> np.ndarray:
+    """Class labels in the order of the last axis of `llm_scores`."""
+    if classes is not None:
+        if len(classes) != n_scores:
+            raise ValueError(
+                f"llm_scores has scores of {n_scores} classes but there are {len(classes)} classes "
+                f"({np.asarray(classes).tolist()!r}); pass one score per class, in that order."
+            )
+        return np.asarray(classes)
+    if len(found) == n_scores:
+        return found
+    if len(found) == 0:
+        return np.arange(n_scores)
+    raise ValueError(
+        f"llm_scores has scores of {n_scores} classes but y has {len(found)} ({found.tolist()!r}); "
+        "pass classes=[...] with every label, in the order of the last axis of llm_scores."
+    )
+
+
+def _has_pairs(soft, session, min_margin) -> bool:
+    """Tell whether some session holds two rows whose soft labels differ enough."""
+    starts = np.flatnonzero(np.r_[True, session[1:] != session[:-1]])
+    spread = np.maximum.reduceat(soft, starts) - np.minimum.reduceat(soft, starts)
+    return bool((spread >= min_margin).any() if min_margin > 0 else (spread > 0).any())
+
+
+class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
+    """Small classifier trained on preferences between utterances of the same session.
+
+    Stage 1 learns from soft labels (calibrated and smoothed LLM scores, or the labels in `y` where
+    there are no scores) which of two utterances of a session should score higher, and by how much.
+    Stage 2 fixes what pairs leave open, a scale and one offset per class, with the human labels.
+    After Liu et al. 2025, arXiv 2503.05620.
+
+    Parameters
+    ----------
+    module : {"mlp", "linear"}, nn.Module class, callable or instance, default="mlp"
+        Network from (n_rows, n_features) to (n_rows, n_outputs), one output for a binary task, else
+        one per class. A class or callable gets `n_features` and `n_outputs` where it has such
+        parameters, and every ``module__*`` of this estimator.
+    loss : {"squared_hinge", "hinge", "logistic"}, default="squared_hinge"
+        Loss of a pair by how far the scores fall short of the margin.
+    margin : {"adaptive", "fixed"}, default="adaptive"
+        Whether a pair must be `margin_scale` times its soft-label gap apart, or `margin_scale`.
+    margin_scale : float, default=5.0
+        Margin in units of the network's scores (logits).
+    pairwise_weight : float, default=1.0
+        Weight of the pairwise term. 0 leaves pointwise distillation.
+    pointwise_weight : float, default=1.0
+        Weight of the cross-entropy of each row with its soft label.
+    class_weight : None, "balanced" or dict of {label: weight}, default=None
+        Weight of each class in the cross-entropy and in stage 2. "balanced" divides by the
+        frequency of the class among the soft labels.
+    stage2 : {"auto", "offsets", "finetune"} or None, default="auto"
+        "offsets" refits scale and offsets on human and soft labels, the soft ones together worth 50
+        human ones; "finetune" first trains the network on the labelled rows; both need a label.
+        "auto" is "offsets", from the soft labels alone where there is no human label. None leaves
+        the network's scores as they are.
+    finetune_epochs : int, default=10
+        Epochs of ``stage2="finetune"``.
+    calibrator : None, "passthrough" or transformer, default=None
+        From `llm_scores` to soft labels. None means ``LLMScoreCalibrator()``; "passthrough"
+        averages the prompts' probabilities as they are.
+    smoother : None, "passthrough" or transformer, default=None
+        Smooths the soft labels over `X`. None means ``KNNLabelSmoother()``.
+    pair_sampler : None, "passthrough" or IntraSessionPairSampler, default=None
+        None and "passthrough" compare all pairs of a session; a sampler with another strategy or a
+        cap draws pairs anew in each epoch.
+    classes : array-like of shape (n_classes,), default=None
+        Class labels in the order of the last axis of `llm_scores`. None takes the sorted labels
+        of `y`; needed where `y` may lack a class.
+    max_epochs : int, default=30
+        Passes over the sessions in stage 1.
+    lr : float, default=0.001
+        Learning rate of Adam.
+    batch_size : int, default=256
+        Utterances per step: whole sessions are packed up to that many. A longer session is dealt
+        at random into parts of at most that length in each epoch, unless pairs are sampled.
+    weight_decay : float, default=0.0001
+        L2 penalty of Adam.
+    early_stopping : bool, default=False
+        Whether to hold out sessions (rows, where there is one session) and stop when their loss
+        no longer falls.
+    validation_fraction : float, default=0.1
+        Share of the sessions to hold out.
+    n_iter_no_change : int, default=5
+        Epochs without a lower loss before early stopping.
+    callbacks : list of skorch callbacks, default=None
+        Further callbacks of the net.
+    device : str, default="auto"
+        "cpu", "cuda", "cuda:N", or "auto" for CUDA where there is one.
+    warm_start : bool, default=False
+        Whether `fit` continues from the network of the previous fit.
+    verbose : int, default=0
+        Whether the net prints a line per epoch.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the network, the order of the sessions and the pairs.
+    **module__params : dict
+        Arguments of the module, each named ``module__<argument>``. "mlp" takes
+        ``module__hidden_units`` and ``module__dropout``.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    net_ : skorch.NeuralNet
+        The fitted net.
+    calibrator_ : transformer
+        The fitted calibrator; only where `llm_scores` were given.
+    soft_labels_ : ndarray of shape (n_utterances, n_classes)
+        Soft labels of the rows given to `fit`, NaN for rows of zero weight.
+    scale_, offsets_ : float, ndarray of shape (n_scores,)
+        What stage 2 fitted: logits are ``scale_ * scores + offsets_``.
+    history_ : list of dict
+        Table of losses: stage, epoch, train_loss and, with early stopping, valid_loss.
+    n_iter_ : int
+        Epochs run in stage 1.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where `X` has string column names.
+
+    See Also
+    --------
+    LLMScoreCalibrator : Raw LLM scores to class probabilities.
+    KNNLabelSmoother : Smooths soft labels over neighbours.
+    IntraSessionPairSampler : Pairs within sessions.
+
+    Notes
+    -----
+    `predict_proba` is the softmax of ``scale_ * scores + offsets_``. Scale and offsets are what
+    calibrates it: the penalised maximum-likelihood fit of stage 2 on the human labels and, with a
+    small weight, on the calibrated soft labels. With ``stage2=None`` it is not calibrated. Stage 2
+    looks at rows that the network was trained on, so where labels in `y` are all there is (no
+    `llm_scores`), a large network's probabilities are overconfident; use
+    `sklearn.calibration.CalibratedClassifierCV` there.
+
+    Examples
+    --------
+    >>> from skpref import PairwisePreferenceClassifier
+    >>> from skpref.datasets import make_dialogues
+    >>> data = make_dialogues(n_sessions=60, random_state=0)
+    >>> clf = PairwisePreferenceClassifier(random_state=0)
+    >>> clf.fit(data.X, data.y, groups=data.groups, llm_scores=data.llm_scores)
+    PairwisePreferenceClassifier(random_state=0)
+    >>> bool(clf.score(data.X, data.y_true) > 0.7)
+    True
+    """
+
+    # Under metadata routing the session ids and scores reach fit without any set_fit_request.
+    __metadata_request__fit = {"groups": True, "llm_scores": True}
+    __metadata_request__partial_fit = {"groups": True, "llm_scores": True}
+
+    _parameter_constraints: dict = {
+        "module": [StrOptions({"linear", "mlp"}), callable],
+        "loss": [StrOptions({"hinge", "squared_hinge", "logistic"})],
+        "margin": [StrOptions({"adaptive", "fixed"})],
+        "margin_scale": [Interval(Real, 0, None, closed="neither")],
+        "pairwise_weight": [Interval(Real, 0, None, closed="left")],
+        "pointwise_weight": [Interval(Real, 0, None, closed="left")],
+        "class_weight": [None, StrOptions({"balanced"}), dict],
+        "stage2": [None, StrOptions({"auto", "offsets", "finetune"})],
+        "finetune_epochs": [Interval(Integral, 1, None, closed="left")],
+        "calibrator": [None, StrOptions({"passthrough"}), HasMethods(["fit_transform"])],
+        "smoother": [None, StrOptions({"passthrough"}), HasMethods(["fit_transform"])],
+        "pair_sampler": [None, StrOptions({"passthrough"}), HasMethods(["sample"])],
+        "classes": [None, "array-like"],
+        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "lr": [Interval(Real, 0, None, closed="neither")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "callbacks": [None, list],
+        "device": [str],
+        "warm_start": ["boolean"],
+        "verbose": ["verbose"],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        module="mlp",
+        *,
+        loss="squared_hinge",
+        margin="adaptive",
+        margin_scale=5.0,
+        pairwise_weight=1.0,
+        pointwise_weight=1.0,
+        class_weight=None,
+        stage2="auto",
+        finetune_epochs=10,
+        calibrator=None,
+        smoother=None,
+        pair_sampler=None,
+        classes=None,
+        max_epochs=30,
+        lr=1e-3,
+        batch_size=256,
+        weight_decay=1e-4,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=5,
+        callbacks=None,
+        device="auto",
+        warm_start=False,
+        verbose=0,
+        random_state=None,
+        **module__params,
+    ):
+        self.module = module
+        self.loss = loss
+        self.margin = margin
+        self.margin_scale = margin_scale
+        self.pairwise_weight = pairwise_weight
+        self.pointwise_weight = pointwise_weight
+        self.class_weight = class_weight
+        self.stage2 = stage2
+        self.finetune_epochs = finetune_epochs
+        self.calibrator = calibrator
+        self.smoother = smoother
+        self.pair_sampler = pair_sampler
+        self.classes = classes
+        self.max_epochs = max_epochs
+        self.lr = lr
+        self.batch_size = batch_size
+        self.weight_decay = weight_decay
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.callbacks = callbacks
+        self.device = device
+        self.warm_start = warm_start
+        self.verbose = verbose
+        self.random_state = random_state
+        for name in module__params:
+            if not name.startswith("module__"):
+                raise TypeError(
+                    f"PairwisePreferenceClassifier got an unexpected argument {name!r}; arguments "
+                    "of the module are named module__<argument>."
+                )
+        vars(self).update(module__params)
+
+    def _module_params(self) -> dict:
+        prefix = "module__"
+        return {k[len(prefix) :]: v for k, v in vars(self).items() if k.startswith(prefix)}
+
+    def get_params(self, deep=True):
+        """Get the parameters of this estimator, ``module__*`` included.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Whether to include the parameters of calibrator, smoother and pair sampler.
+
+        Returns
+        -------
+        dict
+            Parameter names and values.
+        """
+        own = {f"module__{k}": v for k, v in self._module_params().items()}
+        return super().get_params(deep=deep) | own
+
+    def set_params(self, **params):
+        """Set parameters of this estimator, of its parts and of the module.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters, such as ``margin_scale``, ``calibrator__method``, ``module__hidden_units``.
+
+        Returns
+        -------
+        PairwisePreferenceClassifier
+            This estimator.
+        """
+        vars(self).update({k: v for k, v in params.items() if k.startswith("module__")})
+        params = {k: v for k, v in params.items() if not k.startswith("module__")}
+        for part in ("calibrator", "smoother", "pair_sampler"):
+            nested = [k for k in params if k.startswith(f"{part}__")]
+            value = params.get(part, getattr(self, part))
+            if nested and not hasattr(value, "set_params"):
+                raise ValueError(
+                    f"{nested[0]} cannot be set while {part}={value!r}; give the estimator first, "
+                    f"as in PairwisePreferenceClassifier({part}={_DEFAULTS[part].__name__}())."
+                )
+        return super().set_params(**params)
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y, groups=None, llm_scores=None, sample_weight=None):
+        """Fit the network on pairs within sessions, then scale and offsets on labels.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_utterances, n_features)
+            Features of the utterances.
+        y : array-like of shape (n_utterances,)
+            Human labels. With `llm_scores`, -1 (numbers) or None/NaN (objects) marks an unlabelled
+            row, and y=None labels none.
+        groups : array-like of shape (n_utterances,), default=None
+            Session id of each row; required with `llm_scores`. Without both, all rows are one
+            session.
+        llm_scores : array-like of shape (n_utterances, n_prompts, n_classes) or \
+                (n_utterances, n_prompts), default=None
+            Raw LLM scores, NaN where there is none; 2-D holds the positive class of a binary task.
+        sample_weight : array-like of shape (n_utterances,), default=None
+            Row weights; a pair weighs the product of its rows.
+
+        Returns
+        -------
+        PairwisePreferenceClassifier
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If `llm_scores` come without `groups`, shapes or classes do not match, no session holds
+            two rows with different soft labels, or stage 2 needs labels and there are none.
+        """
+        continues = self.warm_start and hasattr(self, "net_")
+        rows = self._prepare(X, y, groups, llm_scores, sample_weight, classes=self.classes)
+        self._check_trainable(rows)
+        module = self.net_.module_ if continues else None
+        with _seeded(self.random_state) as rng:
+            self.history_ = []
+            self._train(rows, rng, module)
+            self._calibrate(rows, rng)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def partial_fit(self, X, y, classes=None, groups=None, llm_scores=None, sample_weight=None):
+        """Train for one epoch on some whole sessions, then update scale and offsets on them.
+
+        The calibrator is fitted on the first call and used as it is on later ones, so give the
+        first call a fair share of the labels. Early stopping does not apply.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_utterances, n_features)
+            Features of the utterances.
+        y : array-like of shape (n_utterances,)
+            Human labels, as for `fit`.
+        classes : array-like of shape (n_classes,), default=None
+            All class labels; needed on the first call unless the parameter `classes` is set.
+        groups : array-like of shape (n_utterances,), default=None
+            Session id of each row, as for `fit`.
+        llm_scores : array-like of shape (n_utterances, n_prompts, n_classes) or \
+                (n_utterances, n_prompts), default=None
+            Raw LLM scores, as for `fit`.
+        sample_weight : array-like of shape (n_utterances,), default=None
+            Row weights.
+
+        Returns
+        -------
+        PairwisePreferenceClassifier
+            The estimator.
+        """
+        first = not hasattr(self, "net_")
+        known = self.classes if first else self.classes_
+        known = classes if known is None else known
+        if known is None:
+            raise ValueError("classes must be given on the first call of partial_fit.")
+        if classes is not None and not np.array_equal(classes, known):
+            raise ValueError(
+                f"classes={np.asarray(classes).tolist()!r} is not the same as on the first call of "
+                f"partial_fit: {np.asarray(known).tolist()!r}."
+            )
+        rows = self._prepare(X, y, groups, llm_scores, sample_weight, classes=known, reset=first)
+        with _seeded(self.random_state) as rng:
+            if first:
+                self.history_, self.n_iter_ = [], 0
+                self._new_net(rows, rng, max_epochs=1)
+            self.net_.partial_fit(self._dataset(rows))
+            self.n_iter_ += 1
+            self._record("pairs", self.net_.history[-1:])
+            self._calibrate(rows, rng)
+        return self
+
+    def _prepare(self, X, y, groups, llm_scores, sample_weight, *, classes, reset=True) -> _Rows:
+        """Validate the input and bring it to canonical order, with soft labels."""
+        from skpref._net import resolve_device
+
+        resolve_device(self.device)
+        if y is None and llm_scores is None:
+            validate_data(self, X, y)  # raises scikit-learn's own message
+        X = validate_data(self, X, accept_sparse="csr", dtype=np.float32, reset=reset)
+        n_rows = X.shape[0]
+        y = np.full(n_rows, -1) if y is None else y
+        check_consistent_length(X, y)
+        if llm_scores is not None:
+            if groups is None:
+                raise ValueError(
+                    "llm_scores was given without groups (the session ids), so pairs would cross "
+                    f"sessions. {_ROUTING_HELP}"
+                )
+            llm_scores = check_llm_scores(llm_scores, n_rows)
+        session = np.zeros(n_rows, dtype=int) if groups is None else check_groups(groups, n_rows)
+        codes = self._encode(y, llm_scores, classes)
+        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        order = _canonical_order(X, session)
+        order = order[weight[order] > 0]
+        if not len(order):
+            raise ValueError("sample_weight is zero on every row; give some row a weight.")
+        X, codes, weight = X[order], codes[order], weight[order]
+        session = check_groups(session[order], len(order))
+        if llm_scores is None:
+            if len(np.unique(codes)) < 2:
+                raise ValueError("y has one class only on the rows of positive sample_weight.")
+            soft = np.eye(len(self.classes_))[codes]
+        else:
+            soft = self._soft_labels(X, codes, session, llm_scores[order], refit=reset)
+        self.soft_labels_ = np.full((n_rows, soft.shape[1]), np.nan)
+        self.soft_labels_[order] = soft
+        return _Rows(X, codes, soft, weight, session)
+
+    def _encode(self, y, llm_scores, classes) -> IntArray:
+        """Set `classes_` and return the labels as positions in it, -1 unlabelled."""
+        partial = llm_scores is not None
+        found, codes = check_labels(y, classes=classes, partial=partial)
+        if partial:
+            n_scores = llm_scores.shape[2] if llm_scores.ndim == 3 else 2
+            found = _resolve_classes(found, classes, n_scores)
+        if len(found) < 2:
+            raise ValueError(
+                f"y has one class only ({found.tolist()!r}); a classifier needs at least 2 classes."
+            )
+        self.classes_ = found
+        return codes
+
+    def _soft_labels(self, X, codes, session, llm_scores, *, refit) -> FloatArray:
+        """Calibrate the scores, then smooth them over the features."""
+        # Labels as positions, so that a calibrator's missing-label convention needs no care here.
+        if refit:
+            calibrator = self._part("calibrator")
+            if "classes" in calibrator.get_params():
+                calibrator.set_params(classes=np.arange(len(self.classes_)))
+            soft = calibrator.fit_transform(llm_scores, codes, groups=session)
+            self.calibrator_ = calibrator
+        else:
+            soft = self.calibrator_.transform(llm_scores)
+        smoother = self._part("smoother")
+        if smoother is None:
+            return soft
+        return smoother.fit_transform(X, soft, groups=session)
+
+    def _part(self, name):
+        """Clone of the calibrator, smoother or pair sampler; None for no such step."""
+        value = getattr(self, name)
+        if value is None:
+            return _DEFAULTS[name]()
+        if isinstance(value, str):
+            # Scores of several prompts must become one distribution even without calibration.
+            is_calibrator = name == "calibrator"
+            return LLMScoreCalibrator("mean", score_type="probability") if is_calibrator else None
+        return clone(value)
+
+    def _check_trainable(self, rows: _Rows):
+        if self.stage2 in ("offsets", "finetune") and not (rows.codes >= 0).any():
+            raise ValueError(
+                f"stage2={self.stage2!r} needs human labels but y has none; label some rows, or "
+                "pass stage2='auto' to fit the offsets on the soft labels."
+            )
+        known = ~np.isnan(rows.soft).any(axis=1)
+        min_margin = getattr(self.pair_sampler, "min_margin", 0.0)
+        if self.pairwise_weight and not _has_pairs(
+            rows.soft[known], rows.session[known], min_margin
+        ):
+            raise ValueError(
+                "groups leave no valid pair: in no session do two rows differ in their soft labels "
+                f"by min_margin={min_margin} or more. Check that groups are session ids, not row "
+                "ids, lower min_margin, or pass pairwise_weight=0 for pointwise training."
+            )
+
+    def _dataset(self, rows: _Rows):
+        """Rows of known soft label, as the net takes them."""
+        from skpref._net import SessionDataset
+
+        rows = rows.take(~np.isnan(rows.soft).any(axis=1))
+        # A binary task has one score, that of the positive class.
+        soft = rows.soft[:, 1:] if len(self.classes_) == 2 else rows.soft
+        return SessionDataset(rows.X, soft, rows.weight, rows.session)
+
+    def _new_net(self, rows: _Rows, rng, *, module=None, pairwise=True, **params):
+        """Set `net_` to a net around `module`, or around a new one."""
+        import torch
+
+        from skpref._net import make_net, resolve_device, resolve_module
+
+        n_outputs = 1 if len(self.classes_) == 2 else len(self.classes_)
+        if module is None:
+            module = resolve_module(self.module, self._module_params(), rows.X.shape[1], n_outputs)
+        sampler = self._part("pair_sampler")
+        # All pairs are formed from the scores of a batch; only fewer of them need drawing.
+        draws = sampler is not None and (
+            getattr(sampler, "strategy", None) != "all" or sampler.max_pairs_per_session is not None
+        )
+        if draws and "random_state" in sampler.get_params():
+            sampler.set_params(random_state=np.random.RandomState(rng.randint(2**31)))
+        class_weight = self._class_weights(rows)
+        self.net_ = make_net(
+            module,
+            criterion={
+                "loss": self.loss,
+                "margin": self.margin,
+                "margin_scale": self.margin_scale,
+                "pairwise_weight": self.pairwise_weight if pairwise else 0.0,
+                "pointwise_weight": self.pointwise_weight if pairwise else 1.0,
+                "min_margin": getattr(sampler, "min_margin", 0.0),
+                "session_weight": getattr(sampler, "session_weight", "equal"),
+                "class_weight": torch.from_numpy(class_weight.astype(np.float32)),
+            },
+            iterator_train__pair_sampler=sampler if draws and pairwise else None,
+            callbacks=copy.deepcopy(self.callbacks),
+            batch_size=self.batch_size,
+            lr=self.lr,
+            optimizer__weight_decay=self.weight_decay,
+            device=resolve_device(self.device),
+            verbose=self.verbose,
+            **params,
+        )
+        self.net_.initialize()
+        shape = self._scores(rows.X[:1]).shape
+        if shape != (1, n_outputs):
+            raise ValueError(
+                f"module gives an output of shape {shape} for 1 row; it must give "
+                f"(1, {n_outputs}): "
+                + ("one score for a binary task." if n_outputs == 1 else "one score per class.")
+            )
+
+    def _class_weights(self, rows: _Rows) -> FloatArray:
+        n_classes = len(self.classes_)
+        if self.class_weight is None:
+            return np.ones(n_classes)
+        if isinstance(self.class_weight, dict):
+            unknown = [c for c in self.class_weight if c not in self.classes_]
+            if unknown:
+                raise ValueError(
+                    f"class_weight names classes that are not there: {unknown!r}; the classes are "
+                    f"{self.classes_.tolist()!r}."
+                )
+            return np.array([self.class_weight.get(c, 1.0) for c in self.classes_.tolist()])
+        share = np.nansum(rows.weight[:, None] * rows.soft, axis=0)
+        share /= share.sum()
+        return 1 / (n_classes * np.maximum(share, 1e-3))
+
+    def _train(self, rows: _Rows, rng, module):
+        """Stage 1: pairs and cross-entropy on the soft labels."""
+        params = {"max_epochs": self.max_epochs}
+        training = rows
+        if self.early_stopping:
+            # One session alone cannot be held out whole; then rows are.
+            unit = rows.session if rows.session[-1] > 0 else np.arange(len(rows.session))
+            n_units = unit[-1] + 1
+            n_valid = max(1, round(self.validation_fraction * n_units))
+            held_out = np.isin(unit, rng.permutation(n_units)[:n_valid])
+            training = rows.take(~held_out)
+            params |= {
+                "valid": self._dataset(rows.take(held_out)),
+                "n_iter_no_change": self.n_iter_no_change,
+            }
+        self._new_net(rows, rng, module=module, **params)
+        self.net_.partial_fit(self._dataset(training))
+        self.net_.set_params(train_split=None)  # lets go of the held-out rows
+        self.n_iter_ = len(self.net_.history)
+        self._record("pairs", self.net_.history)
+
+    def _calibrate(self, rows: _Rows, rng):
+        """Stage 2: fit scale and offsets, after fine-tuning where asked for."""
+        n_classes = len(self.classes_)
+        self.scale_, self.offsets_ = 1.0, np.zeros(1 if n_classes == 2 else n_classes)
+        if self.stage2 is None:
+            return
+        labelled = rows.take(rows.codes >= 0)
+        one_hot = np.eye(n_classes)[labelled.codes]
+        if self.stage2 == "finetune" and len(one_hot):
+            self._new_net(
+                rows,
+                rng,
+                module=self.net_.module_,
+                pairwise=False,
+                max_epochs=self.finetune_epochs,
+            )
+            self.net_.partial_fit(self._dataset(labelled._replace(soft=one_hot)))
+            self._record("finetune", self.net_.history)
+        X, target, weight = labelled.X, one_hot, labelled.weight
+        if hasattr(self, "calibrator_"):
+            soft = rows.take(~np.isnan(rows.soft).any(axis=1))
+            scores = self._scores(soft.X), self._scores(X)
+            share = _SOFT_LABEL_WEIGHT * soft.weight / soft.weight.sum()
+            scores, target = np.vstack(scores[::-1]), np.vstack([target, soft.soft])
+            weight = np.r_[weight, share]
+        else:
+            scores = self._scores(X)
+        class_weight = (target * self._class_weights(rows)).sum(axis=1)
+        self.scale_, self.offsets_ = fit_offsets(scores, target, weight * class_weight)
+
+    def _record(self, stage, history):
+        for epoch in history:
+            losses = {k: epoch[k] for k in ("train_loss", "valid_loss") if k in epoch}
+            self.history_.append({"stage": stage, "epoch": epoch["epoch"], **losses})
+
+    def _scores(self, X) -> FloatArray:
+        from skpref._net import predict_scores
+
+        return predict_scores(self.net_, X)
+
+    def _logits(self, X) -> FloatArray:
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse="csr", dtype=np.float32, reset=False)
+        return (self.scale_ * self._scores(X) + self.offsets_).astype(np.float32)
+
+    def decision_function(self, X):
+        """Score the rows in logits.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_utterances, n_features)
+            Features.
+
+        Returns
+        -------
+        ndarray of shape (n_utterances,) or (n_utterances, n_classes)
+            ``scale_ * scores + offsets_``: of the positive class for a binary task.
+        """
+        logits = self._logits(X)
+        return logits[:, 0] if logits.shape[1] == 1 else logits
+
+    def predict_proba(self, X):
+        """Probability of each class, calibrated by stage 2 (see Notes).
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_utterances, n_features)
+            Features.
+
+        Returns
+        -------
+        ndarray of shape (n_utterances, n_classes)
+            Softmax of ``scale_ * scores + offsets_``, which stage 2 fitted on the human labels and,
+            with a small weight, on the calibrated soft labels.
+        """
+        return probabilities(self._logits(X))
+
+    def predict(self, X):
+        """Most probable class.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_utterances, n_features)
+            Features.
+
+        Returns
+        -------
+        ndarray of shape (n_utterances,)
+            Class labels.
+        """
+        best = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[best]
+
+    def score(self, X, y, sample_weight=None):
+        """Accuracy on the labelled rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_utterances, n_features)
+            Features.
+        y : array-like of shape (n_utterances,)
+            Human labels. -1 and None/NaN mark unlabelled rows, which do not count, unless -1 is a
+            class.
+        sample_weight : array-like of shape (n_utterances,), default=None
+            Row weights.
+
+        Returns
+        -------
+        float
+            Accuracy.
+        """
+        check_is_fitted(self)
+        partial = -1 not in self.classes_.tolist()
+        _, codes = check_labels(y, partial=partial)
+        labelled = np.flatnonzero(codes >= 0)
+        if not len(labelled):
+            raise ValueError("y has no labelled row to score.")
+        if sample_weight is not None:
+            sample_weight = np.asarray(sample_weight)[labelled]
+        truth = np.asarray(y)[labelled]
+        return accuracy_score(truth, self.predict(X)[labelled], sample_weight=sample_weight)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags

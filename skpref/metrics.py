@@ -1,0 +1,435 @@
+"""Metrics of utterance classifiers: order within sessions, and calibration."""
+
+import warnings
+from dataclasses import dataclass, replace
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.utils import check_array, check_consistent_length
+from sklearn.utils.metadata_routing import MetadataRequest
+from sklearn.utils.validation import column_or_1d
+
+from skpref._sklearn import Interval, StrOptions, validate_params
+from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
+from skpref._validation import check_groups, check_labels, is_missing
+
+__all__ = [
+    "expected_calibration_error",
+    "within_session_concordance",
+    "within_session_concordance_scorer",
+]
+
+
+def _check_predictions(y_true: ArrayLike, values: ArrayLike, name: str) -> FloatArray:
+    """Predictions as a float array of one or two dimensions, one row per label."""
+    out = check_array(values, dtype=np.float64, ensure_2d=False, allow_nd=True, input_name=name)
+    if out.ndim not in (1, 2):
+        raise ValueError(
+            f"{name} has shape {out.shape}; pass (n_samples,) or (n_samples, n_classes)."
+        )
+    check_consistent_length(y_true, out)
+    return out
+
+
+def _encode_labels(y_true: ArrayLike, labels: ArrayLike | None) -> tuple[np.ndarray, IntArray]:
+    """Class list and position of each label in it, -1 where unlabelled."""
+    wanted = None if labels is None else column_or_1d(labels).tolist()
+    if isinstance(y_true, list | tuple):
+        # NumPy makes ["a", nan] two strings.
+        y_true = np.asarray(y_true, dtype=object)
+    y = column_or_1d(y_true)
+    known = ~is_missing(y)
+    # A caller who names -1 as a class means the class, not the mark.
+    found, codes = check_labels(y[known], partial=wanted is None or -1 not in wanted)
+    out = np.full(len(y), -1, dtype=np.int64)
+    out[known] = codes
+    if wanted is None:
+        return found, out
+
+    position = {label: i for i, label in enumerate(wanted)}
+    if len(position) < len(wanted):
+        raise ValueError(f"labels={wanted!r} names a class twice.")
+    unknown = [label for label in found.tolist() if label not in position]
+    if unknown:
+        raise ValueError(f"y_true has labels {unknown!r} that are not in labels={wanted!r}.")
+    # The last entry serves code -1.
+    recode = np.array([*(position[label] for label in found.tolist()), -1], dtype=np.int64)
+    return np.asarray(wanted), recode[out]
+
+
+def _check_columns(values: FloatArray, classes: np.ndarray, name: str) -> None:
+    """Refuse predictions whose columns cannot be matched with the classes."""
+    if len(classes) == 0:  # no row is labelled
+        return
+    if values.ndim == 1:
+        if len(classes) > 2:
+            raise ValueError(
+                f"{name} has one dimension but there are {len(classes)} classes "
+                f"{classes.tolist()!r}; pass one column per class."
+            )
+    elif values.shape[1] != len(classes) or len(classes) < 2:
+        raise ValueError(
+            f"{name} has {values.shape[1]} columns but there are {len(classes)} classes "
+            f"{classes.tolist()!r}; pass labels with the class of each column."
+        )
+
+
+def _won_and_compared(
+    session: IntArray, positive: BoolArray, score: FloatArray, n_sessions: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mann-Whitney U of the positive rows, and the number of pairs, of each session."""
+    order = np.lexsort((score, session))
+    session, positive, score = session[order], positive[order], score[order]
+    starts = np.ones(len(order), dtype=bool)
+    starts[1:] = (session[1:] != session[:-1]) | (score[1:] != score[:-1])
+    tie = np.cumsum(starts) - 1  # rows of one session with one score
+    tied_positives = np.bincount(tie, weights=positive)
+    tied_negatives = np.bincount(tie, weights=~positive)
+
+    n_positives = np.bincount(session, weights=positive, minlength=n_sessions)
+    n_negatives = np.bincount(session, weights=~positive, minlength=n_sessions)
+    in_earlier_sessions = np.cumsum(n_negatives) - n_negatives
+    tie_session = session[starts]
+    lower_negatives = np.cumsum(tied_negatives) - tied_negatives - in_earlier_sessions[tie_session]
+    won = tied_positives * (lower_negatives + tied_negatives / 2)
+    return (
+        np.bincount(tie_session, weights=won, minlength=n_sessions),
+        n_positives * n_negatives,
+    )
+
+
+def _undefined(message: str) -> float:
+    """NaN, with the warning that scikit-learn gives for a metric without a value."""
+    # Past this helper, the metric and the wrapper that checks its parameters.
+    warnings.warn(message, UndefinedMetricWarning, stacklevel=4)
+    return float("nan")
+
+
+@validate_params(
+    {
+        "y_true": ["array-like"],
+        "y_score": ["array-like"],
+        "groups": ["array-like"],
+        "average": [StrOptions({"micro", "macro"})],
+        "labels": ["array-like", None],
+    },
+    prefer_skip_nested_validation=True,
+)
+def within_session_concordance(
+    y_true: ArrayLike,
+    y_score: ArrayLike,
+    *,
+    groups: SessionIds,
+    average: str = "micro",
+    labels: ArrayLike | None = None,
+) -> float:
+    """Compute the share of pairs of utterances of one session that are put in the right order.
+
+    A pair is one row of a class and one row of another class, both of the same session. It is
+    won when the row of the class has the higher score for that class; a tie counts one half.
+    For two classes this is the area under the ROC curve restricted to pairs within sessions, so
+    scores that are shifted by a different amount in each session lose nothing. For more classes
+    each class is compared with the rest.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        Human labels. Rows without one are left out: -1 (numbers, unless `labels` names -1 as a
+        class), None or NaN.
+    y_score : array-like of shape (n_samples,) or (n_samples, n_classes)
+        Scores, of any scale. One dimension, for two classes, is the score of the positive class,
+        the second of `labels`; of two columns the second is used.
+    groups : array-like of shape (n_samples,)
+        Session id of each row: any hashable values, in any order.
+    average : {"micro", "macro"}, default="micro"
+        "micro" pools the pairs of all sessions and classes, so that long sessions weigh more;
+        "macro" is the mean over the sessions that have a pair, each weighing the same.
+    labels : array-like of shape (n_classes,), default=None
+        Class of each column of `y_score`. None takes the sorted labels that occur in `y_true`.
+
+    Returns
+    -------
+    float
+        Concordance between 0 and 1, where 0.5 is the level of chance. NaN, with an
+        `UndefinedMetricWarning`, when no session has two rows of different classes.
+
+    Raises
+    ------
+    ValueError
+        If the columns of `y_score` do not match the classes, a label is not in `labels`, a score
+        is not finite, or lengths differ.
+
+    See Also
+    --------
+    within_session_concordance_scorer : The same, as a scorer for cross-validation.
+    sklearn.metrics.roc_auc_score : Compares the rows of all sessions.
+
+    Notes
+    -----
+    The pairs are counted by ranks, as the U statistic of Mann and Whitney [1]_ in each session,
+    in O(n log n) time and O(n) memory for each class.
+
+    References
+    ----------
+    .. [1] Mann, H. B. and Whitney, D. R. (1947). On a test of whether one of two random
+       variables is stochastically larger than the other. Annals of Mathematical Statistics 18.
+
+    Examples
+    --------
+    >>> from skpref.metrics import within_session_concordance
+    >>> y_true = [0, 1, 0, 1, 1]
+    >>> y_score = [0.1, 0.4, 0.6, 0.9, 0.2]
+    >>> groups = ["a", "a", "b", "b", "b"]
+    >>> round(within_session_concordance(y_true, y_score, groups=groups), 3)
+    0.667
+    >>> within_session_concordance(y_true, y_score, groups=groups, average="macro")
+    0.75
+    """
+    scores = _check_predictions(y_true, y_score, "y_score")
+    classes, codes = _encode_labels(y_true, labels)
+    session = check_groups(groups, len(codes))
+    known = codes >= 0
+    _check_columns(scores, classes, "y_score")
+    codes, scores, session = codes[known], scores[known], session[known]
+    n_sessions = session.max(initial=-1) + 1
+
+    won, compared = np.zeros(n_sessions), np.zeros(n_sessions)
+    for k in [1] if len(classes) == 2 else range(len(classes)):
+        score = scores if scores.ndim == 1 else scores[:, k]
+        class_won, class_compared = _won_and_compared(session, codes == k, score, n_sessions)
+        won += class_won
+        compared += class_compared
+
+    if not compared.any():
+        return _undefined("No session has two labelled rows of different classes to compare.")
+    if average == "micro":
+        return float(won.sum() / compared.sum())
+    has_pair = compared > 0
+    return float(np.mean(won[has_pair] / compared[has_pair]))
+
+
+@dataclass(frozen=True)
+class _WithinSessionConcordanceScorer:
+    """Scorer of `within_session_concordance` for `scoring=`, which asks for `groups` by itself.
+
+    It takes the order of the classes from the estimator's ``classes_`` and prefers
+    ``decision_function`` to ``predict_proba``. Metadata routing must be enabled, since
+    scikit-learn passes groups to no scorer without it: a search then scores NaN throughout, with
+    warnings that hold the reason, and ``error_score="raise"`` makes an error of it.
+
+    Parameters
+    ----------
+    groups : bool, str or None, default=True
+        Metadata request of `groups`, as in `set_score_request`.
+
+    Examples
+    --------
+    >>> import sklearn
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.model_selection import GridSearchCV, GroupKFold
+    >>> from skpref.datasets import make_dialogues
+    >>> from skpref.metrics import within_session_concordance_scorer
+    >>> data = make_dialogues(n_sessions=20, random_state=0)
+    >>> search = GridSearchCV(
+    ...     LogisticRegression(),
+    ...     {"C": [0.01, 1.0]},
+    ...     scoring=within_session_concordance_scorer,
+    ...     cv=GroupKFold(3),
+    ... )
+    >>> with sklearn.config_context(enable_metadata_routing=True):
+    ...     search = search.fit(data.X, data.y_true, groups=data.groups)
+    >>> bool(search.best_score_ > 0.8)
+    True
+    """
+
+    # Not made by make_scorer: its metadata request can only be set while routing is enabled,
+    # and it cannot pass on the order of the classes.
+    groups: bool | str | None = True
+
+    def __call__(
+        self, estimator: Any, X: Any, y_true: ArrayLike, *, groups: SessionIds | None = None
+    ) -> float:
+        """Score a fitted classifier; the higher the better.
+
+        Parameters
+        ----------
+        estimator : object
+            Fitted classifier or pipeline with `classes_`, and `decision_function` or
+            `predict_proba`.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows to score.
+        y_true : array-like of shape (n_samples,)
+            Human labels, which may have unlabelled rows.
+        groups : array-like of shape (n_samples,)
+            Session id of each row.
+
+        Returns
+        -------
+        float
+            Concordance pooled over sessions and classes.
+
+        Raises
+        ------
+        ValueError
+            If `groups` is not given.
+        """
+        if groups is None:
+            raise ValueError(
+                "within_session_concordance_scorer got no groups. Search or cross-validate "
+                "inside `with sklearn.config_context(enable_metadata_routing=True):` and pass "
+                "them there: GridSearchCV(...).fit(X, y, groups=groups), or "
+                'cross_validate(..., params={"groups": groups}).'
+            )
+        if hasattr(estimator, "decision_function"):
+            y_score = estimator.decision_function(X)
+        else:
+            y_score = estimator.predict_proba(X)
+        return within_session_concordance(y_true, y_score, groups=groups, labels=estimator.classes_)
+
+    def __repr__(self) -> str:
+        return "within_session_concordance_scorer"
+
+    def set_score_request(self, *, groups: bool | str | None) -> "_WithinSessionConcordanceScorer":
+        """Make a scorer that gets its session ids under another name.
+
+        Parameters
+        ----------
+        groups : bool, str or None
+            True asks for `groups`, a name asks for that metadata instead, False and None for
+            nothing.
+
+        Returns
+        -------
+        scorer
+            A new scorer; the scorer itself is shared by all who import it and stays as it is.
+        """
+        return replace(self, groups=groups)
+
+    def get_metadata_routing(self) -> MetadataRequest:
+        """Tell scikit-learn which metadata the scorer wants.
+
+        Returns
+        -------
+        MetadataRequest
+            The request of `groups`.
+        """
+        request = MetadataRequest(owner=self)
+        request.score.add_request(param="groups", alias=self.groups)
+        return request
+
+    def _accept_sample_weight(self) -> bool:
+        # GridSearchCV asks each of several scorers when it gets sample weights.
+        return False
+
+
+within_session_concordance_scorer = _WithinSessionConcordanceScorer()
+
+
+def _bin_confidence(confidence: FloatArray, n_bins: int, strategy: str) -> IntArray:
+    """Bin of each confidence; a bin holds its upper edge."""
+    edges = np.linspace(0, 1, n_bins + 1)
+    if strategy == "quantile":
+        edges = np.quantile(confidence, edges)
+    return np.searchsorted(edges[1:-1], confidence, side="left")
+
+
+@validate_params(
+    {
+        "y_true": ["array-like"],
+        "y_prob": ["array-like"],
+        "labels": ["array-like", None],
+        "n_bins": [Interval(Integral, 1, None, closed="left")],
+        "strategy": [StrOptions({"uniform", "quantile"})],
+    },
+    prefer_skip_nested_validation=True,
+)
+def expected_calibration_error(
+    y_true: ArrayLike,
+    y_prob: ArrayLike,
+    *,
+    labels: ArrayLike | None = None,
+    n_bins: int = 15,
+    strategy: str = "uniform",
+) -> float:
+    """Compute how far the confidence of predictions is from their accuracy.
+
+    The confidence of a row is its highest probability, and its prediction the class that has it
+    (the first of them in a tie). Rows are binned by confidence; the error is the mean over rows
+    of the distance between a bin's accuracy and its mean confidence (Guo et al. 2017 [1]_,
+    equation 3).
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n_samples,)
+        Human labels. Rows without one are left out: -1 (numbers, unless `labels` names -1 as a
+        class), None or NaN.
+    y_prob : array-like of shape (n_samples,) or (n_samples, n_classes)
+        Probabilities. One dimension, for two classes, is the probability p of the positive
+        class, the second of `labels`, and stands for the two columns 1 - p and p: the confidence
+        is max(p, 1 - p), never below one half.
+    labels : array-like of shape (n_classes,), default=None
+        Class of each column of `y_prob`. None takes the sorted labels that occur in `y_true`.
+    n_bins : int, default=15
+        Number of bins.
+    strategy : {"uniform", "quantile"}, default="uniform"
+        "uniform" cuts the range from 0 to 1 into bins of one width, "quantile" cuts at the
+        quantiles of the confidences, so that bins hold about as many rows each; rows of equal
+        confidence share a bin.
+
+    Returns
+    -------
+    float
+        Error between 0 (calibrated) and 1. NaN, with an `UndefinedMetricWarning`, when no row is
+        labelled.
+
+    Raises
+    ------
+    ValueError
+        If a probability is not between 0 and 1, the columns of `y_prob` do not match the
+        classes, a label is not in `labels`, or lengths differ.
+
+    See Also
+    --------
+    sklearn.calibration.calibration_curve : The bins of a binary task, to plot.
+
+    References
+    ----------
+    .. [1] Guo, C., Pleiss, G., Sun, Y. and Weinberger, K. Q. (2017). On calibration of modern
+       neural networks. ICML. arXiv:1706.04599.
+
+    Examples
+    --------
+    >>> from skpref.metrics import expected_calibration_error
+    >>> y_true = ["no", "yes", "yes", "no"]
+    >>> y_prob = [0.25, 0.75, 0.75, 0.75]
+    >>> round(expected_calibration_error(y_true, y_prob), 3)
+    0.0
+    >>> round(expected_calibration_error(y_true, [0.0, 1.0, 1.0, 1.0]), 3)
+    0.25
+    """
+    probabilities = _check_predictions(y_true, y_prob, "y_prob")
+    low, high = probabilities.min(), probabilities.max()
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"y_prob must be probabilities between 0 and 1; got values from {low:g} to {high:g}."
+        )
+    classes, codes = _encode_labels(y_true, labels)
+    _check_columns(probabilities, classes, "y_prob")
+    known = codes >= 0
+    if not known.any():
+        return _undefined("No row is labelled, so that there is no calibration error.")
+    if probabilities.ndim == 1:
+        if len(classes) < 2:
+            raise ValueError(
+                f"y_true has the one label {classes[0]!r}, which does not tell what class y_prob "
+                "is the probability of; pass labels=[negative, positive]."
+            )
+        probabilities = np.column_stack([1 - probabilities, probabilities])
+
+    codes, probabilities = codes[known], probabilities[known]
+    confidence = probabilities.max(axis=1)
+    gap = (probabilities.argmax(axis=1) == codes) - confidence
+    gap_of_bin = np.bincount(_bin_confidence(confidence, n_bins, strategy), weights=gap)
+    return float(np.abs(gap_of_bin).sum() / len(codes))

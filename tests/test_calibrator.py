@@ -1,0 +1,611 @@
+"""Tests of LLMScoreCalibrator."""
+
+import pickle
+import re
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import expit, log_softmax, softmax
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import log_loss
+from sklearn.pipeline import make_pipeline
+
+from skpref._calibrator import LLMScoreCalibrator
+
+LABEL_FREE = ["mean", "batch"]
+SUPERVISED = ["temperature", "sigmoid", "isotonic", "beta", "log_pool"]
+METHODS = LABEL_FREE + SUPERVISED
+FALLBACK = r"^method='.*' needs human labels of at least two classes"
+
+
+def simulate(n=400, n_classes=3, sharpness=(2.0, 1.0, 0.0), bias=None, seed=0):
+    """Probabilities of prompts that see the true class through noise, and the true classes."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(n_classes, size=n)
+    sharpness = np.asarray(sharpness)
+    logits = rng.normal(size=(n, len(sharpness), n_classes))
+    logits += sharpness[:, None] * np.eye(n_classes)[y][:, None]
+    if bias is not None:
+        logits += bias
+    return softmax(logits, axis=2), y
+
+
+def votes(labels, n_classes):
+    """Hard votes (n, n_prompts, n_classes) of labels (n, n_prompts); -1 is no vote."""
+    one_hot = np.eye(n_classes)[labels]
+    one_hot[labels < 0] = np.nan
+    return one_hot
+
+
+def holes(scores, share, seed=0):
+    scores = scores.copy()
+    scores[np.random.default_rng(seed).random(scores.shape[:2]) < share] = np.nan
+    return scores
+
+
+# --- what the methods learn ---------------------------------------------------------------------
+
+
+def test_mean_of_votes_is_the_vote_share_of_the_prompts_that_voted():
+    labels = np.array([[0, 0, 1], [2, 2, 2], [1, -1, 2], [-1, -1, 0]])
+    prob = LLMScoreCalibrator("mean").fit_transform(votes(labels, 3))
+    expected = [[2 / 3, 1 / 3, 0], [0, 0, 1], [0, 0.5, 0.5], [1, 0, 0]]
+    assert_allclose(prob, expected)
+
+
+def test_batch_takes_out_a_prompts_preference_for_a_class():
+    plain, y = simulate(2000)
+    biased, _ = simulate(2000, bias=np.array([3.0, 0.0, 0.0]))
+    calibrator = LLMScoreCalibrator("batch", score_type="log_odds")
+    batch = calibrator.fit_transform(np.log(biased))
+    assert_allclose(batch, calibrator.fit_transform(np.log(plain)))
+    mean = LLMScoreCalibrator("mean").fit(biased).transform(biased)
+    assert (batch.argmax(1) == y).mean() > (mean.argmax(1) == y).mean() + 0.05
+
+
+@pytest.mark.parametrize("true_temperature", [0.5, 3.0])
+def test_temperature_is_recovered(true_temperature):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(scale=2, size=(5000, 3))
+    y = np.array([rng.choice(3, p=p) for p in softmax(logits, axis=1)])
+    scores = (logits * true_temperature)[:, None]
+    calibrator = LLMScoreCalibrator("temperature", score_type="log_odds").fit(scores, y)
+    assert calibrator.temperature_ == pytest.approx(true_temperature, rel=0.1)
+    assert_allclose(calibrator.class_bias_, 0)
+
+
+def test_sigmoid_recovers_slope_and_intercept():
+    rng = np.random.default_rng(0)
+    score = rng.normal(size=8000)
+    y = (rng.random(8000) < expit(2 * score - 1)).astype(int)
+    calibrator = LLMScoreCalibrator("sigmoid", score_type="log_odds", C=100)
+    calibrator.fit(score[:, None], y)
+    grid = np.linspace(-2, 2, 9)
+    assert_allclose(calibrator.transform(grid[:, None])[:, 1], expit(2 * grid - 1), atol=0.04)
+
+
+def test_beta_recovers_an_asymmetric_map():
+    rng = np.random.default_rng(0)
+    s = rng.uniform(0.01, 0.99, size=8000)
+    truth = expit(2 * np.log(s) - 0.5 * np.log1p(-s) + 0.3)
+    y = (rng.random(8000) < truth).astype(int)
+    calibrator = LLMScoreCalibrator("beta", C=100).fit(s[:, None], y)
+    assert_allclose(calibrator.transform(s[:, None])[:, 1], truth, atol=0.05)
+    assert calibrator.class_scales_[1] > calibrator.class_scales_[0] >= 0
+
+
+def test_isotonic_recovers_a_step():
+    rng = np.random.default_rng(0)
+    s = rng.uniform(size=4000)
+    y = (rng.random(4000) < np.where(s > 0.3, 0.8, 0.1)).astype(int)
+    calibrator = LLMScoreCalibrator("isotonic").fit(s[:, None], y)
+    prob = calibrator.transform([[0.1], [0.6], [0.9]])[:, 1]
+    assert_allclose(prob, [0.1, 0.8, 0.8], atol=0.08)
+
+
+def test_log_pool_recovers_weights_and_bias():
+    rng = np.random.default_rng(0)
+    log_scores = log_softmax(rng.normal(scale=1.5, size=(8000, 3, 3)), axis=2)
+    weights, bias = np.array([1.5, 0.5, 0.0]), np.array([1.0, 0.0, -1.0])
+    prob = softmax(np.einsum("npk,p->nk", log_scores, weights) + bias, axis=1)
+    y = np.array([rng.choice(3, p=p) for p in prob])
+    calibrator = LLMScoreCalibrator(score_type="log_odds", C=10).fit(log_scores, y)
+    assert_allclose(calibrator.prompt_weights_, weights, atol=0.1)
+    assert_allclose(calibrator.transform(log_scores), prob, atol=0.06)
+
+
+def test_log_pool_beats_the_mean_with_few_labels():
+    scores, y = simulate(2000, sharpness=(2, 2, 0, 0), bias=np.array([1.5, 0, 0]))
+    human = np.where(np.arange(2000) < 60, y, -1)
+    test = slice(1000, None)
+    losses = {
+        method: log_loss(
+            y[test],
+            LLMScoreCalibrator(method).fit(scores[:1000], human[:1000]).transform(scores[test]),
+        )
+        for method in ["mean", "batch", "log_pool"]
+    }
+    assert losses["log_pool"] < losses["batch"] < losses["mean"]
+
+
+def test_log_pool_trusts_a_useless_and_a_reversed_prompt_less():
+    scores, y = simulate(1000, sharpness=(1.5, 0.0, -1.5))
+    weights = LLMScoreCalibrator().fit(scores, y).prompt_weights_
+    assert weights[0] > 5 * weights[1]
+    assert weights[2] == 0
+
+
+def test_one_voter_is_calibrated_to_its_reliability():
+    rng = np.random.default_rng(0)
+    y = rng.integers(3, size=3000)
+    vote = np.where(rng.random(3000) < 0.7, y, rng.integers(3, size=3000))
+    scores = votes(vote[:, None], 3)
+    prob = LLMScoreCalibrator().fit(scores, y).transform(scores)
+    reliability = (vote == y).mean()
+    assert_allclose(prob[np.arange(3000), vote].mean(), reliability, atol=0.02)
+    assert_array_equal(prob.argmax(1), vote)
+
+
+@pytest.mark.parametrize("method", SUPERVISED)
+def test_a_class_without_labels_stays_possible_and_is_not_boosted(method):
+    scores, y = simulate(400, sharpness=(1.0, 1.0))
+    human = np.where(y == 2, -1, y)
+    prob = LLMScoreCalibrator(method, classes=[0, 1, 2]).fit(scores, human).transform(scores)
+    assert (prob[:, 2] > 0).all()
+    assert prob[:, 2].mean() < 0.4
+
+
+def test_smaller_c_stays_closer_to_the_label_free_pool():
+    scores, y = simulate()
+    batch = LLMScoreCalibrator("batch").fit(scores).transform(scores)
+    distances = [
+        np.abs(LLMScoreCalibrator(C=C).fit(scores, y).transform(scores) - batch).max()
+        for C in (1e-6, 1e-2, 1.0)
+    ]
+    assert distances[0] < 1e-3
+    assert distances == sorted(distances)
+
+
+def test_doubling_every_prompt_changes_nothing():
+    scores, y = simulate()
+    one = LLMScoreCalibrator().fit(scores, y).transform(scores)
+    twice = np.concatenate([scores, scores], axis=1)
+    assert_allclose(LLMScoreCalibrator().fit(twice, y).transform(twice), one, atol=1e-3)
+
+
+# --- invariants ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_rows_are_distributions_or_unknown(method, data):
+    n, n_prompts, n_classes = (data.draw(st.integers(a, b)) for a, b in [(4, 12), (1, 3), (2, 4)])
+    score_type = data.draw(st.sampled_from(["probability", "log_odds", "raw"]))
+    low, high = (0, 1) if score_type == "probability" else (-50, 50)
+    scores = data.draw(
+        arrays(float, (n, n_prompts, n_classes), elements=st.floats(low, high) | st.just(np.nan))
+    )
+    scores[0] = 0.5
+    scores[1] = np.linspace(0.1, 0.9, n_classes)
+    y = np.append([0, 1], data.draw(arrays(int, n - 2, elements=st.integers(-1, n_classes - 1))))
+    calibrator = LLMScoreCalibrator(method, score_type=score_type, classes=np.arange(n_classes))
+    prob = calibrator.fit(scores, y).transform(scores)
+    assert prob.shape == (n, n_classes)
+    missing = np.isnan(scores).any(axis=2)
+    if score_type == "probability":
+        missing |= (scores == 0).all(axis=2)
+    unknown = missing.all(axis=1)
+    assert_array_equal(np.isnan(prob).all(axis=1), unknown)
+    assert (prob[~unknown] >= 0).all()
+    assert_allclose(prob[~unknown].sum(axis=1), 1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@settings(max_examples=25, deadline=None)
+@given(
+    scores=arrays(float, 30, elements=st.floats(0, 1)),
+    y=arrays(int, 28, elements=st.integers(0, 1)),
+)
+def test_one_binary_prompt_is_calibrated_monotonically(method, scores, y):
+    y = np.append(y, [0, 1])
+    prob = LLMScoreCalibrator(method, score_type="probability").fit(scores[:, None], y)
+    grid = np.linspace(0, 1, 50)[:, None]
+    assert (np.diff(prob.transform(grid)[:, 1]) >= -1e-9).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_row_order_does_not_matter(method):
+    scores, y = simulate()
+    order = np.random.default_rng(1).permutation(len(y))
+    one = LLMScoreCalibrator(method).fit(scores, y).transform(scores)
+    two = LLMScoreCalibrator(method).fit(scores[order], y[order]).transform(scores)
+    assert_allclose(one, two, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_prompt_that_never_answers_changes_nothing(method):
+    scores, y = simulate()
+    silent = np.insert(scores, 1, np.nan, axis=1)
+    expected = LLMScoreCalibrator(method).fit(scores, y).transform(scores)
+    calibrator = LLMScoreCalibrator(method).fit(silent, y)
+    assert_allclose(calibrator.transform(silent), expected, atol=1e-6)
+    late = np.insert(scores, 1, 1 / 3, axis=1)
+    assert_allclose(calibrator.transform(late), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_missing_prompt_that_would_have_agreed_changes_nothing(method):
+    scores, y = simulate(sharpness=(1.0,))
+    copies = np.repeat(scores, 3, axis=1)
+    calibrator = LLMScoreCalibrator(method).fit(copies, y)
+    fewer = copies.copy()
+    fewer[::2, 0] = fewer[::3, 2] = np.nan
+    assert_allclose(calibrator.transform(fewer), calibrator.transform(copies))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_partly_missing_vector_is_a_missing_prompt(method):
+    scores, y = simulate()
+    part, whole = scores.copy(), scores.copy()
+    part[::3, 0, 1] = np.nan
+    whole[::3, 0] = np.nan
+    calibrator = LLMScoreCalibrator(method)
+    assert_allclose(calibrator.fit_transform(part, y), calibrator.fit_transform(whole, y))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_renaming_and_reordering_classes_permutes_the_columns(method):
+    scores, y = simulate()
+    names = np.array(["b", "a", "c"])
+    order = [2, 0, 1]
+    one = LLMScoreCalibrator(method, classes=names).fit(scores, names[y])
+    two = LLMScoreCalibrator(method, classes=names[order]).fit(scores[:, :, order], names[y])
+    assert_array_equal(two.classes_, ["c", "b", "a"])
+    assert_allclose(one.transform(scores)[:, order], two.transform(scores[:, :, order]), atol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_labelled_row_without_scores_teaches_nothing(method):
+    scores, y = simulate()
+    scores[:20] = np.nan
+    other = y.copy()
+    other[:20] = (y[:20] + 1) % 3
+    one = LLMScoreCalibrator(method).fit_transform(scores, y)
+    assert_allclose(one, LLMScoreCalibrator(method).fit_transform(scores, other))
+    assert np.isnan(one[:20]).all()
+
+
+# --- forms of scores ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_flattened_scores_give_the_result_of_three_dimensions(method):
+    scores, y = simulate()
+    flat = scores.reshape(len(scores), -1)
+    expected = LLMScoreCalibrator(method).fit(scores, y)
+    for calibrator in (LLMScoreCalibrator(method), LLMScoreCalibrator(method, classes=[0, 1, 2])):
+        calibrator.fit(flat, y)
+        assert calibrator.n_prompts_ == 3
+        assert calibrator.n_features_in_ == 9
+        assert_array_equal(calibrator.transform(scores), expected.transform(scores))
+        assert_array_equal(calibrator.transform(flat), expected.transform(scores))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_binary_scores_may_be_one_or_two_columns_per_prompt(method):
+    scores, y = simulate(n_classes=2)
+    two = LLMScoreCalibrator(method).fit(scores, y).transform(scores)
+    one = LLMScoreCalibrator(method).fit(scores[:, :, 1], y).transform(scores[:, :, 1])
+    assert one.shape == (len(y), 2)
+    assert_allclose(one, two, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_ratings_from_one_to_ten(method):
+    rng = np.random.default_rng(0)
+    y = rng.integers(2, size=300)
+    ratings = np.clip(np.round(rng.normal(4 + 3 * y[:, None], 1.5, size=(300, 2))), 1, 10)
+    calibrator = LLMScoreCalibrator(method).fit(ratings, y)
+    assert calibrator.score_type_ == "raw"
+    assert ((calibrator.transform(ratings)[:, 1] > 0.5) == y).mean() > 0.85
+    shifted = calibrator.fit(10 * ratings - 3, y).transform(10 * ratings - 3)
+    assert_allclose(shifted, calibrator.fit(ratings, y).transform(ratings), atol=1e-6)
+
+
+def test_log_odds_of_probabilities_give_about_the_same_result():
+    scores, y = simulate(n_classes=2)
+    prob = scores[:, :, 1]
+    one = LLMScoreCalibrator().fit_transform(prob, y)
+    two = LLMScoreCalibrator(score_type="log_odds").fit_transform(np.log(prob / (1 - prob)), y)
+    assert_allclose(one, two, atol=0.02)
+
+
+def test_probabilities_need_not_sum_to_one():
+    scores, y = simulate()
+    loose = scores * np.linspace(0.2, 0.9, len(y))[:, None, None]
+    assert_allclose(
+        LLMScoreCalibrator().fit_transform(loose, y), LLMScoreCalibrator().fit_transform(scores, y)
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_prompt_and_constant_scores_work(method):
+    _, y = simulate()
+    for constant in (0.5, 7.0):
+        prob = LLMScoreCalibrator(method).fit_transform(np.full((len(y), 1, 3), constant), y)
+        assert_allclose(prob, np.broadcast_to(prob[0], prob.shape))
+
+
+def test_the_score_type_of_fit_is_kept():
+    scores, y = simulate(n_classes=2)
+    calibrator = LLMScoreCalibrator().fit(scores, y)
+    message = "llm_scores has values outside [0, 1] but score_type_='probability'; "
+    with pytest.raises(ValueError, match=re.escape(message)):
+        calibrator.transform(5 * scores)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        LLMScoreCalibrator(score_type="probability").fit(5 * scores, y)
+    assert LLMScoreCalibrator().fit(5 * scores, y).score_type_ == "raw"
+
+
+# --- labels -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "blank", [lambda y: np.where(y < 0, None, y), lambda y: np.where(y < 0, np.nan, y)]
+)
+def test_every_mark_of_an_unlabelled_row_is_read(blank):
+    scores, y = simulate()
+    y[::2] = -1
+    assert_array_equal(
+        LLMScoreCalibrator().fit(scores, blank(y)).transform(scores),
+        LLMScoreCalibrator().fit(scores, y).transform(scores),
+    )
+
+
+@pytest.mark.parametrize("method", SUPERVISED)
+@pytest.mark.parametrize("kind", ["none", "unlabelled", "one class"])
+def test_too_few_labels_fall_back_to_batch_with_a_warning(method, kind):
+    scores, y = simulate()
+    y = {"none": None, "unlabelled": np.full(len(y), -1), "one class": np.where(y == 0, 0, -1)}[
+        kind
+    ]
+    calibrator = LLMScoreCalibrator(method, classes=[0, 1, 2])
+    with pytest.warns(UserWarning, match=FALLBACK):
+        calibrator.fit(scores, y)
+    assert calibrator.method_ == "batch"
+    expected = LLMScoreCalibrator("batch").fit(scores)
+    assert_allclose(calibrator.transform(scores), expected.transform(scores))
+
+
+@pytest.mark.parametrize("method", LABEL_FREE)
+def test_label_free_methods_ignore_labels_and_do_not_warn(method):
+    scores, y = simulate()
+    one = LLMScoreCalibrator(method).fit_transform(scores)
+    assert_array_equal(LLMScoreCalibrator(method).fit_transform(scores, y, y), one)
+
+
+@pytest.mark.parametrize(
+    ("shape", "y", "classes", "expected"),
+    [
+        ((6, 2, 3), None, None, [0, 1, 2]),
+        ((6, 4), None, None, [0, 1]),
+        ((6, 6), None, ["x", "y", "z"], ["x", "y", "z"]),
+        ((6, 2, 3), [2, 5, 9, 2, 5, 9], None, [2, 5, 9]),
+        ((6, 2, 3), [2, 5, -1, 2, 5, -1], [9, 5, 2], [9, 5, 2]),
+        ((6, 4), ["no", "yes", None, None, "no", "yes"], None, ["no", "yes"]),
+    ],
+)
+def test_classes_come_from_the_parameter_then_the_labels_then_the_scores(
+    shape, y, classes, expected
+):
+    y = None if y is None else np.array(y, dtype=object if None in y else None)
+    scores = np.random.default_rng(0).random(shape)
+    calibrator = LLMScoreCalibrator("mean", classes=classes).fit(scores, y)
+    assert_array_equal(calibrator.classes_, expected)
+    assert calibrator.transform(scores).shape == (6, len(expected))
+
+
+# --- errors -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "y", "classes", "message"),
+    [
+        ((6, 2, 3), [0, 1] * 3, None, "llm_scores has 3 classes but y names 2 classes: [0, 1]. "),
+        ((6, 2, 2), [0, 1, 2] * 2, None, "llm_scores has 2 classes but y names 3 classes"),
+        ((6, 2), [1] * 6, None, "llm_scores has 2 classes but y names 1 class: [1]. Pass classes"),
+        ((6, 2, 3), None, ["a", "b"], "llm_scores has 3 classes but classes names 2 classes"),
+        ((6, 2), [0, 1, 7] * 2, [0, 1], "y has labels that are not in classes: [7]"),
+        ((6, 7), [0, 1, 2] * 2, None, "llm_scores has 7 columns, not a multiple of the 3 classes"),
+        ((6, 7), None, [0, 1, 2], "llm_scores has 7 columns, not a multiple of the 3 classes"),
+        ((6, 2, 1), [0, 1] * 3, None, "llm_scores has shape (n_utterances, n_prompts, 1)"),
+        ((6,), [0, 1] * 3, None, "llm_scores has 1 dimensions, not 2 or 3."),
+        ((6, 2, 2, 2), [0, 1] * 3, None, "llm_scores has 4 dimensions, not 2 or 3."),
+        ((6, 2), [0, 1], None, "y has 2 entries but llm_scores has 6 rows"),
+        ((6, 2), [0.5, 1.7] * 3, None, "Unknown label type"),
+    ],
+)
+def test_shapes_and_classes_that_do_not_fit_are_refused(shape, y, classes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        LLMScoreCalibrator(classes=classes).fit(np.full(shape, 0.5), y)
+
+
+def test_transform_refuses_another_form_than_fit_got():
+    scores, y = simulate(n_classes=2)
+    calibrator = LLMScoreCalibrator().fit(scores[:, :, 1], y)
+    message = "llm_scores has (3, 2) prompts and columns per prompt but fit saw (3, 1)"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        calibrator.transform(scores)
+    with pytest.raises(ValueError, match="X has 2 features"):
+        calibrator.transform(scores[:, :2, 1])
+
+
+@pytest.mark.parametrize("shape", [(6, 2), (6, 2, 2)])
+def test_infinite_and_wholly_missing_scores_are_refused(shape):
+    scores = np.full(shape, 0.5)
+    scores[0, 0] = np.inf
+    with pytest.raises(ValueError, match="inf"):
+        LLMScoreCalibrator().fit(scores, [0, 1] * 3)
+    with pytest.raises(ValueError, match="llm_scores has no row with a score"):
+        LLMScoreCalibrator().fit(np.full(shape, np.nan), [0, 1] * 3)
+
+
+@pytest.mark.parametrize(
+    "params", [{"method": "platt"}, {"score_type": "logit"}, {"C": 0}, {"cv": 1}, {"classes": 3}]
+)
+def test_bad_parameters_are_named(params):
+    with pytest.raises(ValueError, match=re.escape(f"The {next(iter(params))!r} parameter")):
+        LLMScoreCalibrator(**params).fit(np.eye(4), [0, 1] * 2)
+
+
+def test_transform_needs_fit():
+    with pytest.raises(NotFittedError):
+        LLMScoreCalibrator().transform(np.eye(2))
+
+
+# --- cross-fitting ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", SUPERVISED)
+def test_a_labelled_row_does_not_see_the_labels_of_its_session(method):
+    scores, y = simulate(200)
+    groups = np.random.default_rng(1).integers(12, size=200)
+    human = np.where(np.arange(200) % 3 > 0, y, -1)
+    calibrator = LLMScoreCalibrator(method, classes=[0, 1, 2])
+    before = calibrator.fit_transform(scores, human, groups)
+    inside = groups == 4
+    changed = np.where(inside & (human >= 0), (human + 1) % 3, human)
+    after = calibrator.fit_transform(scores, changed, groups)
+    own = inside & (human >= 0)
+    assert_array_equal(after[own], before[own])
+    assert np.abs(after[human < 0] - before[human < 0]).max() > 1e-4
+    assert np.abs(after[~inside & (human >= 0)] - before[~inside & (human >= 0)]).max() > 1e-4
+
+
+def test_unlabelled_rows_are_calibrated_with_all_labels():
+    scores, y = simulate(200)
+    groups = np.arange(200) // 10
+    human = np.where(np.arange(200) % 2, y, -1)
+    calibrator = LLMScoreCalibrator()
+    crossed = calibrator.fit_transform(scores, human, groups)
+    whole = calibrator.transform(scores)
+    assert_allclose(crossed[human < 0], whole[human < 0])
+    assert np.abs(crossed[human >= 0] - whole[human >= 0]).max() > 1e-4
+
+
+def test_without_groups_fit_transform_is_fit_then_transform():
+    scores, y = simulate()
+    calibrator = LLMScoreCalibrator()
+    assert_array_equal(calibrator.fit_transform(scores, y), calibrator.transform(scores))
+
+
+def test_one_labelled_session_is_calibrated_without_labels():
+    scores, y = simulate(200)
+    groups = np.arange(200) // 20
+    human = np.where(groups == 3, y, -1)
+    calibrator = LLMScoreCalibrator()
+    with pytest.warns(UserWarning, match=FALLBACK):
+        prob = calibrator.fit_transform(scores, human, groups)
+    assert calibrator.method_ == "log_pool"
+    batch = LLMScoreCalibrator("batch").fit_transform(scores)
+    assert_allclose(prob[groups == 3], batch[groups == 3])
+    assert_allclose(prob[groups != 3], calibrator.transform(scores)[groups != 3])
+
+
+def test_renaming_sessions_changes_nothing():
+    scores, y = simulate(200)
+    groups = np.random.default_rng(1).integers(12, size=200)
+    names = np.array([f"call {i}" for i in range(12)], dtype=object)
+    assert_array_equal(
+        LLMScoreCalibrator().fit_transform(scores, y, groups),
+        LLMScoreCalibrator().fit_transform(scores, y, names[groups]),
+    )
+
+
+@pytest.mark.parametrize("call", ["fit", "fit_transform"])
+def test_groups_are_checked(call):
+    scores, y = simulate(20)
+    with pytest.raises(ValueError, match=re.escape("groups has 3 entries but there are 20 rows")):
+        getattr(LLMScoreCalibrator(), call)(scores, y, [0, 1, 2])
+
+
+# --- scikit-learn's conventions -----------------------------------------------------------------
+
+
+class Recorder(ClassifierMixin, BaseEstimator):
+    """Keep what the last step of a pipeline gets."""
+
+    def fit(self, X, y):
+        self.X_, self.classes_ = X, np.unique(y)
+        return self
+
+    def predict(self, X):
+        return self.classes_[np.argmax(X, axis=1)]
+
+
+def test_a_pipeline_routes_groups_to_the_cross_fitting():
+    scores, y = simulate(200)
+    groups = np.arange(200) // 10
+    flat = scores.reshape(200, -1)
+    with sklearn.config_context(enable_metadata_routing=True):
+        pipeline = make_pipeline(LLMScoreCalibrator(), Recorder()).fit(flat, y, groups=groups)
+    crossed = LLMScoreCalibrator().fit_transform(scores, y, groups)
+    assert_array_equal(pipeline[-1].X_, crossed)
+    assert pipeline.predict(flat).shape == (200,)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_pickle_and_clone(method):
+    scores, y = simulate()
+    calibrator = LLMScoreCalibrator(method, C=2.0).fit(scores, y)
+    copy = pickle.loads(pickle.dumps(calibrator))
+    assert_array_equal(copy.transform(scores), calibrator.transform(scores))
+    again = clone(calibrator).fit(scores, y)
+    assert_array_equal(again.transform(scores), calibrator.transform(scores))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_float_type_is_kept(method, dtype):
+    scores, y = simulate()
+    scores = scores.astype(dtype)
+    calibrator = LLMScoreCalibrator(method).fit(scores, y)
+    assert calibrator.transform(scores).dtype == dtype
+    assert calibrator.fit_transform(scores, y, np.arange(400) // 10).dtype == dtype
+
+
+def test_frames_go_in_and_come_out():
+    scores, y = simulate(50, n_classes=2)
+    frame = pd.DataFrame(scores[:, :, 1], columns=["p1", "p2", "p3"], index=np.arange(50) + 7)
+    labels = pd.Series(np.where(y == 1, "yes", "no"), index=frame.index)
+    calibrator = LLMScoreCalibrator().set_output(transform="pandas")
+    for out in (calibrator.fit_transform(frame, labels), calibrator.transform(frame)):
+        assert list(out) == ["llmscorecalibrator_no", "llmscorecalibrator_yes"]
+        assert_array_equal(out.index, frame.index)
+    assert_array_equal(calibrator.feature_names_in_, ["p1", "p2", "p3"])
+    with pytest.raises(ValueError, match="feature names should match"):
+        calibrator.transform(frame.rename(columns={"p1": "q"}))
+
+
+def test_refitting_with_another_method_leaves_no_attribute_behind():
+    scores, y = simulate()
+    calibrator = LLMScoreCalibrator("temperature").fit(scores, y)
+    calibrator.set_params(method="mean").fit(scores, y)
+    assert not hasattr(calibrator, "temperature_")
+    assert not hasattr(calibrator, "prompt_weights_")
+
+
+def test_nothing_warns_on_ordinary_input():
+    scores, y = simulate()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        LLMScoreCalibrator().fit(holes(scores, 0.4), y).transform(holes(scores, 0.9))
