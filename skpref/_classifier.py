@@ -452,21 +452,27 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         with _seeded(self.random_state) as rng:
             if first:
                 self.history_, self.n_iter_ = [], 0
-                self._new_net(rows, rng, max_epochs=1)
+                self._new_net(rows, rng)
+            self.net_.set_params(max_epochs=1)
             self.net_.partial_fit(self._dataset(rows))
             self.n_iter_ += 1
             self._record("pairs", self.net_.history[-1:])
             self._calibrate(rows, rng)
         return self
 
-    def _prepare(self, X, y, groups, llm_scores, sample_weight, *, classes, reset=True) -> _Rows:
-        """Validate the input and bring it to canonical order, with soft labels."""
+    def _validate_features(self, X, *, reset):
+        """Features in double precision where they come so and the module is known to take it."""
         from skpref._net import resolve_device
 
-        resolve_device(self.device)
+        keeps = isinstance(self.module, str) and resolve_device(self.device) == "cpu"
+        dtype = [np.float64, np.float32] if keeps else np.float32
+        return validate_data(self, X, accept_sparse="csr", dtype=dtype, reset=reset)
+
+    def _prepare(self, X, y, groups, llm_scores, sample_weight, *, classes, reset=True) -> _Rows:
+        """Validate the input and bring it to canonical order, with soft labels."""
         if y is None and llm_scores is None:
             validate_data(self, X, y)  # raises scikit-learn's own message
-        X = validate_data(self, X, accept_sparse="csr", dtype=np.float32, reset=reset)
+        X = self._validate_features(X, reset=reset)
         n_rows = X.shape[0]
         y = np.full(n_rows, -1) if y is None else y
         check_consistent_length(X, y)
@@ -572,6 +578,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         n_outputs = 1 if len(self.classes_) == 2 else len(self.classes_)
         if module is None:
             module = resolve_module(self.module, self._module_params(), rows.X.shape[1], n_outputs)
+            module = module.to(getattr(torch, rows.X.dtype.name))
         sampler = self._part("pair_sampler")
         # All pairs are formed from the scores of a batch; only fewer of them need drawing.
         draws = sampler is not None and (
@@ -590,7 +597,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
                 "pointwise_weight": self.pointwise_weight if pairwise else 1.0,
                 "min_margin": getattr(sampler, "min_margin", 0.0),
                 "session_weight": getattr(sampler, "session_weight", "equal"),
-                "class_weight": torch.from_numpy(class_weight.astype(np.float32)),
+                "class_weight": torch.from_numpy(class_weight),
             },
             iterator_train__pair_sampler=sampler if draws and pairwise else None,
             callbacks=copy.deepcopy(self.callbacks),
@@ -643,7 +650,8 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
             }
         self._new_net(rows, rng, module=module, **params)
         self.net_.partial_fit(self._dataset(training))
-        self.net_.set_params(train_split=None)  # lets go of the held-out rows
+        if self.early_stopping:  # lets go of the held-out rows
+            self.net_.set_params(train_split=None, callbacks__early_stopping=None)
         self.n_iter_ = len(self.net_.history)
         self._record("pairs", self.net_.history)
 
@@ -689,8 +697,9 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
 
     def _logits(self, X) -> FloatArray:
         check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse="csr", dtype=np.float32, reset=False)
-        return (self.scale_ * self._scores(X) + self.offsets_).astype(np.float32)
+        X = self._validate_features(X, reset=False)
+        scores = self._scores(X)
+        return (self.scale_ * scores + self.offsets_).astype(scores.dtype)
 
     def decision_function(self, X):
         """Score the rows in logits.

@@ -149,5 +149,6 @@ class PreferenceLoss(nn.Module):
         if scores.shape[1] == 1:
             scores = torch.cat([torch.zeros_like(scores), scores], dim=1)
             soft = torch.cat([1 - soft, soft], dim=1)
-        losses = -(self.class_weight * soft * F.log_softmax(scores, dim=1)).sum(dim=1)
+        class_weight = self.class_weight.to(scores)
+        losses = -(class_weight * soft * F.log_softmax(scores, dim=1)).sum(dim=1)
         return (weight * losses).sum() / weight.sum().clamp(min=1e-12)

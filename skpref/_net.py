@@ -138,7 +138,7 @@ class SessionDataset(torch.utils.data.Dataset):
     Parameters
     ----------
     X : ndarray or CSR matrix of shape (n_rows, n_features)
-        Features, float32.
+        Features; their dtype is the one the net computes in.
     soft : ndarray of shape (n_rows, n_scores)
         Soft labels; only the positive class for a binary task.
     weight : ndarray of shape (n_rows,)
@@ -150,8 +150,8 @@ class SessionDataset(torch.utils.data.Dataset):
     def __init__(self, X, soft, weight, session):
         self.X = X
         self.session = session
-        self.soft = torch.from_numpy(soft.astype(np.float32))
-        self.weight = torch.from_numpy(weight.astype(np.float32))
+        self.soft = torch.from_numpy(soft.astype(X.dtype))
+        self.weight = torch.from_numpy(weight.astype(X.dtype))
         self.starts = np.flatnonzero(np.r_[True, session[1:] != session[:-1]])
         self.lengths = np.diff(np.r_[self.starts, len(session)])
 
@@ -223,8 +223,8 @@ class SessionBatches:
                 "winner": torch.from_numpy(place[pairs.winner[chosen]]),
                 "loser": torch.from_numpy(place[pairs.loser[chosen]]),
                 "class_index": torch.from_numpy(pairs.class_index[chosen].astype(np.int64)),
-                "margin": torch.from_numpy(pairs.margin[chosen].astype(np.float32)),
-                "pair_weight": torch.from_numpy(pairs.weight[chosen].astype(np.float32)),
+                "margin": torch.from_numpy(pairs.margin[chosen]).to(data.weight),
+                "pair_weight": torch.from_numpy(pairs.weight[chosen]).to(data.weight),
             }
             for chosen in np.split(order, bounds)
         ]
@@ -293,7 +293,8 @@ def make_net(module, *, valid=None, n_iter_no_change=None, callbacks=None, crite
     callbacks = list(callbacks or [])
     if valid is not None:
         sink = print if params.get("verbose") else noop
-        callbacks.append(EarlyStopping(patience=n_iter_no_change, load_best=True, sink=sink))
+        stopper = EarlyStopping(patience=n_iter_no_change, load_best=True, sink=sink)
+        callbacks.append(("early_stopping", stopper))
     return NeuralNet(
         module,
         criterion=PreferenceLoss,
@@ -316,18 +317,19 @@ def predict_scores(net: NeuralNet, X, batch_size: int = 8192) -> np.ndarray:
     net : skorch.NeuralNet
         The fitted net.
     X : ndarray or CSR matrix of shape (n_rows, n_features)
-        Features, float32.
+        Features.
     batch_size : int, default=8192
         Rows per forward pass.
 
     Returns
     -------
     ndarray of shape (n_rows, n_outputs)
-        Scores, float32.
+        Scores.
     """
+    dtype = next((p.dtype for p in net.module_.parameters()), torch.float32)
     parts = []
     for start in range(0, X.shape[0], batch_size):
         batch = X[start : start + batch_size]
         dense = batch.toarray() if issparse(batch) else batch
-        parts.append(net.evaluation_step((torch.from_numpy(dense), None)).cpu().numpy())
+        parts.append(net.evaluation_step((torch.from_numpy(dense).to(dtype), None)).cpu().numpy())
     return np.concatenate(parts)

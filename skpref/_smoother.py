@@ -362,7 +362,7 @@ class KNNLabelSmoother(TransformerMixin, BaseEstimator):
         X = validate_data(
             self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], reset=reset
         )
-        if sparse.issparse(X) and X.nnz <= np.iinfo(np.int32).max:
+        if sparse.issparse(X) and max(X.nnz, X.shape[1]) <= np.iinfo(np.int32).max:
             # Some metrics refuse 64-bit indices.
             indices, indptr = X.indices.astype(np.int32), X.indptr.astype(np.int32)
             return sparse.csr_array((X.data, indices, indptr), shape=X.shape)

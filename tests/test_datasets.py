@@ -131,8 +131,9 @@ def test_biases_are_recovered_by_averages(n_classes):
 
 
 def test_biases_have_the_scale_asked_for():
-    data = make_dialogues(3000, n_prompts=3000, session_length=1, random_state=0,
-                          prompt_bias=0.5, session_bias=2.0)  # fmt: skip
+    data = make_dialogues(
+        2000, session_length=1, n_prompts=1000, prompt_bias=0.5, session_bias=2.0, random_state=0
+    )
     # Two centred columns keep half of the variance.
     assert data.prompt_bias.std() == pytest.approx(0.5 / np.sqrt(2), rel=0.05)
     assert data.session_bias.std() == pytest.approx(2.0 / np.sqrt(2), rel=0.05)

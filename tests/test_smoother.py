@@ -1,0 +1,445 @@
+import pickle
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import sparse
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import pairwise_distances
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+
+from skpref import KNNLabelSmoother
+
+
+def soft_data(seed=0, n=60, n_features=4, n_classes=3, unknown=0.2):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, n_features))
+    y = rng.dirichlet(np.ones(n_classes), size=n)
+    y[rng.random(n) < unknown] = np.nan
+    groups = rng.integers(6, size=n)
+    return X, y, groups
+
+
+def brute_force(
+    X, y, *, k=10, alpha=0.5, weights="uniform", metric="cosine", n_iter=1, groups=None
+):
+    """Smooth row by row; gives the labels of the rows and how new rows are labelled."""
+    known = ~np.isnan(y).any(axis=1)
+
+    def means(rows, row_groups, votes, own_index):
+        distances = pairwise_distances(rows, X, metric=metric)
+        out = np.empty((len(rows), y.shape[1]))
+        for i, d in enumerate(distances):
+            admissible = [
+                j
+                for j in np.lexsort((np.arange(len(X)), d))
+                if known[j]
+                and not (own_index is not None and own_index[i] == j)
+                and not (groups is not None and row_groups[i] == groups[j])
+            ][:k]
+            w = np.ones(len(admissible)) if weights == "uniform" else 1 / d[admissible]
+            out[i] = np.average(votes[admissible], axis=0, weights=w) if admissible else np.nan
+        return out
+
+    current = y
+    for _ in range(n_iter):
+        votes = current
+        mean = means(X, groups, votes, np.arange(len(X)))
+        alone = np.isnan(mean).any(axis=1)
+        current = np.where(known[:, None], (1 - alpha) * y + alpha * mean, mean)
+        current[alone & known] = y[alone & known]
+        current[alone & ~known] = y[known].mean(axis=0)
+    return current, lambda rows, row_groups=None: means(rows, row_groups, votes, None)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "manhattan"])
+@pytest.mark.parametrize("weights", ["uniform", "distance"])
+@pytest.mark.parametrize("n_iter", [1, 3])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_smoothing_agrees_with_brute_force(metric, weights, n_iter, grouped):
+    X, y, groups = soft_data()
+    groups = groups if grouped else None
+    smoother = KNNLabelSmoother(
+        5, alpha=0.3, weights=weights, metric=metric, n_iter=n_iter, exclude_same_group=grouped
+    )
+    expected, label_new = brute_force(
+        X, y, k=5, alpha=0.3, weights=weights, metric=metric, n_iter=n_iter, groups=groups
+    )
+    np.testing.assert_allclose(smoother.fit_transform(X, y, groups), expected, rtol=1e-6)
+    X_new, _, groups_new = soft_data(seed=1, n=20)
+    groups_new = groups_new + 3 if grouped else None  # some sessions are new
+    np.testing.assert_allclose(
+        smoother.transform(X_new, groups_new), label_new(X_new, groups_new), rtol=1e-6
+    )
+
+
+def test_new_rows_get_what_scikit_learns_neighbors_vote():
+    rng = np.random.default_rng(0)
+    X, y, X_new = rng.normal(size=(80, 3)), rng.integers(3, size=80), rng.normal(size=(30, 3))
+    for metric in ("cosine", "euclidean"):
+        for weights in ("uniform", "distance"):
+            knn = KNeighborsClassifier(7, weights=weights, metric=metric).fit(X, y)
+            smoother = KNNLabelSmoother(7, weights=weights, metric=metric).fit(X, y)
+            np.testing.assert_allclose(
+                smoother.transform(X_new), knn.predict_proba(X_new), rtol=1e-6
+            )
+
+
+def test_smoothing_denoises_labels():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(2, size=400)
+    X = np.column_stack([2 * truth - 1, 1 - 2 * truth]) + rng.normal(size=(400, 2))
+    noisy = np.where(rng.random(400) < 0.3, 1 - truth, truth)
+    smoothed = KNNLabelSmoother(20, alpha=0.8, metric="euclidean").fit_transform(X, noisy)
+    assert (smoothed.argmax(axis=1) == truth).mean() > (noisy == truth).mean() + 0.1
+
+
+def test_transform_of_training_rows_gives_what_fit_transform_gave():
+    X, y, _ = soft_data()
+    smoother = KNNLabelSmoother(5, weights="distance", n_iter=2)
+    smoothed = smoother.fit_transform(X, y)
+    np.testing.assert_array_equal(smoother.transform(X), smoothed)
+    np.testing.assert_array_equal(smoother.transform(X[7:9]), smoothed[7:9])
+    np.testing.assert_array_equal(smoother.transform(sparse.csr_array(X)), smoothed)
+
+
+def test_duplicates_of_a_row_vote_for_it_but_the_row_itself_does_not():
+    X = np.array([[1.0, 2.0], [1.0, 2.0], [1.0, 2.0], [-2.0, 1.0]])
+    y = ["a", "b", "b", "a"]
+    smoother = KNNLabelSmoother(2, alpha=1.0)
+    smoothed = smoother.fit_transform(X, y)
+    np.testing.assert_array_equal(smoothed[:3], [[0, 1], [0.5, 0.5], [0.5, 0.5]])
+    # In transform, the first of the duplicates stands for them.
+    np.testing.assert_array_equal(smoother.transform(X)[:3], [[0, 1]] * 3)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_neighbors_at_distance_zero_take_all_the_weight(metric):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(20, 30)) * 1e3
+    X[3] = X[7] = X[0]
+    y = np.arange(20) % 3
+    smoother = KNNLabelSmoother(15, weights="distance", alpha=1.0, metric=metric)
+    smoothed = smoother.fit_transform(X, y)
+    np.testing.assert_array_equal(smoothed[0], (np.eye(3)[0] + np.eye(3)[1]) / 2)
+    assert np.isfinite(smoothed).all()
+
+
+def test_ties_go_to_the_first_rows_whatever_the_block_size():
+    rng = np.random.default_rng(0)
+    X = rng.integers(-1, 2, size=(300, 3)).astype(float)
+    y = rng.dirichlet(np.ones(4), size=300)
+    X_new = rng.integers(-2, 3, size=(200, 3)) + 0.0
+    smoother = KNNLabelSmoother(7, n_iter=2)
+    expected = smoother.fit_transform(X, y), smoother.transform(X_new)
+    with config_context(working_memory=0.01):
+        found = smoother.fit_transform(X, y), smoother.transform(X_new)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
+    X_tied, y_tied = np.ones((6, 2)), np.eye(6)
+    smoothed = KNNLabelSmoother(2, alpha=1.0).fit_transform(X_tied, y_tied)
+    np.testing.assert_array_equal(smoothed[0], (y_tied[1] + y_tied[2]) / 2)
+    np.testing.assert_array_equal(smoothed[5], (y_tied[0] + y_tied[1]) / 2)
+
+
+def test_alpha_0_keeps_known_rows_to_the_bit_and_fills_unknown_ones():
+    X, y, _ = soft_data()
+    known = ~np.isnan(y).any(axis=1)
+    smoothed = KNNLabelSmoother(alpha=0, n_iter=3).fit_transform(X, y)
+    np.testing.assert_array_equal(smoothed[known], y[known])
+    assert np.isfinite(smoothed[~known]).all()
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    X=hnp.arrays(float, st.tuples(st.integers(1, 15), st.just(2)), elements=st.integers(-2, 2)),
+    seed=st.integers(0, 100),
+    alpha=st.sampled_from([0.0, 0.4, 1.0]),
+    weights=st.sampled_from(["uniform", "distance"]),
+    metric=st.sampled_from(["cosine", "euclidean"]),
+    grouped=st.booleans(),
+    n_iter=st.sampled_from([1, 2]),
+)
+def test_smoothed_rows_are_distributions(X, seed, alpha, weights, metric, grouped, n_iter):
+    rng = np.random.default_rng(seed)
+    y = rng.dirichlet(np.ones(3), size=len(X))
+    y[1:][rng.random(len(X) - 1) < 0.4] = np.nan
+    groups = rng.integers(3, size=len(X))
+    smoother = KNNLabelSmoother(
+        3,
+        alpha=alpha,
+        weights=weights,
+        metric=metric,
+        exclude_same_group=grouped,
+        n_iter=n_iter,
+    )
+    X_new = rng.normal(size=(4, 2))
+    for rows in (
+        smoother.fit_transform(X, y, groups),
+        smoother.transform(X, groups),
+        smoother.transform(X_new, rng.integers(5, size=4)),
+    ):
+        assert (rows >= 0).all()
+        np.testing.assert_allclose(rows.sum(axis=1), 1)
+
+
+@settings(deadline=None, max_examples=30)
+@given(names=st.permutations("uvwxyz"))
+def test_renaming_sessions_changes_nothing(names):
+    X, y, groups = soft_data()
+    smoother = KNNLabelSmoother(5, exclude_same_group=True)
+    expected = smoother.fit_transform(X, y, groups), smoother.transform(X + 1, groups)
+    renamed = [names[g] for g in groups]
+    np.testing.assert_array_equal(smoother.fit_transform(X, y, renamed), expected[0])
+    np.testing.assert_array_equal(smoother.transform(X + 1, renamed), expected[1])
+
+
+def test_row_order_does_not_change_the_labels():
+    X, y, groups = soft_data()
+    order = np.random.default_rng(1).permutation(len(X))
+    smoother = KNNLabelSmoother(5, exclude_same_group=True)
+    smoothed = smoother.fit_transform(X, y, groups)
+    shuffled = smoother.fit_transform(X[order], y[order], groups[order])
+    np.testing.assert_allclose(shuffled, smoothed[order])
+
+
+def test_exclude_same_group_takes_neighbors_of_other_sessions_only():
+    X = [[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]]
+    y = ["a", "a", "b", "b"]
+    smoother = KNNLabelSmoother(1, alpha=1.0, exclude_same_group=True)
+    smoothed = smoother.fit_transform(X, y, groups=["s", "s", "t", "t"])
+    np.testing.assert_array_equal(smoothed, [[0, 1], [0, 1], [1, 0], [1, 0]])
+    new = smoother.transform([[1.0, 0.2]] * 3, groups=["t", "s", "new"])
+    np.testing.assert_array_equal(new, [[1, 0], [0, 1], [1, 0]])
+    # The same numbers in another session are another row.
+    same = smoother.transform([[1.0, 0.0]] * 2, groups=["s", "new"])
+    np.testing.assert_array_equal(same, [[0, 1], [1, 0]])
+
+
+def test_session_ids_of_transform_are_compared_by_value():
+    X, y, groups = soft_data()
+    smoother = KNNLabelSmoother(3, exclude_same_group=True).fit(X, y, groups)
+    expected = smoother.transform(X + 1, groups)
+    np.testing.assert_array_equal(smoother.transform(X + 1, groups.tolist()), expected)
+    np.testing.assert_array_equal(smoother.transform(X + 1, pd.Series(groups)), expected)
+    # Another order of first appearance
+    np.testing.assert_array_equal(smoother.transform(X[::-1] + 1, groups[::-1]), expected[::-1])
+
+
+def test_rows_without_neighbors_keep_their_label_or_take_the_prior():
+    X = [[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]
+    y = [[0.2, 0.8], [0.6, 0.4], [np.nan, np.nan]]
+    smoother = KNNLabelSmoother(exclude_same_group=True)
+    smoothed = smoother.fit_transform(X, y, groups=[0, 0, 0])
+    np.testing.assert_allclose(smoothed, [[0.2, 0.8], [0.6, 0.4], [0.4, 0.6]])
+    np.testing.assert_allclose(smoother.class_prior_, [0.4, 0.6])
+    np.testing.assert_allclose(smoother.transform([[3.0, 3.0]], groups=[0]), [[0.4, 0.6]])
+    np.testing.assert_array_equal(KNNLabelSmoother().fit_transform([[1.0]], [7]), [[1.0]])
+
+
+def test_more_neighbors_than_rows_takes_all():
+    X, y, _ = soft_data(n=8, unknown=0.0)
+    smoothed = KNNLabelSmoother(100, alpha=1.0).fit_transform(X, y)
+    np.testing.assert_allclose(smoothed, (y.sum(axis=0) - y) / 7)
+    np.testing.assert_array_equal(KNNLabelSmoother(7, alpha=1.0).fit_transform(X, y), smoothed)
+
+
+def test_unknown_rows_do_not_vote():
+    X, y, _ = soft_data()
+    known = ~np.isnan(y).any(axis=1)
+    every = KNNLabelSmoother(5, n_iter=3).fit_transform(X, y)
+    alone = KNNLabelSmoother(5, n_iter=3).fit_transform(X[known], y[known])
+    np.testing.assert_array_equal(every[known], alone)
+
+
+@pytest.mark.parametrize(
+    ("y", "classes"),
+    [
+        ([0, 1, 2, -1], [0, 1, 2]),
+        ([5.0, 3.0, np.nan, 3.0], [3.0, 5.0]),
+        (["yes", None, "no", "no"], ["no", "yes"]),
+        (np.array(["yes", np.nan, "no", "no"], dtype=object), ["no", "yes"]),
+        ([True, False, False, True], [False, True]),
+        (pd.Series(["b", "a", "a", "b"], dtype="category"), ["a", "b"]),
+        ([[0.5, 0.5], [1, 0], [0, 1], [np.nan, np.nan]], [0, 1]),
+    ],
+)
+def test_hard_and_soft_labels_give_classes(y, classes):
+    smoother = KNNLabelSmoother(2).fit(np.arange(8.0).reshape(4, 2), y)
+    assert smoother.classes_.tolist() == classes
+    np.testing.assert_allclose(smoother.label_distributions_.sum(axis=1), 1)
+
+
+def test_hard_labels_are_one_hot_soft_labels():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(40, 3)), rng.integers(3, size=40)
+    hard = KNNLabelSmoother().fit_transform(X, y)
+    np.testing.assert_array_equal(hard, KNNLabelSmoother().fit_transform(X, np.eye(3)[y]))
+
+
+def test_a_callable_weighs_by_distance():
+    X, y, _ = soft_data()
+
+    def kernel(distances):
+        return np.exp(-distances)
+
+    expected = KNNLabelSmoother(60, weights=kernel, metric="euclidean").fit_transform(X, y)
+    known = ~np.isnan(y).any(axis=1)
+    w = kernel(pairwise_distances(X))
+    np.fill_diagonal(w, 0)
+    mean = w[:, known] @ y[known] / w[:, known].sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(expected[known], (y + mean)[known] / 2, rtol=1e-6)
+    np.testing.assert_allclose(expected[~known], mean[~known], rtol=1e-6)
+
+
+@pytest.mark.parametrize("weights", [np.negative, lambda d: np.full_like(d, np.nan)])
+def test_a_callable_that_gives_no_weights_is_an_error(weights):
+    X, y, _ = soft_data()
+    match = re.escape("must give a finite non-negative weight for each distance")
+    with pytest.raises(ValueError, match=match):
+        KNNLabelSmoother(weights=weights).fit(X, y)
+
+
+@pytest.mark.parametrize("weights", ["uniform", "distance"])
+def test_rows_of_zeros_have_a_cosine_distance_of_1(weights):
+    X = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [1.0, 0.5]])
+    y = np.array([0, 1, 0, 1])
+    smoothed = KNNLabelSmoother(1, alpha=1.0, weights=weights).fit_transform(X, y)
+    np.testing.assert_array_equal(smoothed, [[1, 0], [0, 1], [1, 0], [0, 1]])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_dtype_of_floats_is_kept(dtype):
+    X, y, _ = soft_data()
+    smoother = KNNLabelSmoother(5)
+    assert smoother.fit_transform(X.astype(dtype), y).dtype == dtype
+    assert smoother.transform(X.astype(dtype)).dtype == dtype
+    assert smoother.transform(X.astype(dtype) + 1).dtype == dtype
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "manhattan"])
+@pytest.mark.parametrize("container", [sparse.csr_matrix, sparse.csc_array])
+def test_sparse_features_give_what_dense_ones_give(container, metric):
+    rng = np.random.default_rng(0)
+    X = rng.binomial(3, 0.2, size=(50, 12)).astype(float)
+    X_new = rng.binomial(3, 0.2, size=(20, 12)).astype(float)
+    y = rng.integers(-1, 3, size=50)
+    dense = KNNLabelSmoother(5, metric=metric).fit(X, y)
+    found = KNNLabelSmoother(5, metric=metric).fit(container(X), y)
+    np.testing.assert_allclose(found.label_distributions_, dense.label_distributions_)
+    np.testing.assert_allclose(found.transform(container(X_new)), dense.transform(X_new))
+
+
+def test_output_is_a_frame_with_the_class_names_on_request():
+    X, _, _ = soft_data(n=6)
+    y = ["sad", "glad", "sad", None, "glad", "sad"]
+    X = pd.DataFrame(X, columns=list("abcd"), index=range(10, 16))
+    smoother = KNNLabelSmoother(2).set_output(transform="pandas")
+    for out in (smoother.fit_transform(X, y), smoother.transform(X + 1)):
+        assert out.columns.tolist() == ["knnlabelsmoother_glad", "knnlabelsmoother_sad"]
+        assert out.index.tolist() == X.index.tolist()
+    assert smoother.feature_names_in_.tolist() == list("abcd")
+    assert smoother.get_feature_names_out().dtype == object
+
+
+def test_smoother_pickles_and_clones():
+    X, y, groups = soft_data()
+    smoother = KNNLabelSmoother(4, exclude_same_group=True).fit(X, y, groups)
+    copy = pickle.loads(pickle.dumps(smoother))
+    np.testing.assert_array_equal(copy.transform(X + 1, groups), smoother.transform(X + 1, groups))
+    with pytest.raises(NotFittedError):
+        clone(smoother).transform(X, groups)
+
+
+def test_what_is_given_out_may_be_changed_without_harm():
+    X, y, _ = soft_data()
+    smoother = KNNLabelSmoother(4)
+    smoothed = smoother.fit_transform(X, y)
+    expected = smoothed.copy()
+    smoothed[:] = 0
+    smoother.transform(X)[:] = 0
+    np.testing.assert_array_equal(smoother.transform(X), expected)
+
+
+def test_pipeline_hands_groups_to_fit_and_transform_under_routing():
+    X, y, groups = soft_data(unknown=0.0)
+    y = y.argmax(axis=1)
+    smoother = KNNLabelSmoother(4, exclude_same_group=True)
+    pipeline = make_pipeline(smoother, LogisticRegression())
+    with config_context(enable_metadata_routing=True):
+        pipeline.fit(X, y, groups=groups)
+        found = pipeline.predict_proba(X + 1, groups=groups)
+    expected = LogisticRegression().fit(smoother.fit_transform(X, y, groups), y)
+    np.testing.assert_allclose(
+        found, expected.predict_proba(smoother.transform(X + 1, groups)), rtol=1e-6
+    )
+
+
+def test_missing_groups_are_an_error_that_names_the_option():
+    X, y, groups = soft_data()
+    smoother = KNNLabelSmoother(exclude_same_group=True)
+    match = re.escape("exclude_same_group=True needs groups, the session of each row")
+    with pytest.raises(ValueError, match=match):
+        smoother.fit(X, y)
+    smoother.fit(X, y, groups)
+    with pytest.raises(ValueError, match=match):
+        smoother.transform(X)
+    with pytest.raises(ValueError, match=re.escape("groups has 1 entries")):
+        KNNLabelSmoother().fit(X, y, [0])
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        ([[0.5, 0.6], [1, 0]], "y has 1 rows of soft labels that do not sum to 1 (first: row 0"),
+        ([[1, 0], [1.5, -0.5]], "y has negative soft labels in 1 rows (first: row 1)"),
+        ([[1, 0], [1, np.nan]], "y has NaN in part of 1 rows (first: row 1)"),
+        ([[1, 0], [np.inf, 0]], "Input y contains infinity"),
+        ([0.5, 0.7], "Unknown label type"),
+        ([-1, -1], "y has no known label; label at least one row."),
+        ([None, None], "y has no known label; label at least one row."),
+        ([[np.nan, np.nan]] * 2, "y has no known label; label at least one row."),
+        ([0, 1, 1], "inconsistent numbers of samples"),
+    ],
+)
+def test_wrong_labels_are_an_error_that_says_what_is_wrong(y, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        KNNLabelSmoother().fit([[1.0, 2.0], [2.0, 1.0]], y)
+
+
+def test_rounding_in_soft_labels_is_forgiven():
+    y = np.array([[1 + 2e-7, -2e-7], [0.3, 0.7 + 5e-7]], dtype=np.float64)
+    smoothed = KNNLabelSmoother().fit_transform([[1.0, 2.0], [2.0, 1.0]], y)
+    assert (smoothed >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n_neighbors", 0),
+        ("alpha", 1.1),
+        ("weights", "gauss"),
+        ("metric", "precomputed"),
+        ("n_iter", 0),
+        ("algorithm", "approximate"),
+        ("exclude_same_group", "yes"),
+    ],
+)
+def test_a_wrong_parameter_is_named(name, value):
+    match = re.escape(f"The {name!r} parameter of KNNLabelSmoother must be")
+    with pytest.raises(ValueError, match=match):
+        KNNLabelSmoother(**{name: value}).fit([[1.0], [2.0]], [0, 1])
+
+
+def test_large_distances_overflow_nothing():
+    X = np.array([[1e30, 0.0], [2e30, 0.0], [0.0, 3e30]])
+    smoothed = KNNLabelSmoother(1, metric="sqeuclidean", alpha=1.0).fit_transform(X, [0, 1, 1])
+    np.testing.assert_allclose(smoothed.sum(axis=1), 1)
