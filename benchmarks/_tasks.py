@@ -13,7 +13,7 @@ MAX_TRAIN_SESSIONS = 400
 
 
 def votes(frame: pd.DataFrame, classes: list[str]) -> np.ndarray:
-    """One-hot votes (n_rows, n_raters, n_classes) of the raters in the columns; NaN where missing."""
+    """One-hot votes (n_rows, n_raters, n_classes) of the columns; NaN where missing."""
     names = frame.to_numpy(dtype=object)
     scores = (names[:, :, None] == np.array(classes, dtype=object)).astype(float)
     scores[~scores.any(axis=2)] = np.nan

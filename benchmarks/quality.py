@@ -2,9 +2,9 @@
 
     python benchmarks/quality.py delidata --labels 50,100,200,500 --seeds 5 --data-dir DATA
 
-trains on the train sessions with their LLM scores and N human labels from whole sessions, and scores
-on the test sessions against human labels. Every trained row is first tuned over six settings of its
-own on the dev sessions. Writes NAME.md, NAME.json and NAME.png; a run that was stopped goes on
+trains on the train sessions with their LLM scores and N human labels from whole sessions, and
+scores on the test sessions against human labels. Every trained row is first tuned over six settings
+of its own on the dev sessions. Writes NAME.md, NAME.json and NAME.png; a run that was stopped goes on
 from NAME.json.
 """
 
@@ -140,7 +140,7 @@ def evaluate(row: str, setting: dict, data: Bunch, n_labels: int, seed: int, spl
 
 
 def tune(row: str, data: Bunch, n_labels: int, seeds) -> dict:
-    """Setting of the best mean macro-F1 on the dev sessions."""
+    """Find the setting of the best mean macro-F1 on the dev sessions."""
     settings = ROWS[row][1]
     if len(settings) == 1:
         return settings[0]

@@ -1,5 +1,6 @@
 """Calibration of LLM scores: the raw scores of many prompts to one distribution per utterance."""
 
+import math
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 from warnings import warn
@@ -492,7 +493,7 @@ class LLMScoreCalibrator(TransformerMixin, BaseEstimator):
                     f"llm_scores has {shape} prompts and columns per prompt but fit saw "
                     f"{(self.n_prompts_, self._n_columns)}; pass scores in the form that fit got."
                 )
-            X = X.reshape(len(X), -1)
+            X = X.reshape(len(X), math.prod(X.shape[1:]))
         table = validate_data(
             self, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan"
         )

@@ -22,12 +22,14 @@ from skpref._sklearn import (
     _fit_context,
 )
 from skpref._smoother import KNNLabelSmoother
-from skpref._typing import FloatArray, IntArray
+from skpref._typing import BoolArray, FloatArray, IntArray
 from skpref._validation import check_groups, check_labels, check_llm_scores
 
 # In stage 2 all soft labels together weigh as much as this many human labels: enough to hold the
 # offsets of classes that few or no labels speak for.
 _SOFT_LABEL_WEIGHT = 50.0
+# With fewer labels fine-tuning lost more than it gained (benchmarks/results/stage2.md).
+_FINETUNE_LABELS = 200
 
 _ROUTING_HELP = (
     "With metadata routing on (sklearn.set_config(enable_metadata_routing=True)), pass groups= and "
@@ -135,11 +137,12 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         frequency of the class among the soft labels.
     stage2 : {"auto", "offsets", "finetune"} or None, default="auto"
         "offsets" refits scale and offsets on human and soft labels, the soft ones together worth 50
-        human ones; "finetune" first trains the network on the labelled rows; both need a label.
-        "auto" is "offsets", from the soft labels alone where there is no human label. None leaves
-        the network's scores as they are.
-    finetune_epochs : int, default=10
-        Epochs of ``stage2="finetune"``.
+        human ones; "finetune" then trains the network on the labelled rows; both need a label.
+        "auto" is "finetune" where there are `llm_scores` and 200 labels or more, else "offsets",
+        from the soft labels alone where there is no human label. None leaves the network's scores
+        as they are.
+    finetune_epochs : int, default=5
+        Epochs of fine-tuning.
     calibrator : None, "passthrough" or transformer, default=None
         From `llm_scores` to soft labels. None means ``LLMScoreCalibrator()``; "passthrough"
         averages the prompts' probabilities as they are.
@@ -161,10 +164,10 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
     weight_decay : float, default=0.0001
         L2 penalty of Adam.
     early_stopping : bool, default=False
-        Whether to hold out sessions (rows, where there is one session) and stop when their loss
-        no longer falls.
+        Whether to stop when the loss of the held-out sessions no longer falls.
     validation_fraction : float, default=0.1
-        Share of the sessions to hold out.
+        Share of the sessions, labelled ones first, that stage 1 does not train on: the scale is
+        fitted on them, and early stopping watches them. Rows where there is only one session.
     n_iter_no_change : int, default=5
         Epochs without a lower loss before early stopping.
     callbacks : list of skorch callbacks, default=None
@@ -191,6 +194,8 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         The fitted calibrator; only where `llm_scores` were given.
     soft_labels_ : ndarray of shape (n_utterances, n_classes)
         Soft labels of the rows given to `fit`, NaN for rows of zero weight.
+    class_weight_ : ndarray of shape (n_classes,)
+        Weight of each class.
     scale_, offsets_ : float, ndarray of shape (n_scores,)
         What stage 2 fitted: logits are ``scale_ * scores + offsets_``.
     history_ : list of dict
@@ -211,11 +216,14 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
     Notes
     -----
     `predict_proba` is the softmax of ``scale_ * scores + offsets_``. Scale and offsets are what
-    calibrates it: the penalised maximum-likelihood fit of stage 2 on the human labels and, with a
-    small weight, on the calibrated soft labels. With ``stage2=None`` it is not calibrated. Stage 2
-    looks at rows that the network was trained on, so where labels in `y` are all there is (no
-    `llm_scores`), a large network's probabilities are overconfident; use
-    `sklearn.calibration.CalibratedClassifierCV` there.
+    calibrates it: a penalised maximum-likelihood fit on human labels and, with a small weight, on
+    the calibrated soft labels. The scale is fitted on sessions that the network was not trained on,
+    since a network is too sure of the rows it has seen; where there are too few sessions to hold
+    some out (fewer than half of ``1 / validation_fraction``) it is fitted on those all the same,
+    and then, or with ``stage2=None``, probabilities are not calibrated: see
+    `sklearn.calibration.CalibratedClassifierCV`.
+
+    Neither the order of the rows nor the names of the sessions change the fitted model.
 
     Examples
     --------
@@ -252,7 +260,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "callbacks": [None, list],
         "device": [str],
@@ -272,7 +280,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         pointwise_weight=1.0,
         class_weight=None,
         stage2="auto",
-        finetune_epochs=10,
+        finetune_epochs=5,
         calibrator=None,
         smoother=None,
         pair_sampler=None,
@@ -405,9 +413,10 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         self._check_trainable(rows)
         module = self.net_.module_ if continues else None
         with _seeded(self.random_state) as rng:
+            held_out = self._hold_out(rows, rng)
             self.history_ = []
-            self._train(rows, rng, module)
-            self._calibrate(rows, rng)
+            self._train(rows, held_out, rng, module)
+            self._calibrate(rows, held_out, rng)
         return self
 
     @_fit_context(prefer_skip_nested_validation=False)
@@ -452,12 +461,13 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         with _seeded(self.random_state) as rng:
             if first:
                 self.history_, self.n_iter_ = [], 0
-                self._new_net(rows, rng)
+                self.net_ = self._make_net(rows, rng)
+            held_out = self._hold_out(rows, rng)
             self.net_.set_params(max_epochs=1)
-            self.net_.partial_fit(self._dataset(rows))
+            self.net_.partial_fit(self._dataset(rows.take(~held_out)))
             self.n_iter_ += 1
             self._record("pairs", self.net_.history[-1:])
-            self._calibrate(rows, rng)
+            self._calibrate(rows, held_out, rng)
         return self
 
     def _validate_features(self, X, *, reset):
@@ -486,10 +496,10 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         session = np.zeros(n_rows, dtype=int) if groups is None else check_groups(groups, n_rows)
         codes = self._encode(y, llm_scores, classes)
         weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        order = _canonical_order(X, session)
-        order = order[weight[order] > 0]
+        order = np.flatnonzero(weight)
         if not len(order):
             raise ValueError("sample_weight is zero on every row; give some row a weight.")
+        order = order[_canonical_order(X[order], session[order])]
         X, codes, weight = X[order], codes[order], weight[order]
         session = check_groups(session[order], len(order))
         if llm_scores is None:
@@ -500,6 +510,8 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
             soft = self._soft_labels(X, codes, session, llm_scores[order], refit=reset)
         self.soft_labels_ = np.full((n_rows, soft.shape[1]), np.nan)
         self.soft_labels_[order] = soft
+        if reset:
+            self.class_weight_ = self._class_weights(soft, weight)
         return _Rows(X, codes, soft, weight, session)
 
     def _encode(self, y, llm_scores, classes) -> IntArray:
@@ -569,11 +581,11 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         soft = rows.soft[:, 1:] if len(self.classes_) == 2 else rows.soft
         return SessionDataset(rows.X, soft, rows.weight, rows.session)
 
-    def _new_net(self, rows: _Rows, rng, *, module=None, pairwise=True, **params):
-        """Set `net_` to a net around `module`, or around a new one."""
+    def _make_net(self, rows: _Rows, rng, *, module=None, criterion=None, **params):
+        """Net around `module`, or around a new one, ready to train."""
         import torch
 
-        from skpref._net import make_net, resolve_device, resolve_module
+        from skpref._net import make_net, predict_scores, resolve_device, resolve_module
 
         n_outputs = 1 if len(self.classes_) == 2 else len(self.classes_)
         if module is None:
@@ -586,20 +598,20 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         )
         if draws and "random_state" in sampler.get_params():
             sampler.set_params(random_state=np.random.RandomState(rng.randint(2**31)))
-        class_weight = self._class_weights(rows)
-        self.net_ = make_net(
+        net = make_net(
             module,
             criterion={
                 "loss": self.loss,
                 "margin": self.margin,
                 "margin_scale": self.margin_scale,
-                "pairwise_weight": self.pairwise_weight if pairwise else 0.0,
-                "pointwise_weight": self.pointwise_weight if pairwise else 1.0,
+                "pairwise_weight": self.pairwise_weight,
+                "pointwise_weight": self.pointwise_weight,
                 "min_margin": getattr(sampler, "min_margin", 0.0),
                 "session_weight": getattr(sampler, "session_weight", "equal"),
-                "class_weight": torch.from_numpy(class_weight),
-            },
-            iterator_train__pair_sampler=sampler if draws and pairwise else None,
+                "class_weight": torch.from_numpy(self.class_weight_),
+            }
+            | (criterion or {}),
+            iterator_train__pair_sampler=sampler if draws else None,
             callbacks=copy.deepcopy(self.callbacks),
             batch_size=self.batch_size,
             lr=self.lr,
@@ -607,17 +619,17 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
             device=resolve_device(self.device),
             verbose=self.verbose,
             **params,
-        )
-        self.net_.initialize()
-        shape = self._scores(rows.X[:1]).shape
+        ).initialize()
+        shape = predict_scores(net, rows.X[:1]).shape
         if shape != (1, n_outputs):
             raise ValueError(
                 f"module gives an output of shape {shape} for 1 row; it must give "
                 f"(1, {n_outputs}): "
                 + ("one score for a binary task." if n_outputs == 1 else "one score per class.")
             )
+        return net
 
-    def _class_weights(self, rows: _Rows) -> FloatArray:
+    def _class_weights(self, soft, weight) -> FloatArray:
         n_classes = len(self.classes_)
         if self.class_weight is None:
             return np.ones(n_classes)
@@ -629,61 +641,87 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
                     f"{self.classes_.tolist()!r}."
                 )
             return np.array([self.class_weight.get(c, 1.0) for c in self.classes_.tolist()])
-        share = np.nansum(rows.weight[:, None] * rows.soft, axis=0)
+        share = np.nansum(weight[:, None] * soft, axis=0)
         share /= share.sum()
         return 1 / (n_classes * np.maximum(share, 1e-3))
 
-    def _train(self, rows: _Rows, rng, module):
-        """Stage 1: pairs and cross-entropy on the soft labels."""
-        params = {"max_epochs": self.max_epochs}
-        training = rows
+    def _hold_out(self, rows: _Rows, rng) -> BoolArray:
+        """Rows of the sessions that stage 1 does not train on, labelled sessions first."""
+        unit = rows.session
+        wanted = round(self.validation_fraction * (unit[-1] + 1))
         if self.early_stopping:
-            # One session alone cannot be held out whole; then rows are.
-            unit = rows.session if rows.session[-1] > 0 else np.arange(len(rows.session))
-            n_units = unit[-1] + 1
-            n_valid = max(1, round(self.validation_fraction * n_units))
-            held_out = np.isin(unit, rng.permutation(n_units)[:n_valid])
-            training = rows.take(~held_out)
-            params |= {
-                "valid": self._dataset(rows.take(held_out)),
-                "n_iter_no_change": self.n_iter_no_change,
-            }
-        self._new_net(rows, rng, module=module, **params)
-        self.net_.partial_fit(self._dataset(training))
-        if self.early_stopping:  # lets go of the held-out rows
-            self.net_.set_params(train_split=None, callbacks__early_stopping=None)
+            if unit[-1] == 0:  # one session cannot be held out whole
+                unit = np.arange(len(unit))
+            wanted = max(1, round(self.validation_fraction * (unit[-1] + 1)))
+        elif self.stage2 is None:
+            wanted = 0
+        order = rng.permutation(unit[-1] + 1)
+        labelled = np.isin(order, unit[rows.codes >= 0])
+        order = order[np.argsort(~labelled, kind="stable")]
+        return np.isin(unit, order[:wanted])
+
+    def _train(self, rows: _Rows, held_out, rng, module):
+        """Stage 1: pairs and cross-entropy on the soft labels."""
+        stopping = {}
+        if self.early_stopping:
+            valid = self._dataset(rows.take(held_out))
+            stopping = {"valid": valid, "n_iter_no_change": self.n_iter_no_change}
+        self.net_ = self._make_net(rows, rng, module=module, max_epochs=self.max_epochs, **stopping)
+        self.net_.partial_fit(self._dataset(rows.take(~held_out)))
+        if self.early_stopping:
+            from skpref._net import release_held_out
+
+            release_held_out(self.net_)
         self.n_iter_ = len(self.net_.history)
         self._record("pairs", self.net_.history)
 
-    def _calibrate(self, rows: _Rows, rng):
-        """Stage 2: fit scale and offsets, after fine-tuning where asked for."""
-        n_classes = len(self.classes_)
-        self.scale_, self.offsets_ = 1.0, np.zeros(1 if n_classes == 2 else n_classes)
+    def _calibrate(self, rows: _Rows, held_out, rng):
+        """Stage 2: fit scale and offsets, then fine-tune where asked for."""
+        self.scale_ = 1.0
+        self.offsets_ = np.zeros(1 if len(self.classes_) == 2 else len(self.classes_))
         if self.stage2 is None:
             return
+        scores = self._scores(rows.X)
+        scale = None
+        if held_out.any():
+            scale, _ = self._fit_offsets(rows.take(held_out), scores[held_out])
+        self.scale_, self.offsets_ = self._fit_offsets(rows, scores, scale=scale)
         labelled = rows.take(rows.codes >= 0)
-        one_hot = np.eye(n_classes)[labelled.codes]
-        if self.stage2 == "finetune" and len(one_hot):
-            self._new_net(
-                rows,
-                rng,
-                module=self.net_.module_,
-                pairwise=False,
-                max_epochs=self.finetune_epochs,
-            )
-            self.net_.partial_fit(self._dataset(labelled._replace(soft=one_hot)))
-            self._record("finetune", self.net_.history)
-        X, target, weight = labelled.X, one_hot, labelled.weight
+        enough = hasattr(self, "calibrator_") and len(labelled.codes) >= _FINETUNE_LABELS
+        if self.stage2 == "finetune" or (self.stage2 == "auto" and enough):
+            self._finetune(labelled, rng)
+
+    def _fit_offsets(self, rows: _Rows, scores, *, scale=None) -> tuple[float, FloatArray]:
+        """Fit scale and offsets on the human labels and, as a prior, on the soft labels."""
+        known = rows.codes >= 0
+        target, weight = np.eye(len(self.classes_))[rows.codes[known]], rows.weight[known]
         if hasattr(self, "calibrator_"):
-            soft = rows.take(~np.isnan(rows.soft).any(axis=1))
-            scores = self._scores(soft.X), self._scores(X)
-            share = _SOFT_LABEL_WEIGHT * soft.weight / soft.weight.sum()
-            scores, target = np.vstack(scores[::-1]), np.vstack([target, soft.soft])
-            weight = np.r_[weight, share]
-        else:
-            scores = self._scores(X)
-        class_weight = (target * self._class_weights(rows)).sum(axis=1)
-        self.scale_, self.offsets_ = fit_offsets(scores, target, weight * class_weight)
+            soft = ~np.isnan(rows.soft).any(axis=1)
+            share = rows.weight[soft] / max(rows.weight[soft].sum(), 1e-12)
+            scores = np.vstack([scores[known], scores[soft]])
+            target = np.vstack([target, rows.soft[soft]])
+            weight = np.r_[weight, _SOFT_LABEL_WEIGHT * share]
+        weight = weight * (target @ self.class_weight_)
+        return fit_offsets(scores, target, weight, scale=scale)
+
+    def _finetune(self, labelled: _Rows, rng):
+        """Go on with cross-entropy on the human labels, from the calibrated scores."""
+        one_hot = labelled._replace(soft=np.eye(len(self.classes_))[labelled.codes])
+        criterion = {
+            "pairwise_weight": 0.0,
+            "pointwise_weight": 1.0,
+            "scale": self.scale_,
+            "offsets": self.offsets_,
+        }
+        net = self._make_net(
+            one_hot,
+            rng,
+            module=self.net_.module_,  # trained in place, so net_ keeps its part in partial_fit
+            criterion=criterion,
+            max_epochs=self.finetune_epochs,
+        )
+        net.partial_fit(self._dataset(one_hot))
+        self._record("finetune", net.history)
 
     def _record(self, stage, history):
         for epoch in history:

@@ -49,6 +49,10 @@ class PreferenceLoss(nn.Module):
         Whether each session counts the same, or each pair.
     class_weight : Tensor of shape (n_classes,)
         Weight of each class in the pointwise term.
+    scale : float, default=1.0
+        Factor on the scores that makes them logits in the pointwise term.
+    offsets : Tensor of shape (n_scores,) or float, default=0.0
+        Added to the scaled scores.
 
     Notes
     -----
@@ -68,6 +72,8 @@ class PreferenceLoss(nn.Module):
         min_margin,
         session_weight,
         class_weight,
+        scale=1.0,
+        offsets=0.0,
     ):
         super().__init__()
         self.loss = loss
@@ -77,7 +83,9 @@ class PreferenceLoss(nn.Module):
         self.pointwise_weight = pointwise_weight
         self.min_margin = min_margin
         self.session_weight = session_weight
+        self.scale = scale
         self.register_buffer("class_weight", class_weight)
+        self.register_buffer("offsets", torch.as_tensor(offsets))
 
     def forward(self, scores: Tensor, target: dict[str, Tensor]) -> Tensor:
         """Compute the loss of one batch.
@@ -146,6 +154,7 @@ class PreferenceLoss(nn.Module):
 
     def _pointwise(self, scores: Tensor, target: dict[str, Tensor]) -> Tensor:
         soft, weight = target["soft"], target["weight"]
+        scores = self.scale * scores + self.offsets.to(scores)
         if scores.shape[1] == 1:
             scores = torch.cat([torch.zeros_like(scores), scores], dim=1)
             soft = torch.cat([1 - soft, soft], dim=1)

@@ -57,6 +57,7 @@ class Linear(nn.Linear):
         super().__init__(n_features, n_outputs)
 
 
+_STOPPER = "session_early_stopping"
 _MODULES = {"linear": Linear, "mlp": MLP}
 
 
@@ -132,6 +133,24 @@ def resolve_device(device: str) -> str:
     return device
 
 
+def as_tensor(X) -> Tensor:
+    """Dense tensor of some rows; sparse ones are only filled in here, batch by batch.
+
+    Parameters
+    ----------
+    X : ndarray or CSR matrix of shape (n_rows, n_features)
+        Features.
+
+    Returns
+    -------
+    Tensor of shape (n_rows, n_features)
+        The same, dense.
+    """
+    dense = X.toarray() if issparse(X) else X
+    # A read-only array, such as a frame's, cannot be shared with torch.
+    return torch.from_numpy(dense if dense.flags.writeable else dense.copy())
+
+
 class SessionDataset(torch.utils.data.Dataset):
     """Rows with their soft labels, sorted so that each session stands together.
 
@@ -160,9 +179,8 @@ class SessionDataset(torch.utils.data.Dataset):
         return len(self.session)
 
     def features(self, rows: np.ndarray) -> Tensor:
-        """Return the features of `rows` as a dense tensor; sparse rows are filled in here."""
-        batch = self.X[rows]
-        return torch.from_numpy(batch.toarray() if issparse(batch) else batch)
+        """Return the features of `rows`."""
+        return as_tensor(self.X[rows])
 
 
 class SessionBatches:
@@ -294,7 +312,7 @@ def make_net(module, *, valid=None, n_iter_no_change=None, callbacks=None, crite
     if valid is not None:
         sink = print if params.get("verbose") else noop
         stopper = EarlyStopping(patience=n_iter_no_change, load_best=True, sink=sink)
-        callbacks.append(("early_stopping", stopper))
+        callbacks.append((_STOPPER, stopper))
     return NeuralNet(
         module,
         criterion=PreferenceLoss,
@@ -307,6 +325,23 @@ def make_net(module, *, valid=None, n_iter_no_change=None, callbacks=None, crite
         callbacks=callbacks,
         **params,
     )
+
+
+def release_held_out(net: NeuralNet) -> None:
+    """Drop early stopping and the rows it watched, so that the net neither keeps nor needs them.
+
+    Parameters
+    ----------
+    net : skorch.NeuralNet
+        A trained net.
+    """
+    net.train_split = None
+    net.callbacks = [c for c in net.callbacks if not _is_stopper(c)]
+    net.callbacks_ = [c for c in net.callbacks_ if not _is_stopper(c)]
+
+
+def _is_stopper(callback) -> bool:
+    return isinstance(callback, tuple) and callback[0] == _STOPPER
 
 
 def predict_scores(net: NeuralNet, X, batch_size: int = 8192) -> np.ndarray:
@@ -329,7 +364,6 @@ def predict_scores(net: NeuralNet, X, batch_size: int = 8192) -> np.ndarray:
     dtype = next((p.dtype for p in net.module_.parameters()), torch.float32)
     parts = []
     for start in range(0, X.shape[0], batch_size):
-        batch = X[start : start + batch_size]
-        dense = batch.toarray() if issparse(batch) else batch
-        parts.append(net.evaluation_step((torch.from_numpy(dense).to(dtype), None)).cpu().numpy())
+        batch = as_tensor(X[start : start + batch_size]).to(dtype)
+        parts.append(net.evaluation_step((batch, None)).cpu().numpy())
     return np.concatenate(parts)

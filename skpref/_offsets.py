@@ -24,7 +24,12 @@ def class_logits(scores: FloatArray) -> FloatArray:
 
 
 def fit_offsets(
-    scores: FloatArray, target: FloatArray, weight: FloatArray, *, ridge: float = 1.0
+    scores: FloatArray,
+    target: FloatArray,
+    weight: FloatArray,
+    *,
+    scale: float | None = None,
+    ridge: float = 0.1,
 ) -> tuple[float, FloatArray]:
     r"""Fit one scale and an offset per score by penalised maximum likelihood.
 
@@ -40,7 +45,9 @@ def fit_offsets(
         Distribution q over the classes that each row should have; one-hot for a human label.
     weight : ndarray of shape (n_rows,)
         Weight w of each row, in units of one human label.
-    ridge : float, default=1.0
+    scale : float, default=None
+        A scale to keep, so that only offsets are fitted.
+    ridge : float, default=0.1
         Strength r of the penalty.
 
     Returns
@@ -54,16 +61,16 @@ def fit_offsets(
     n_scores = scores.shape[1]
 
     def objective(params):
-        scale, offsets = params[0], params[1:]
-        log_p = log_softmax(class_logits(scale * scores + offsets), axis=1)
+        a, b = params[0], params[1:]
+        log_p = log_softmax(class_logits(a * scores + b), axis=1)
         residual = (weight[:, None] * (np.exp(log_p) - target))[:, -n_scores:]
         value = -(weight[:, None] * target * log_p).sum()
         gradient = np.r_[(residual * scores).sum(), residual.sum(axis=0)]
         shift = params - start
         return value + ridge / 2 * shift @ shift, gradient + ridge * shift
 
-    start = np.r_[1.0, np.zeros(n_scores)]
-    bounds = [(1e-3, None)] + [(None, None)] * n_scores
+    start = np.r_[1.0 if scale is None else scale, np.zeros(n_scores)]
+    bounds = [(1e-3, None) if scale is None else (scale, scale)] + [(None, None)] * n_scores
     solution = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds)
     return float(solution.x[0]), solution.x[1:]
 

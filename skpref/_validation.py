@@ -126,6 +126,8 @@ def check_labels(
     """
     if hasattr(y, "to_numpy"):
         y = y.to_numpy()
+    elif isinstance(y, list | tuple):
+        y = np.asarray(y, dtype=object)  # without a dtype ["a", nan] becomes two strings
     y = column_or_1d(y, warn=True, dtype=None)
     known = np.ones(len(y), dtype=bool)
     if partial:

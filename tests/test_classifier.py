@@ -1,0 +1,685 @@
+import pickle
+import re
+from typing import ClassVar
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.datasets import make_classification
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils._testing import assert_allclose_dense_sparse
+from skorch.callbacks import Callback
+from torch import nn
+
+from skpref import (
+    IntraSessionPairSampler,
+    KNNLabelSmoother,
+    LLMScoreCalibrator,
+    PairwisePreferenceClassifier,
+)
+from skpref.datasets import make_dialogues
+from skpref.metrics import within_session_concordance
+
+
+@pytest.fixture(scope="module")
+def data():
+    return make_dialogues(n_sessions=60, session_length=(4, 15), random_state=0)
+
+
+@pytest.fixture(scope="module")
+def data3():
+    return make_dialogues(n_sessions=60, session_length=(4, 15), n_classes=3, random_state=0)
+
+
+def fast(**params):
+    """A classifier that trains in a fraction of a second."""
+    return PairwisePreferenceClassifier(
+        **{"max_epochs": 8, "lr": 0.01, "random_state": 0, "batch_size": 64} | params
+    )
+
+
+def fit(clf, data, rows=slice(None), **changes):
+    given = {"y": data.y, "groups": data.groups, "llm_scores": data.llm_scores} | changes
+    given = {k: v if v is None else v[rows] for k, v in given.items()}
+    return clf.fit(data.X[rows], given.pop("y"), **given)
+
+
+# --- what it learns -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def many():
+    return make_dialogues(n_sessions=200, random_state=0)
+
+
+@pytest.mark.parametrize("loss", ["hinge", "squared_hinge", "logistic"])
+@pytest.mark.parametrize("module", ["linear", "mlp"])
+def test_each_loss_beats_the_scores_it_learned_from(many, loss, module):
+    clf = fit(fast(module=module, loss=loss), many)
+    llm = many.llm_scores.mean(axis=1).argmax(axis=1)
+    assert clf.score(many.X, many.y_true) > (llm == many.y_true).mean()
+
+
+def test_pairs_alone_order_the_utterances_of_a_session(data3):
+    clf = fit(fast(pointwise_weight=0, max_epochs=20), data3)
+    concordance = within_session_concordance(
+        data3.y_true, clf.decision_function(data3.X), groups=data3.groups
+    )
+    assert concordance > 0.85
+
+
+def test_pairs_within_sessions_withstand_session_bias():
+    data = make_dialogues(
+        n_sessions=150, session_length=(5, 12), session_bias=4.0, noise=0.3, random_state=1
+    )
+    clf = fast(
+        module="linear",
+        calibrator="passthrough",
+        smoother="passthrough",
+        stage2=None,
+        max_epochs=30,
+        pointwise_weight=0,
+    )
+    within = fit(clone(clf), data).decision_function(data.X)
+    pointwise = clone(clf).set_params(pairwise_weight=0, pointwise_weight=1)
+    beside = fit(pointwise, data).decision_function(data.X)
+    truth = data.logits[:, 1] - data.logits[:, 0]
+    assert np.corrcoef(within, truth)[0, 1] > np.corrcoef(beside, truth)[0, 1]
+
+
+def test_labels_fix_the_offsets_that_pairs_leave_open(data3):
+    # A teacher whose scores are shifted toward one class orders well and decides badly.
+    scores = data3.llm_scores * np.array([1, 1, 50])
+    scores /= scores.sum(axis=2, keepdims=True)
+    clf = fast(calibrator="passthrough", max_epochs=20)
+    with_labels = fit(clone(clf), data3, y=data3.y_true, llm_scores=scores)
+    without = fit(clone(clf).set_params(stage2=None), data3, llm_scores=scores)
+    assert with_labels.score(data3.X, data3.y_true) > without.score(data3.X, data3.y_true) + 0.1
+
+
+def test_without_scores_it_learns_from_labels_in_sessions_or_in_none(data):
+    for groups in (data.groups, None):
+        clf = fast(max_epochs=20).fit(data.X, data.y_true, groups=groups)
+        assert clf.score(data.X, data.y_true) > 0.85
+
+
+def test_string_labels_with_none_as_unlabelled(data3):
+    names = np.array(["neg", "neu", "pos"], dtype=object)
+    y = np.where(data3.y < 0, None, names[data3.y])
+    clf = fit(fast(), data3, y=y)
+    assert clf.classes_.tolist() == ["neg", "neu", "pos"]
+    same = fit(fast(), data3)
+    assert_allclose(clf.predict_proba(data3.X), same.predict_proba(data3.X))
+
+
+def test_minus_one_is_a_class_without_scores(data):
+    y = np.where(data.y_true == 1, 1, -1)
+    clf = fast().fit(data.X, y)
+    assert clf.classes_.tolist() == [-1, 1]
+    assert clf.score(data.X, y) > 0.8
+
+
+def test_two_dimensional_scores_are_those_of_the_positive_class(data):
+    full = fit(fast(), data)
+    short = fit(fast(), data, llm_scores=data.llm_scores[:, :, 1])
+    assert_allclose(full.predict_proba(data.X), short.predict_proba(data.X), atol=1e-5)
+
+
+def test_fully_unlabelled_with_auto_uses_the_soft_labels(data):
+    with pytest.warns(UserWarning, match="label"):
+        clf = fit(fast(classes=["no", "yes"]), data, y=None)
+    assert set(clf.predict(data.X)) == {"no", "yes"}
+
+
+# --- outputs --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["data", "data3"])
+def test_probabilities_follow_from_scale_and_offsets(name, request):
+    data = request.getfixturevalue(name)
+    clf = fit(fast(), data)
+    logits = clf.decision_function(data.X)
+    proba = clf.predict_proba(data.X)
+    if logits.ndim == 1:
+        logits = np.c_[np.zeros_like(logits), logits]
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    assert_allclose(proba, expected, atol=1e-6)
+    assert_array_equal(clf.predict(data.X), clf.classes_[proba.argmax(axis=1)])
+    raw = clf.net_.module_(torch.from_numpy(data.X)).detach().numpy()
+    shown = clf.decision_function(data.X).reshape(raw.shape)
+    assert_allclose(clf.scale_ * raw + clf.offsets_, shown, atol=1e-9)
+
+
+def test_probabilities_are_calibrated(data3):
+    train, test = np.arange(len(data3.y)) < 350, np.arange(len(data3.y)) >= 350
+    y = np.where(train, data3.y_true, -1)
+    clf = fit(fast(max_epochs=15), data3, y=y, rows=train)
+    uncalibrated = fit(fast(max_epochs=15, stage2=None, margin_scale=20.0), data3, y=y, rows=train)
+
+    def log_loss(model):
+        proba = model.predict_proba(data3.X[test])
+        return -np.log(proba[np.arange(test.sum()), data3.y_true[test]]).mean()
+
+    assert log_loss(clf) < log_loss(uncalibrated)
+
+
+def test_history_is_a_table_of_stage_epoch_and_losses(data):
+    clf = fit(fast(stage2="finetune", finetune_epochs=3, early_stopping=True), data)
+    table = pd.DataFrame(clf.history_)
+    assert {"stage", "epoch", "train_loss", "valid_loss"} <= set(table.columns)
+    assert (table["stage"] == "pairs").sum() == clf.n_iter_
+    assert (table["stage"] == "finetune").sum() == 3
+    assert np.isfinite(table["train_loss"]).all()
+
+
+def test_score_leaves_unlabelled_rows_out(data):
+    clf = fit(fast(), data)
+    labelled = data.y >= 0
+    assert clf.score(data.X, data.y) == clf.score(data.X[labelled], data.y[labelled])
+    weight = np.random.RandomState(0).rand(len(data.y))
+    assert clf.score(data.X, data.y, sample_weight=weight) == pytest.approx(
+        clf.score(data.X[labelled], data.y[labelled], sample_weight=weight[labelled])
+    )
+
+
+def test_predicting_does_not_depend_on_the_batch(data):
+    clf = fit(fast(), data)
+    one_by_one = np.concatenate([clf.decision_function(x[None]) for x in data.X[:20]])
+    assert_allclose(one_by_one, clf.decision_function(data.X[:20]), atol=1e-6)
+
+
+# --- invariance -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"early_stopping": True},
+        {"stage2": "finetune"},
+        {"pair_sampler": IntraSessionPairSampler("uniform")},
+        {"batch_size": 8},
+    ],
+    ids=str,
+)
+def test_row_order_and_session_names_do_not_change_the_model(data, params):
+    rows = np.random.RandomState(0).permutation(len(data.y))
+    names = np.array([f"x{hash(g) % 1000}-{g}" for g in data.groups])
+    first = fit(fast(**params), data).predict_proba(data.X)
+    second = fit(fast(**params), data, rows=rows, groups=names).predict_proba(data.X)
+    assert_allclose(first, second, atol=1e-4)
+
+
+def test_same_random_state_gives_the_same_result_and_spares_the_global_seed(data):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    first = fit(fast(), data)
+    assert torch.rand(1) == expected
+    second = fit(fast(), data)
+    other = fit(fast(random_state=1), data)
+    assert_array_equal(first.predict_proba(data.X), second.predict_proba(data.X))
+    assert not np.array_equal(first.predict_proba(data.X), other.predict_proba(data.X))
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda X: X.astype(np.float32),
+        sparse.csr_matrix,
+        sparse.csc_array,
+        lambda X: pd.DataFrame(X, columns=[f"f{i}" for i in range(X.shape[1])]),
+        lambda X: X.tolist(),
+    ],
+    ids=["float32", "csr", "csc", "frame", "list"],
+)
+def test_input_forms_agree(data, convert):
+    expected = fit(fast(), data).predict_proba(data.X)
+    X = convert(data.X)
+    clf = fast().fit(X, data.y, groups=data.groups, llm_scores=data.llm_scores)
+    assert_allclose(clf.predict_proba(X), expected, atol=1e-3)
+
+
+def test_frames_for_everything(data):
+    X = pd.DataFrame(data.X).add_prefix("f")
+    y = pd.Series(data.y, index=np.arange(len(data.y))[::-1])
+    clf = fast().fit(X, y, groups=pd.Series(data.groups), llm_scores=data.llm_scores)
+    assert clf.feature_names_in_.tolist() == X.columns.tolist()
+    assert_allclose(clf.predict_proba(X), fit(fast(), data).predict_proba(data.X), atol=1e-6)
+
+
+def test_a_row_of_weight_zero_is_as_good_as_absent(data):
+    weight = np.ones(len(data.y))
+    weight[::3] = 0
+    kept = weight > 0
+    weighted = fit(fast(), data, sample_weight=weight)
+    absent = fit(fast(), data, rows=kept)
+    assert_allclose(weighted.predict_proba(data.X), absent.predict_proba(data.X), atol=1e-6)
+    assert np.isnan(weighted.soft_labels_[~kept]).all()
+
+
+# --- parts ----------------------------------------------------------------------------------
+
+
+def test_soft_labels_are_what_the_parts_give(data):
+    calibrator, smoother = LLMScoreCalibrator("mean"), KNNLabelSmoother(3)
+    clf = fit(fast(calibrator=calibrator, smoother=smoother), data)
+    soft = LLMScoreCalibrator("mean").fit_transform(data.llm_scores, data.y, groups=data.groups)
+    expected = KNNLabelSmoother(3).fit_transform(data.X, soft, groups=data.groups)
+    assert_allclose(clf.soft_labels_, expected, atol=1e-6)
+    assert not hasattr(calibrator, "classes_")
+    assert clf.calibrator_.method_ == "mean"
+
+
+def test_passthrough_averages_prompts_and_smooths_nothing(data):
+    clf = fit(fast(calibrator="passthrough", smoother="passthrough"), data)
+    assert_allclose(clf.soft_labels_, data.llm_scores.mean(axis=1), atol=1e-6)
+
+
+def test_unscored_rows_are_filled_by_the_smoother_or_left_out(data):
+    scores = data.llm_scores.copy()
+    scores[::4] = np.nan
+    filled = fit(fast(), data, llm_scores=scores)
+    assert np.isfinite(filled.soft_labels_).all()
+    left = fit(fast(smoother="passthrough"), data, llm_scores=scores)
+    assert np.isnan(left.soft_labels_[::4]).all()
+    assert np.isfinite(left.predict_proba(data.X)).all()
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        IntraSessionPairSampler("uniform"),
+        IntraSessionPairSampler("margin", n_pairs=200),
+        IntraSessionPairSampler("adjacent"),
+        IntraSessionPairSampler("all", max_pairs_per_session=5),
+        IntraSessionPairSampler("all", min_margin=0.1, session_weight="pairs"),
+        "passthrough",
+    ],
+    ids=str,
+)
+def test_each_pair_sampler_trains(data3, sampler):
+    clf = fit(fast(pair_sampler=sampler, pointwise_weight=0, max_epochs=20), data3)
+    concordance = within_session_concordance(
+        data3.y_true, clf.decision_function(data3.X), groups=data3.groups
+    )
+    assert concordance > 0.8
+
+
+class Bilinear(nn.Module):
+    def __init__(self, n_features, n_outputs, rank=4):
+        super().__init__()
+        self.left = nn.Linear(n_features, rank)
+        self.right = nn.Linear(rank, n_outputs)
+
+    def forward(self, X):
+        return self.right(torch.tanh(self.left(X)))
+
+
+class Spread(nn.Module):
+    def __init__(self, n_outputs):
+        super().__init__()
+        self.layer = nn.LazyLinear(n_outputs + 5)
+
+    def forward(self, X):
+        return self.layer(X)
+
+
+def test_user_modules_take_their_arguments(data3):
+    clf = fit(fast(module=Bilinear, module__rank=7), data3)
+    assert clf.net_.module_.left.out_features == 7
+    clf.set_params(module__rank=3)
+    assert fit(clf, data3).net_.module_.left.out_features == 3
+    assert clone(clf).get_params()["module__rank"] == 3
+    assert "module__rank=3" in repr(clf)
+    instance = Bilinear(20, 3)
+    before = instance.left.weight.clone()
+    fit(fast(module=instance), data3)
+    assert torch.equal(instance.left.weight, before)
+
+
+def test_mlp_arguments(data):
+    clf = fit(fast(module__hidden_units=[16, 8], module__dropout=0.3), data)
+    widths = [m.out_features for m in clf.net_.module_.modules() if isinstance(m, nn.Linear)]
+    assert widths == [16, 8, 1]
+
+
+class Recorder(Callback):
+    def __init__(self):
+        self.epochs = 0
+
+    def on_epoch_end(self, net, **kwargs):
+        self.epochs += 1
+
+
+def test_skorch_callbacks_run_on_a_copy(data):
+    recorder = Recorder()
+    clf = fit(fast(callbacks=[recorder], max_epochs=4), data)
+    assert recorder.epochs == 0
+    assert dict(clf.net_.callbacks_)["Recorder"].epochs == 4
+
+
+class Sessions(Callback):
+    """Notes the number of sessions that a net was trained on."""
+
+    seen: ClassVar[list] = []
+
+    def on_train_begin(self, net, X, y=None, **kwargs):
+        self.seen.append(len(X.starts))
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ({"stage2": "offsets", "validation_fraction": 0.25}, [45]),
+        ({"stage2": None, "validation_fraction": 0.25}, [60]),
+        ({"stage2": "offsets", "validation_fraction": 0.0}, [60]),
+        ({"stage2": None, "early_stopping": True}, [54]),
+        ({"stage2": "finetune"}, [54, 6]),
+    ],
+    ids=str,
+)
+def test_stage_two_keeps_sessions_that_stage_one_has_not_seen(data, params, expected):
+    Sessions.seen.clear()
+    fit(fast(callbacks=[Sessions()], **params), data)
+    assert Sessions.seen == expected
+
+
+def test_fine_tuning_is_the_default_where_labels_are_many(data):
+    few = pd.DataFrame(fit(fast(), data).history_)
+    many = pd.DataFrame(fit(fast(), data, y=data.y_true).history_)
+    assert set(few["stage"]) == {"pairs"}
+    assert set(many["stage"]) == {"pairs", "finetune"}
+    alone = fast().fit(data.X, data.y_true, groups=data.groups)
+    assert set(pd.DataFrame(alone.history_)["stage"]) == {"pairs"}
+
+
+def test_early_stopping_holds_out_whole_sessions_and_stops(data, monkeypatch):
+    import skpref._net as net_module
+
+    seen = {}
+    original = net_module.make_net
+
+    def spy(module, *, valid=None, **params):
+        if valid is not None:
+            seen["valid"] = valid
+        return original(module, valid=valid, **params)
+
+    monkeypatch.setattr(net_module, "make_net", spy)
+    clf = fit(
+        fast(early_stopping=True, max_epochs=200, n_iter_no_change=2, validation_fraction=0.2),
+        data,
+    )
+    assert clf.n_iter_ < 200
+    sizes = pd.Series(data.groups).value_counts()
+    session_of = {x.tobytes(): g for x, g in zip(data.X, data.groups, strict=True)}
+    held = pd.Series([session_of[x.tobytes()] for x in seen["valid"].X])
+    assert held.nunique() == 12
+    assert all(sizes[g] == n for g, n in held.value_counts().items())
+
+
+def test_partial_fit_after_early_stopping_and_fine_tuning_goes_on_with_pairs(data):
+    clf = fit(fast(early_stopping=True, stage2="finetune"), data)
+    assert clf.net_.criterion_.pairwise_weight == 1
+    n_iter = clf.n_iter_
+    clf.partial_fit(data.X, data.y, groups=data.groups, llm_scores=data.llm_scores)
+    assert clf.n_iter_ == n_iter + 1
+
+
+def test_partial_fit_improves_epoch_by_epoch(data):
+    clf = fast()
+    given = {"groups": data.groups, "llm_scores": data.llm_scores}
+    clf.partial_fit(data.X, data.y, classes=[0, 1], **given)
+    first = clf.history_[0]["train_loss"]
+    for _ in range(10):
+        clf.partial_fit(data.X, data.y, **given)
+    assert clf.n_iter_ == 11
+    assert clf.history_[-1]["train_loss"] < first
+    assert clf.score(data.X, data.y_true) > 0.8
+
+
+def test_warm_start_goes_on_where_fit_ended(data):
+    warm = fit(fast(warm_start=True, max_epochs=3), data)
+    ended = warm.history_[-1]["train_loss"]
+    fit(warm, data)
+    assert warm.history_[0]["train_loss"] < 1.1 * ended
+    cold = fit(fast(max_epochs=3), data)
+    ended = cold.history_[0]["train_loss"]
+    assert fit(cold, data).history_[0]["train_loss"] == pytest.approx(ended)
+
+
+def test_class_weight_raises_recall_of_the_weighted_class(data3):
+    plain = fit(fast(), data3)
+    heavy = fit(fast(class_weight={2: 10.0}), data3)
+    assert (heavy.predict(data3.X) == 2).sum() > (plain.predict(data3.X) == 2).sum()
+
+
+# --- scikit-learn protocol ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["pickle", "joblib"])
+def test_round_trip_predicts_the_same(data, how, tmp_path):
+    clf = fit(fast(early_stopping=True, verbose=0, module__hidden_units=8), data)
+    if how == "pickle":
+        again = pickle.loads(pickle.dumps(clf))
+    else:
+        joblib.dump(clf, tmp_path / "clf.joblib")
+        again = joblib.load(tmp_path / "clf.joblib")
+    assert_array_equal(again.predict_proba(data.X), clf.predict_proba(data.X))
+    assert again.get_params().keys() == clf.get_params().keys()
+
+
+def test_pickle_does_not_carry_the_training_rows():
+    sizes = []
+    for n_sessions in (40, 400):
+        data = make_dialogues(n_sessions=n_sessions, random_state=0)
+        clf = fast(early_stopping=True, max_epochs=1)
+        fit(clf, data)
+        del clf.soft_labels_
+        sizes.append(len(pickle.dumps(clf)))
+    assert sizes[1] < 1.5 * sizes[0]
+
+
+def test_nested_parameters_and_clone():
+    clf = PairwisePreferenceClassifier(
+        calibrator=LLMScoreCalibrator(), smoother=KNNLabelSmoother(), module__dropout=0.1
+    )
+    clf.set_params(calibrator__method="mean", smoother__n_neighbors=3, module__dropout=0.2)
+    copied = clone(clf)
+    assert copied.get_params()["calibrator__method"] == "mean"
+    assert copied.get_params()["smoother__n_neighbors"] == 3
+    assert copied.module__dropout == 0.2
+    assert "module__dropout" in clf.get_params(deep=False)
+
+
+def test_in_a_pipeline_with_pandas_output_and_html(data):
+    scaler = StandardScaler().set_output(transform="pandas")
+    pipe = make_pipeline(scaler, fast())
+    X = pd.DataFrame(data.X).add_prefix("f")
+    step = "pairwisepreferenceclassifier"
+    pipe.fit(X, data.y, **{f"{step}__groups": data.groups, f"{step}__llm_scores": data.llm_scores})
+    assert pipe[-1].feature_names_in_.tolist() == X.columns.tolist()
+    assert "PairwisePreferenceClassifier" in pipe._repr_html_()
+    assert_allclose_dense_sparse(
+        pipe.predict_proba(X), pipe[-1].predict_proba(pipe[0].transform(X))
+    )
+
+
+# --- bad input ------------------------------------------------------------------------------
+
+
+def raises(message, error=ValueError):
+    return pytest.raises(error, match=re.escape(message))
+
+
+def test_scores_without_groups(data):
+    with raises("llm_scores was given without groups"):
+        fit(fast(), data, groups=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("y", "inconsistent numbers of samples"),
+        ("groups", "groups has"),
+        ("llm_scores", "llm_scores has"),
+        ("sample_weight", "sample_weight"),
+    ],
+)
+def test_lengths_that_differ(data, name, message):
+    given = {
+        "y": data.y,
+        "groups": data.groups,
+        "llm_scores": data.llm_scores,
+        "sample_weight": np.ones(len(data.y)),
+    }
+    given[name] = given[name][:-1]
+    with raises(message):
+        fast().fit(data.X, given.pop("y"), **given)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s[:, 0, 0], "llm_scores has shape"),
+        (lambda s: s[..., None], "llm_scores has shape"),
+        (lambda s: np.repeat(s, 2, axis=2), "llm_scores has scores of 4 classes but y has 2"),
+        (lambda s: np.full_like(s, np.nan), "llm_scores has no row with a score"),
+        (lambda s: np.where(s > 0.5, np.inf, s), "llm_scores has infinite values"),
+    ],
+    ids=["1-D", "4-D", "classes", "all NaN", "inf"],
+)
+def test_scores_of_the_wrong_form(data, change, message):
+    with raises(message):
+        fit(fast(), data, llm_scores=change(data.llm_scores))
+
+
+def test_probabilities_out_of_range_when_declared_so(data):
+    calibrator = LLMScoreCalibrator(score_type="probability")
+    with raises("score_type"):
+        fit(fast(calibrator=calibrator), data, llm_scores=10 * data.llm_scores)
+    with raises("score_type"):
+        fit(fast(calibrator="passthrough"), data, llm_scores=10 * data.llm_scores)
+
+
+def test_a_class_list_of_the_wrong_length(data):
+    with raises("llm_scores has scores of 2 classes but there are 3 classes"):
+        fit(fast(classes=[0, 1, 2]), data)
+
+
+def test_a_label_that_is_not_in_classes(data):
+    y = data.y.copy()
+    y[0] = 7
+    with raises("y has labels that are not in classes: [7]"):
+        fit(fast(classes=[0, 1]), data, y=y)
+
+
+def test_no_valid_pair_anywhere(data):
+    with raises("groups leave no valid pair"):
+        fit(fast(), data, groups=np.arange(len(data.y)))
+    flat = np.full_like(data.llm_scores, 0.5)
+    with raises("groups leave no valid pair"):
+        fit(fast(calibrator="passthrough"), data, llm_scores=flat)
+    with raises("min_margin=0.999"):
+        fit(fast(pair_sampler=IntraSessionPairSampler(min_margin=0.999)), data)
+
+
+def test_one_class_only(data):
+    with raises("one class only"):
+        fast().fit(data.X, np.zeros(len(data.y)))
+
+
+@pytest.mark.parametrize("stage2", ["offsets", "finetune"])
+def test_stage_two_asked_for_without_labels(data, stage2):
+    with (
+        pytest.warns(UserWarning, match="label"),
+        raises(f"stage2={stage2!r} needs human labels but y has none"),
+    ):
+        fit(fast(stage2=stage2, classes=[0, 1]), data, y=np.full(len(data.y), -1))
+
+
+def test_nan_in_features(data):
+    X = data.X.copy()
+    X[3, 2] = np.nan
+    with raises("Input X contains NaN"):
+        fast().fit(X, data.y, groups=data.groups, llm_scores=data.llm_scores)
+
+
+def test_missing_session_id(data):
+    groups = data.groups.astype(object)
+    groups[5] = None
+    with raises("groups has no session id in 1 rows"):
+        fit(fast(), data, groups=groups)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"loss": "bpr"}, "The 'loss' parameter"),
+        ({"device": "tpu"}, "device='tpu' is not known"),
+        ({"module": "cnn"}, "The 'module' parameter"),
+        ({"stage2": "all"}, "The 'stage2' parameter"),
+        ({"margin_scale": 0}, "The 'margin_scale' parameter"),
+        ({"calibrator": "none"}, "The 'calibrator' parameter"),
+        ({"class_weight": {9: 1.0}}, "class_weight names classes that are not there: [9]"),
+        ({"module": Bilinear(20, 1), "module__rank": 3}, "module is an instance"),
+        ({"module": Spread}, "module gives an output of shape (1, 6) for 1 row"),
+    ],
+    ids=str,
+)
+def test_options_that_are_not_there(data, params, message):
+    with raises(message):
+        fit(fast(**params), data)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_cuda_asked_for_where_there_is_none(data, device):
+    with raises(f"device={device!r} was asked for, but torch sees 0 CUDA devices"):
+        fit(fast(device=device), data)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_agrees_with_cpu(data):
+    X = data.X.astype(np.float32)
+    given = {"groups": data.groups, "llm_scores": data.llm_scores}
+    on_gpu = fast(device="cuda").fit(X, data.y, **given)
+    on_cpu = fast(device="cpu").fit(X, data.y, **given)
+    assert next(on_gpu.net_.module_.parameters()).is_cuda
+    assert_allclose(on_gpu.predict_proba(X), on_cpu.predict_proba(X), atol=0.02)
+
+
+def test_unknown_arguments_are_refused_at_once():
+    with raises("unexpected argument 'margin_scal'", TypeError):
+        PairwisePreferenceClassifier(margin_scal=3)
+    with raises("Invalid parameter 'margin_scal'"):
+        PairwisePreferenceClassifier().set_params(margin_scal=3)
+    with raises("calibrator__method cannot be set while calibrator=None"):
+        PairwisePreferenceClassifier().set_params(calibrator__method="mean")
+
+
+def test_partial_fit_needs_the_same_classes(data):
+    given = {"groups": data.groups, "llm_scores": data.llm_scores}
+    with raises("classes must be given on the first call"):
+        fast().partial_fit(data.X, data.y, **given)
+    clf = fast().partial_fit(data.X, data.y, classes=[0, 1], **given)
+    with raises("is not the same as on the first call"):
+        clf.partial_fit(data.X, data.y, classes=[0, 2], **given)
+
+
+def test_scoring_rows_without_any_label(data):
+    clf = fit(fast(), data)
+    with raises("y has no labelled row"):
+        clf.score(data.X, np.full(len(data.y), -1))
+
+
+def test_plain_classification_data_needs_no_sessions():
+    X, y = make_classification(300, random_state=0)
+    assert fast(max_epochs=20).fit(X[:200], y[:200]).score(X[200:], y[200:]) > 0.8

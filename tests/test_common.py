@@ -1,0 +1,39 @@
+"""scikit-learn's estimator checks, with no expected failure."""
+
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from skpref import (
+    IntraSessionPairSampler,
+    KNNLabelSmoother,
+    LLMScoreCalibrator,
+    PairwisePreferenceClassifier,
+)
+
+METHODS = ["mean", "batch", "temperature", "sigmoid", "isotonic", "beta", "log_pool"]
+ESTIMATORS = [
+    *[LLMScoreCalibrator(method) for method in METHODS],
+    LLMScoreCalibrator(score_type="raw"),
+    KNNLabelSmoother(),
+    KNNLabelSmoother(3, alpha=0.2, weights="distance", metric="euclidean"),
+    KNNLabelSmoother(5, n_iter=3, algorithm="exact"),
+    *[
+        IntraSessionPairSampler(strategy, random_state=0)
+        for strategy in ("all", "uniform", "margin", "adjacent")
+    ],
+    IntraSessionPairSampler(max_pairs_per_session=5, session_weight="pairs", random_state=0),
+    *[
+        PairwisePreferenceClassifier(loss=loss, random_state=0)
+        for loss in ("squared_hinge", "hinge", "logistic")
+    ],
+    PairwisePreferenceClassifier("linear", lr=0.03, random_state=0),
+    PairwisePreferenceClassifier(margin="fixed", class_weight="balanced", random_state=0),
+    PairwisePreferenceClassifier(stage2="finetune", pointwise_weight=0, random_state=0),
+    PairwisePreferenceClassifier(stage2=None, pairwise_weight=0, random_state=0),
+]
+
+
+@pytest.mark.filterwarnings("default::sklearn.exceptions.SkipTestWarning")
+@parametrize_with_checks(ESTIMATORS)
+def test_estimator_follows_scikit_learn(estimator, check):
+    check(estimator)
