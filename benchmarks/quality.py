@@ -4,8 +4,8 @@
 
 trains on the train sessions with their LLM scores and N human labels from whole sessions, and
 scores on the test sessions against human labels. Every trained row is first tuned over six settings
-of its own on the dev sessions. Writes NAME.md, NAME.json and NAME.png; a run that was stopped goes on
-from NAME.json.
+of its own on the dev sessions. Writes NAME.md, NAME.json and NAME.png; a run that was stopped goes
+on from NAME.json.
 """
 
 import argparse

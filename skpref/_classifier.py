@@ -126,7 +126,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         Loss of a pair by how far the scores fall short of the margin.
     margin : {"adaptive", "fixed"}, default="adaptive"
         Whether a pair must be `margin_scale` times its soft-label gap apart, or `margin_scale`.
-    margin_scale : float, default=5.0
+    margin_scale : float, default=2.0
         Margin in units of the network's scores (logits).
     pairwise_weight : float, default=1.0
         Weight of the pairwise term. 0 leaves pointwise distillation.
@@ -275,7 +275,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         *,
         loss="squared_hinge",
         margin="adaptive",
-        margin_scale=5.0,
+        margin_scale=2.0,
         pairwise_weight=1.0,
         pointwise_weight=1.0,
         class_weight=None,

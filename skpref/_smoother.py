@@ -155,7 +155,7 @@ class KNNLabelSmoother(TransformerMixin, BaseEstimator):
     ----------
     n_neighbors : int, default=10
         Number of neighbours. Where fewer are available, all of them.
-    alpha : float, default=0.5
+    alpha : float, default=0.25
         Share of the neighbours in the label of a row whose own label is known, from 0 (labels
         stay as they are) to 1.
     weights : {"uniform", "distance"} or callable, default="uniform"
@@ -240,7 +240,7 @@ class KNNLabelSmoother(TransformerMixin, BaseEstimator):
         self,
         n_neighbors=10,
         *,
-        alpha=0.5,
+        alpha=0.25,
         weights="uniform",
         metric="cosine",
         n_iter=1,

@@ -1,0 +1,70 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tomllib
+from sklearn.base import BaseEstimator
+
+import skpref
+
+ESTIMATORS = [
+    v for v in vars(skpref).values() if isinstance(v, type) and issubclass(v, BaseEstimator)
+]
+
+
+def test_all_names_what_is_there():
+    assert sorted(skpref.__all__) == sorted(set(skpref.__all__))
+    assert all(hasattr(skpref, name) for name in skpref.__all__)
+    assert {e.__name__ for e in ESTIMATORS} == {
+        "IntraSessionPairSampler",
+        "KNNLabelSmoother",
+        "LLMScoreCalibrator",
+        "PairwisePreferenceClassifier",
+    }
+
+
+def test_version_is_that_of_the_package():
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert skpref.__version__ == project["version"]
+
+
+def test_import_loads_no_torch_skorch_or_sentence_transformers():
+    code = (
+        "import sys, skpref; "
+        "print(*{'torch', 'skorch', 'sentence_transformers', 'matplotlib'} "
+        "& set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_parameters_have_documented_names_and_html(estimator):
+    for name in estimator().get_params():
+        assert f"{name} :" in estimator.__doc__
+    assert estimator.__name__ in estimator()._repr_html_()
+
+
+def test_private_scikit_learn_names_come_through_one_file():
+    package = Path(skpref.__file__).parent
+    for path in package.rglob("*.py"):
+        if path.name == "_sklearn.py":
+            continue
+        for line in path.read_text().splitlines():
+            if line.startswith(("from sklearn", "import sklearn")):
+                module, _, names = line.partition(" import ")
+                assert "._" not in module, f"{path.name}: {line}"
+                assert not any(n.strip().startswith("_") for n in names.split(",")), line
+
+
+def test_readme_example_runs(capsys):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    code = readme.split("```python\n")[1].split("```")[0]
+    assert len(code.strip().splitlines()) <= 15
+    namespace = {}
+    exec(compile(code, "README.md", "exec"), namespace)
+    printed = capsys.readouterr().out
+    assert np.isfinite(float(printed.split()[-1]))
