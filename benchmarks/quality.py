@@ -41,7 +41,7 @@ def grid(**values) -> list[dict]:
     return [dict(zip(values, v, strict=True)) for v in product(*values.values())]
 
 
-PAIRWISE = grid(margin_scale=[2.0, 5.0, 10.0], pointwise_weight=[0.3, 1.0])
+PAIRWISE = grid(margin_scale=[1.0, 2.0, 5.0], pairwise_weight=[0.3, 1.0])
 POINTWISE = grid(pairwise_weight=[0.0], lr=[3e-4, 1e-3, 3e-3], weight_decay=[1e-4, 1e-3])
 
 # Row of the table -> (how it is made, settings tried on dev).
@@ -63,10 +63,12 @@ ROWS = {
     "skpref, no smoothing": ("student", [s | {"smoother": "passthrough"} for s in PAIRWISE]),
     "skpref, fixed margin": (
         "student",
-        grid(margin=["fixed"], margin_scale=[0.5, 1.0, 2.0], pointwise_weight=[0.3, 1.0]),
+        grid(margin=["fixed"], margin_scale=[0.5, 1.0, 2.0], pairwise_weight=[0.3, 1.0]),
     ),
     "skpref, pairs across sessions": ("across", PAIRWISE),
     "skpref, no stage 2": ("student", [s | {"stage2": None} for s in PAIRWISE]),
+    "skpref, offsets only": ("student", [s | {"stage2": "offsets"} for s in PAIRWISE]),
+    "skpref, always fine-tuned": ("student", [s | {"stage2": "finetune"} for s in PAIRWISE]),
 }
 
 

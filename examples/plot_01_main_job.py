@@ -64,6 +64,7 @@ ROWS = [
 
 results = []
 for seed in range(3):
+    print(f"data set {seed + 1} of 3", flush=True)
     data = make_dialogues(
         n_sessions=150,
         n_classes=3,

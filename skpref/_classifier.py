@@ -28,7 +28,7 @@ from skpref._validation import check_groups, check_labels, check_llm_scores
 # In stage 2 all soft labels together weigh as much as this many human labels: enough to hold the
 # offsets of classes that few or no labels speak for.
 _SOFT_LABEL_WEIGHT = 50.0
-# With fewer labels fine-tuning lost more than it gained (benchmarks/results/stage2.md).
+# With fewer labels fine-tuning lost more than it gained (benchmarks/results).
 _FINETUNE_LABELS = 200
 
 _ROUTING_HELP = (

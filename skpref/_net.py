@@ -363,7 +363,7 @@ def predict_scores(net: NeuralNet, X, batch_size: int = 8192) -> np.ndarray:
     """
     dtype = next((p.dtype for p in net.module_.parameters()), torch.float32)
     parts = []
-    for start in range(0, X.shape[0], batch_size):
+    for start in range(0, max(1, X.shape[0]), batch_size):
         batch = as_tensor(X[start : start + batch_size]).to(dtype)
         parts.append(net.evaluation_step((batch, None)).cpu().numpy())
     return np.concatenate(parts)

@@ -173,9 +173,7 @@ def test_routing_off_scores_without_ids_raise_and_say_how(data):
         make_pipeline(), {"clf__margin_scale": [2.0]}, cv=GroupKFold(3), error_score="raise"
     )
     with pytest.raises(ValueError, match=re.escape("clf__groups=g, clf__llm_scores=s")):
-        search.fit(
-            data["X"], data["y"], groups=data["groups"], clf__llm_scores=data["llm_scores"]
-        )
+        search.fit(data["X"], data["y"], groups=data["groups"], clf__llm_scores=data["llm_scores"])
 
 
 def test_partial_fit_asks_for_the_same(routing):

@@ -1,10 +1,10 @@
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tomllib
 from sklearn.base import BaseEstimator
 
 import skpref

@@ -1,0 +1,118 @@
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+
+from skpref._validation import check_groups, check_labels, check_llm_scores, is_missing
+
+
+@given(st.lists(st.sampled_from(["b", "a", "c"]), min_size=1))
+def test_session_codes_count_by_first_appearance(ids):
+    codes = check_groups(ids, len(ids))
+    first = list(dict.fromkeys(ids))
+    assert_array_equal(codes, [first.index(i) for i in ids])
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [3, 1, 3],
+        np.array([2.5, 1.0, 2.5]),
+        pd.Series(["x", "y", "x"], index=[5, 6, 7]),
+        pd.Categorical(["x", "y", "x"]),
+        [("a", 1), ("a", 2), ("a", 1)],
+        [1, "1", 1],
+    ],
+    ids=repr,
+)
+def test_session_ids_of_any_kind(ids):
+    assert check_groups(ids, 3).tolist() == [0, 1, 0]
+
+
+def test_groups_of_the_wrong_length_or_with_gaps():
+    with pytest.raises(ValueError, match=re.escape("groups has 2 entries but there are 3 rows")):
+        check_groups(["a", "b"], 3)
+    for missing in (None, np.nan, pd.NA):
+        with pytest.raises(ValueError, match=re.escape("no session id in 1 rows (first: row 1)")):
+            check_groups(["a", missing, "b"], 3)
+
+
+@pytest.mark.parametrize(
+    ("y", "classes", "codes"),
+    [
+        ([1, -1, 0], [0, 1], [1, -1, 0]),
+        (np.array([1.0, np.nan, -1.0]), [1.0], [0, -1, -1]),
+        (["b", None, "a"], ["a", "b"], [1, -1, 0]),
+        (["b", np.nan, "a"], ["a", "b"], [1, -1, 0]),
+        (pd.Series(["b", None, "a"], dtype="string"), ["a", "b"], [1, -1, 0]),
+        (pd.Series([1, None, 0], dtype="Int64"), [0, 1], [1, -1, 0]),
+        (np.array([True, False]), [False, True], [1, 0]),
+        ([None, None], [], [-1, -1]),
+    ],
+    ids=repr,
+)
+def test_partial_labels(y, classes, codes):
+    found, encoded = check_labels(y, partial=True)
+    assert found.tolist() == classes
+    assert encoded.tolist() == codes
+
+
+def test_complete_labels_take_minus_one_as_a_class():
+    found, codes = check_labels([1, -1, 1], partial=False)
+    assert found.tolist() == [-1, 1]
+    assert codes.tolist() == [1, 0, 1]
+
+
+def test_labels_in_the_order_of_given_classes():
+    found, codes = check_labels(["a", "b", None], classes=["b", "a"], partial=True)
+    assert found.tolist() == ["b", "a"]
+    assert codes.tolist() == [1, 0, -1]
+    with pytest.raises(ValueError, match=re.escape("y has labels that are not in classes: ['a']")):
+        check_labels(["a", "b"], classes=["b", "c"], partial=True)
+    with pytest.raises(ValueError, match="names a class twice"):
+        check_labels(["b"], classes=["b", "b"], partial=True)
+
+
+def test_values_that_are_no_labels():
+    with pytest.raises(ValueError, match="Unknown label type"):
+        check_labels([0.3, 1.7], partial=True)
+    with pytest.raises(ValueError, match="infinity"):
+        check_labels([np.inf, 1.0], partial=True)
+
+
+def test_missing_values_of_any_dtype():
+    assert is_missing(np.array([1, 2])).tolist() == [False, False]
+    assert is_missing(np.array([1, np.nan])).tolist() == [False, True]
+    assert is_missing(np.array(["a", None, np.nan, pd.NA], dtype=object)).tolist() == [
+        False,
+        True,
+        True,
+        True,
+    ]
+
+
+def test_scores_keep_their_precision():
+    assert check_llm_scores(np.ones((2, 3), np.float32)).dtype == np.float32
+    assert check_llm_scores([[1, 2], [3, 10]]).dtype == np.float64
+    assert check_llm_scores(pd.DataFrame({"a": [1.0]}), 1).shape == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ([1.0, 2.0], "llm_scores has shape (2,)"),
+        (np.ones((2, 0)), "llm_scores has shape (2, 0)"),
+        (np.ones((2, 2, 2, 2)), "llm_scores has shape (2, 2, 2, 2)"),
+        ([[np.inf], [1.0]], "llm_scores has infinite values"),
+        ([[1j], [1.0]], "Complex data not supported"),
+        (np.ones((3, 1)), "llm_scores has 3 rows but there are 2 utterances"),
+    ],
+    ids=repr,
+)
+def test_scores_of_another_form(scores, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_llm_scores(scores, 2)
