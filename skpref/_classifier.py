@@ -505,7 +505,9 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         if llm_scores is None:
             if len(np.unique(codes)) < 2:
                 raise ValueError("y has one class only on the rows of positive sample_weight.")
-            soft = np.eye(len(self.classes_))[codes]
+            if reset and hasattr(self, "calibrator_"):  # of an earlier fit with scores
+                del self.calibrator_
+            soft: FloatArray = np.eye(len(self.classes_))[codes]
         else:
             soft = self._soft_labels(X, codes, session, llm_scores[order], refit=reset)
         self.soft_labels_ = np.full((n_rows, soft.shape[1]), np.nan)
@@ -678,7 +680,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
     def _calibrate(self, rows: _Rows, held_out, rng):
         """Stage 2: fit scale and offsets, then fine-tune where asked for."""
         self.scale_ = 1.0
-        self.offsets_ = np.zeros(1 if len(self.classes_) == 2 else len(self.classes_))
+        self.offsets_: FloatArray = np.zeros(1 if len(self.classes_) == 2 else len(self.classes_))
         if self.stage2 is None:
             return
         scores = self._scores(rows.X)

@@ -61,6 +61,9 @@ class PreferenceLoss(nn.Module):
     :math:`\ell(s (t_i - t_j) - (f_i - f_j))`, with soft labels t, scores f and margin scale s.
     """
 
+    class_weight: Tensor
+    offsets: Tensor
+
     def __init__(
         self,
         *,

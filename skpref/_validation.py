@@ -128,34 +128,36 @@ def check_labels(
         y = y.to_numpy()
     elif isinstance(y, list | tuple):
         y = np.asarray(y, dtype=object)  # without a dtype ["a", nan] becomes two strings
-    y = column_or_1d(y, warn=True, dtype=None)
-    known = np.ones(len(y), dtype=bool)
+    values = column_or_1d(y, warn=True, dtype=None)
+    known = np.ones(len(values), dtype=bool)
     if partial:
-        known = ~is_missing(y)
-        known[known] = [_is_label(v) for v in y[known]] if y.dtype.kind == "O" else y[known] != -1
-    labels = y[known]
+        known = ~is_missing(values)
+        given = values[known]
+        is_object = values.dtype.kind == "O"
+        known[known] = [_is_label(v) for v in given] if is_object else given != -1
+    labels = values[known]
     if labels.dtype.kind == "O" and len(labels):
         # Objects of one type sort and compare as their own dtype: [0, 1, None] is 0 and 1.
         labels = np.asarray(labels.tolist())
     if len(labels):
         assert_all_finite(labels, input_name="y")
         check_classification_targets(labels)
-    codes = np.full(len(y), -1, dtype=np.int64)
+    codes = np.full(len(values), -1, dtype=np.int64)
     if classes is None:
         found, codes[known] = np.unique(labels, return_inverse=True)
         return found, codes
-    classes = np.asarray(classes)
-    position = {c: i for i, c in enumerate(classes.tolist())}
-    if len(position) < len(classes):
-        raise ValueError(f"classes={classes.tolist()!r} names a class twice.")
+    found = np.asarray(classes)
+    position = {c: i for i, c in enumerate(found.tolist())}
+    if len(position) < len(found):
+        raise ValueError(f"classes={found.tolist()!r} names a class twice.")
     unknown = sorted({v for v in labels.tolist() if v not in position}, key=repr)
     if unknown:
         raise ValueError(
             f"y has labels that are not in classes: {unknown!r}; "
-            f"classes={classes.tolist()!r}. Add them to classes or mark those rows unlabelled."
+            f"classes={found.tolist()!r}. Add them to classes or mark those rows unlabelled."
         )
     codes[known] = [position[v] for v in labels.tolist()]
-    return classes, codes
+    return found, codes
 
 
 def _is_label(value) -> bool:

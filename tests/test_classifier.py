@@ -282,6 +282,14 @@ def test_passthrough_averages_prompts_and_smooths_nothing(data):
     assert_allclose(clf.soft_labels_, data.llm_scores.mean(axis=1), atol=1e-6)
 
 
+def test_fitting_again_without_scores_forgets_the_calibrator(data):
+    clf = fit(fast(), data)
+    clf.fit(data.X, data.y_true, groups=data.groups)
+    assert not hasattr(clf, "calibrator_")
+    fresh = fast().fit(data.X, data.y_true, groups=data.groups)
+    assert_array_equal(clf.predict_proba(data.X), fresh.predict_proba(data.X))
+
+
 def test_unscored_rows_are_filled_by_the_smoother_or_left_out(data):
     scores = data.llm_scores.copy()
     scores[::4] = np.nan

@@ -54,9 +54,10 @@ def folder(tmp_path):
 
 
 def arguments(quality, folder, *more):
-    fixed = "delidata --labels 20,40 --seeds 2 --tuning-seeds 1 --tuning-labels 30".split()
-    paths = ["--data-dir", folder, "--cache", folder / "cache", "--out", folder / "out"]
-    return quality.parse_args([*fixed, "--rows", ";".join(ROWS), *map(str, paths), *more])
+    fixed = {"--labels": "20,40", "--seeds": 2, "--tuning-seeds": 1, "--tuning-labels": 30}
+    paths = {"--data-dir": folder, "--cache": folder / "cache", "--out": folder / "out"}
+    options = fixed | paths | {"--rows": ";".join(ROWS)}
+    return quality.parse_args(["delidata", *(str(v) for o in options.items() for v in o), *more])
 
 
 def test_writes_table_json_and_picture_and_goes_on_where_it_stopped(quality, folder, monkeypatch):

@@ -291,7 +291,8 @@ def test_a_callable_weighs_by_distance():
     def kernel(distances):
         return np.exp(-distances)
 
-    expected = KNNLabelSmoother(60, weights=kernel, metric="euclidean").fit_transform(X, y)
+    smoother = KNNLabelSmoother(60, alpha=0.5, weights=kernel, metric="euclidean")
+    expected = smoother.fit_transform(X, y)
     known = ~np.isnan(y).any(axis=1)
     w = kernel(pairwise_distances(X))
     np.fill_diagonal(w, 0)
