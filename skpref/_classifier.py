@@ -416,15 +416,16 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
             held_out = self._hold_out(rows, rng)
             self.history_ = []
             self._train(rows, held_out, rng, module)
-            self._calibrate(rows, held_out, rng)
+            self._calibrate(rows, held_out)
+            self._finetune(rows, rng)
         return self
 
     @_fit_context(prefer_skip_nested_validation=False)
     def partial_fit(self, X, y, classes=None, groups=None, llm_scores=None, sample_weight=None):
-        """Train for one epoch on some whole sessions, then update scale and offsets on them.
+        """Train for one epoch on some whole sessions, then refit scale and offsets on them.
 
         The calibrator is fitted on the first call and used as it is on later ones, so give the
-        first call a fair share of the labels. Early stopping does not apply.
+        first call a fair share of the labels. Early stopping and fine-tuning do not apply.
 
         Parameters
         ----------
@@ -467,7 +468,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
             self.net_.partial_fit(self._dataset(rows.take(~held_out)))
             self.n_iter_ += 1
             self._record("pairs", self.net_.history[-1:])
-            self._calibrate(rows, held_out, rng)
+            self._calibrate(rows, held_out)
         return self
 
     def _validate_features(self, X, *, reset):
@@ -532,12 +533,13 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
 
     def _soft_labels(self, X, codes, session, llm_scores, *, refit) -> FloatArray:
         """Calibrate the scores, then smooth them over the features."""
-        # Labels as positions, so that a calibrator's missing-label convention needs no care here.
         if refit:
             calibrator = self._part("calibrator")
             if "classes" in calibrator.get_params():
-                calibrator.set_params(classes=np.arange(len(self.classes_)))
-            soft = calibrator.fit_transform(llm_scores, codes, groups=session)
+                calibrator.set_params(classes=self.classes_)
+            # Code -1 picks the last entry, None: the mark of no label whatever the labels' type.
+            labels = np.append(self.classes_.astype(object), [None])[codes]
+            soft = calibrator.fit_transform(llm_scores, labels, groups=session)
             self.calibrator_ = calibrator
         else:
             soft = self.calibrator_.transform(llm_scores)
@@ -660,7 +662,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         order = rng.permutation(unit[-1] + 1)
         labelled = np.isin(order, unit[rows.codes >= 0])
         order = order[np.argsort(~labelled, kind="stable")]
-        return np.isin(unit, order[:wanted])
+        return np.isin(unit, order[: min(wanted, unit[-1])])
 
     def _train(self, rows: _Rows, held_out, rng, module):
         """Stage 1: pairs and cross-entropy on the soft labels."""
@@ -677,8 +679,8 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         self.n_iter_ = len(self.net_.history)
         self._record("pairs", self.net_.history)
 
-    def _calibrate(self, rows: _Rows, held_out, rng):
-        """Stage 2: fit scale and offsets, then fine-tune where asked for."""
+    def _calibrate(self, rows: _Rows, held_out):
+        """Stage 2: fit the scale on held-out rows and the offsets on all."""
         self.scale_ = 1.0
         self.offsets_: FloatArray = np.zeros(1 if len(self.classes_) == 2 else len(self.classes_))
         if self.stage2 is None:
@@ -688,10 +690,6 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         if held_out.any():
             scale, _ = self._fit_offsets(rows.take(held_out), scores[held_out])
         self.scale_, self.offsets_ = self._fit_offsets(rows, scores, scale=scale)
-        labelled = rows.take(rows.codes >= 0)
-        enough = hasattr(self, "calibrator_") and len(labelled.codes) >= _FINETUNE_LABELS
-        if self.stage2 == "finetune" or (self.stage2 == "auto" and enough):
-            self._finetune(labelled, rng)
 
     def _fit_offsets(self, rows: _Rows, scores, *, scale=None) -> tuple[float, FloatArray]:
         """Fit scale and offsets on the human labels and, as a prior, on the soft labels."""
@@ -706,8 +704,12 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         weight = weight * (target @ self.class_weight_)
         return fit_offsets(scores, target, weight, scale=scale)
 
-    def _finetune(self, labelled: _Rows, rng):
-        """Go on with cross-entropy on the human labels, from the calibrated scores."""
+    def _finetune(self, rows: _Rows, rng):
+        """Go on with cross-entropy on the human labels, where asked for or labels are many."""
+        labelled = rows.take(rows.codes >= 0)
+        enough = hasattr(self, "calibrator_") and len(labelled.codes) >= _FINETUNE_LABELS
+        if not (self.stage2 == "finetune" or (self.stage2 == "auto" and enough)):
+            return
         one_hot = labelled._replace(soft=np.eye(len(self.classes_))[labelled.codes])
         criterion = {
             "pairwise_weight": 0.0,

@@ -113,7 +113,7 @@ def test_string_labels_with_none_as_unlabelled(data3):
     names = np.array(["neg", "neu", "pos"], dtype=object)
     y = np.where(data3.y < 0, None, names[data3.y])
     clf = fit(fast(), data3, y=y)
-    assert clf.classes_.tolist() == ["neg", "neu", "pos"]
+    assert clf.classes_.tolist() == clf.calibrator_.classes_.tolist() == ["neg", "neu", "pos"]
     same = fit(fast(), data3)
     assert_allclose(clf.predict_proba(data3.X), same.predict_proba(data3.X))
 
@@ -388,6 +388,7 @@ class Sessions(Callback):
         ({"stage2": "offsets", "validation_fraction": 0.25}, [45]),
         ({"stage2": None, "validation_fraction": 0.25}, [60]),
         ({"stage2": "offsets", "validation_fraction": 0.0}, [60]),
+        ({"stage2": "offsets", "validation_fraction": 0.999}, [1]),
         ({"stage2": None, "early_stopping": True}, [54]),
         ({"stage2": "finetune"}, [54, 6]),
     ],
