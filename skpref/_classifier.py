@@ -225,6 +225,12 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
 
     Neither the order of the rows nor the names of the sessions change the fitted model.
 
+    Where `y` is partly unlabelled, a search can use the default scoring (`score`) or
+    `skpref.metrics.within_session_concordance_scorer`, which leave unlabelled rows out;
+    scikit-learn's own scorers take the mark of an unlabelled row for a class. With metadata routing
+    off and no `llm_scores`, ``search.fit(X, y, groups=g)`` does not reach this estimator, and all
+    rows are one session; name the step as well, ``clf__groups=g``.
+
     Examples
     --------
     >>> from skpref import PairwisePreferenceClassifier

@@ -135,6 +135,11 @@ def check_labels(
         given = values[known]
         is_object = values.dtype.kind == "O"
         known[known] = [_is_label(v) for v in given] if is_object else given != -1
+    elif (missing := is_missing(values)).any():
+        raise ValueError(
+            f"Input y contains NaN or None in {missing.sum()} rows (first: row {missing.argmax()}). "
+            "Only with llm_scores may rows be unlabelled: pass them, or leave those rows out."
+        )
     labels = values[known]
     if labels.dtype.kind == "O" and len(labels):
         # Objects of one type sort and compare as their own dtype: [0, 1, None] is 0 and 1.

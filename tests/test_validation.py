@@ -84,6 +84,12 @@ def test_values_that_are_no_labels():
         check_labels([np.inf, 1.0], partial=True)
 
 
+@pytest.mark.parametrize("y", [["a", None, "b"], np.array([0.0, np.nan, 1.0])], ids=repr)
+def test_complete_labels_may_not_be_missing(y):
+    with pytest.raises(ValueError, match=re.escape("in 1 rows (first: row 1). Only with llm_sc")):
+        check_labels(y, partial=False)
+
+
 def test_missing_values_of_any_dtype():
     assert is_missing(np.array([1, 2])).tolist() == [False, False]
     assert is_missing(np.array([1, np.nan])).tolist() == [False, True]
