@@ -137,7 +137,7 @@ def check_labels(
         known[known] = [_is_label(v) for v in given] if is_object else given != -1
     elif (missing := is_missing(values)).any():
         raise ValueError(
-            f"Input y contains NaN or None in {missing.sum()} rows (first: row {missing.argmax()}). "
+            f"Input y contains NaN or None in {missing.sum()} rows (first: {missing.argmax()}). "
             "Only with llm_scores may rows be unlabelled: pass them, or leave those rows out."
         )
     labels = values[known]

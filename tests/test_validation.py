@@ -86,7 +86,7 @@ def test_values_that_are_no_labels():
 
 @pytest.mark.parametrize("y", [["a", None, "b"], np.array([0.0, np.nan, 1.0])], ids=repr)
 def test_complete_labels_may_not_be_missing(y):
-    with pytest.raises(ValueError, match=re.escape("in 1 rows (first: row 1). Only with llm_sc")):
+    with pytest.raises(ValueError, match=re.escape("in 1 rows (first: 1). Only with llm_sc")):
         check_labels(y, partial=False)
 
 
