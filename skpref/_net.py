@@ -34,7 +34,7 @@ class MLP(nn.Module):
     def __init__(self, n_features, n_outputs, hidden_units=128, dropout=0.0):
         super().__init__()
         sizes = [n_features, *np.atleast_1d(hidden_units).tolist()]
-        layers: list[nn.Module] = []
+        layers = []
         for n_in, n_out in pairwise(sizes):
             layers += [nn.Linear(n_in, n_out), nn.ReLU(), nn.Dropout(dropout)]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], n_outputs))

@@ -3,9 +3,7 @@
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import (
     HasMethods,
-    Hidden,
     Interval,
-    Options,
     StrOptions,
     validate_params,
 )
@@ -13,9 +11,7 @@ from sklearn.utils.validation import _check_feature_names_in, _check_sample_weig
 
 __all__ = [
     "HasMethods",
-    "Hidden",
     "Interval",
-    "Options",
     "StrOptions",
     "_check_feature_names_in",
     "_check_sample_weight",
