@@ -41,8 +41,15 @@ def grid(**values) -> list[dict]:
     return [dict(zip(values, v, strict=True)) for v in product(*values.values())]
 
 
-PAIRWISE = grid(margin_scale=[1.0, 2.0, 5.0], pairwise_weight=[0.3, 1.0])
+# Distillation tries six optimisers; with pairs three of them, each with two weights of the pairs.
 POINTWISE = grid(pairwise_weight=[0.0], lr=[3e-4, 1e-3, 3e-3], weight_decay=[1e-4, 1e-3])
+OPTIMISERS = [
+    {"lr": 1e-3, "weight_decay": 1e-4},
+    {"lr": 1e-3, "weight_decay": 1e-3},
+    {"lr": 3e-4, "weight_decay": 1e-3},
+]
+PAIRWISE = [o | {"pairwise_weight": weight} for o in OPTIMISERS for weight in (0.3, 1.0)]
+FIXED = [o | {"margin": "fixed", "margin_scale": m} for o in OPTIMISERS for m in (0.5, 2.0)]
 
 # Row of the table -> (how it is made, settings tried on dev).
 ROWS = {
@@ -61,10 +68,7 @@ ROWS = {
     "skpref": ("student", PAIRWISE),
     "skpref, no calibration": ("student", [s | {"calibrator": "passthrough"} for s in PAIRWISE]),
     "skpref, no smoothing": ("student", [s | {"smoother": "passthrough"} for s in PAIRWISE]),
-    "skpref, fixed margin": (
-        "student",
-        grid(margin=["fixed"], margin_scale=[0.5, 1.0, 2.0], pairwise_weight=[0.3, 1.0]),
-    ),
+    "skpref, fixed margin": ("student", FIXED),
     "skpref, pairs across sessions": ("across", PAIRWISE),
     "skpref, no stage 2": ("student", [s | {"stage2": None} for s in PAIRWISE]),
     "skpref, offsets only": ("student", [s | {"stage2": "offsets"} for s in PAIRWISE]),
