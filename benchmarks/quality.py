@@ -71,8 +71,13 @@ ROWS = {
     "skpref, fixed margin": ("student", FIXED),
     "skpref, pairs across sessions": ("across", PAIRWISE),
     "skpref, no stage 2": ("student", [s | {"stage2": None} for s in PAIRWISE]),
-    "skpref, offsets only": ("student", [s | {"stage2": "offsets"} for s in PAIRWISE]),
-    "skpref, always fine-tuned": ("student", [s | {"stage2": "finetune"} for s in PAIRWISE]),
+    "skpref, offsets only": ("student", []),
+    "skpref, always fine-tuned": ("student", []),
+}
+# Rows that take the settings of skpref and change one.
+AS_SKPREF = {
+    "skpref, offsets only": {"stage2": "offsets"},
+    "skpref, always fine-tuned": {"stage2": "finetune"},
 }
 
 
@@ -262,7 +267,9 @@ def run(args) -> dict:
     with tqdm(total=len(args.rows) * len(args.labels) * args.seeds, desc=args.task) as bar:
         for row in args.rows:
             bar.set_postfix_str(row)
-            if row not in result["settings"]:
+            if row in AS_SKPREF:
+                result["settings"][row] = result["settings"]["skpref"] | AS_SKPREF[row]
+            elif row not in result["settings"]:
                 # Seeds that no reported run uses.
                 seeds = range(1000, 1000 + args.tuning_seeds)
                 result["settings"][row] = tune(row, data, args.tuning_labels, seeds)
@@ -313,6 +320,8 @@ def parse_args(argv=None):
             "no data directory; give --data-dir or set SKPREF_DATA to the folder of the parquets"
         )
     unknown = set(args.rows) - set(ROWS)
+    if AS_SKPREF.keys() & args.rows and "skpref" not in args.rows:
+        parser.error(f"--rows: {list(AS_SKPREF)} take the settings of skpref; name it before them")
     if unknown:
         parser.error(f"--rows: unknown {sorted(unknown)}; choose from {list(ROWS)}")
     args.data_dir = Path(args.data_dir)

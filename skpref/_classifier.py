@@ -25,9 +25,9 @@ from skpref._smoother import KNNLabelSmoother
 from skpref._typing import BoolArray, FloatArray, IntArray
 from skpref._validation import check_groups, check_labels, check_llm_scores
 
-# In stage 2 all soft labels together weigh as much as this many human labels: enough to hold the
-# offsets of classes that few or no labels speak for.
-_SOFT_LABEL_WEIGHT = 50.0
+# In stage 2 all soft labels together weigh as much as this many human labels. The labels of a few
+# whole sessions are much alike, so they say less about offsets than their number promises.
+_SOFT_LABEL_WEIGHT = 200.0
 # With fewer labels fine-tuning lost more than it gained (benchmarks/results).
 _FINETUNE_LABELS = 200
 
@@ -136,7 +136,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         Weight of each class in the cross-entropy and in stage 2. "balanced" divides by the
         frequency of the class among the soft labels.
     stage2 : {"auto", "offsets", "finetune"} or None, default="auto"
-        "offsets" refits scale and offsets on human and soft labels, the soft ones together worth 50
+        "offsets" refits scale and offsets on human and soft labels, the soft ones together worth 200
         human ones; "finetune" then trains the network on the labelled rows; both need a label.
         "auto" is "finetune" where there are `llm_scores` and 200 labels or more, else "offsets",
         from the soft labels alone where there is no human label. None leaves the network's scores
@@ -161,7 +161,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
     batch_size : int, default=256
         Utterances per step: whole sessions are packed up to that many. A longer session is dealt
         at random into parts of at most that length in each epoch, unless pairs are sampled.
-    weight_decay : float, default=0.0001
+    weight_decay : float, default=0.001
         L2 penalty of Adam.
     early_stopping : bool, default=False
         Whether to stop when the loss of the held-out sessions no longer falls.
@@ -294,7 +294,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         max_epochs=30,
         lr=1e-3,
         batch_size=256,
-        weight_decay=1e-4,
+        weight_decay=1e-3,
         early_stopping=False,
         validation_fraction=0.1,
         n_iter_no_change=5,
