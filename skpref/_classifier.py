@@ -136,8 +136,8 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         Weight of each class in the cross-entropy and in stage 2. "balanced" divides by the
         frequency of the class among the soft labels.
     stage2 : {"auto", "offsets", "finetune"} or None, default="auto"
-        "offsets" refits scale and offsets on human and soft labels, the soft ones together worth 200
-        human ones; "finetune" then trains the network on the labelled rows; both need a label.
+        "offsets" refits scale and offsets on human and soft labels, the soft ones together worth
+        200 human ones; "finetune" then trains the network on the labelled rows; both need a label.
         "auto" is "finetune" where there are `llm_scores` and 200 labels or more, else "offsets",
         from the soft labels alone where there is no human label. None leaves the network's scores
         as they are.
