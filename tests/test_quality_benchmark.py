@@ -104,3 +104,19 @@ def test_absent_data_is_named(quality, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("SKPREF_DATA", raising=False)
     with pytest.raises(SystemExit):
         quality.parse_args(["uss"])
+
+
+def test_summary_pairs_the_seeds(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import summary
+
+    values = {"skpref": [0.6, 0.8], "distillation": [0.5, 0.9]}
+    runs = [
+        {"row": row, "n_labels": 50, "seed": seed, "accuracy": value}
+        for row, both in values.items()
+        for seed, value in enumerate(both)
+    ]
+    result = {"runs": runs[::-1]}
+    assert summary.difference(result, "distillation", 50, "accuracy") == "+0.000 ± 0.100"
+    assert summary.mean(result, "skpref", 50, "accuracy") == pytest.approx(0.7)
+    sys.modules.pop("summary")
