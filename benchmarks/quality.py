@@ -20,6 +20,7 @@ import numpy as np
 from _tasks import TASKS, load_task
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
+from sklearn.model_selection import ParameterGrid
 from sklearn.neural_network import MLPClassifier
 from sklearn.utils import Bunch
 from tqdm import tqdm
@@ -38,7 +39,7 @@ METRICS = {
 
 def grid(**values) -> list[dict]:
     """All combinations of the values."""
-    return [dict(zip(values, v, strict=True)) for v in product(*values.values())]
+    return list(ParameterGrid(values))
 
 
 # Distillation tries six optimisers; with pairs three of them, each with two weights of the pairs.

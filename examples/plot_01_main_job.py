@@ -8,8 +8,6 @@ The dialogues are made up, so that anyone can run this; they have the session bi
 sessions are meant for. What the method does on real dialogues is in ``benchmarks/results``.
 """
 
-import warnings
-
 import matplotlib
 
 matplotlib.use("Agg")
@@ -76,10 +74,7 @@ for seed in range(3):
     )
     for fold, (train, test) in enumerate(GroupKFold(3).split(data.X, data.y, data.groups)):
         for name in ROWS:
-            with warnings.catch_warnings():
-                # "mean" is used without labels on purpose.
-                warnings.simplefilter("ignore", UserWarning)
-                probabilities = predict_test(name, data, train, test)
+            probabilities = predict_test(name, data, train, test)
             # A row that no prompt scored has no LLM probability; it counts as a guess.
             probabilities = np.nan_to_num(probabilities, nan=1 / len(CLASSES))
             truth, groups = data.y_true[test], data.groups[test]

@@ -194,7 +194,7 @@ class LLMScoreCalibrator(TransformerMixin, BaseEstimator):
     """Ensemble and calibrate an LLM's raw scores.
 
     Turns the scores that several prompts gave each utterance into one class distribution, with
-    the help of the human labels that exist. A few dozen labels are enough for the default.
+    the help of the human labels that exist. The default is made for few labels.
 
     Parameters
     ----------

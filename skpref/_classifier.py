@@ -69,6 +69,10 @@ class _Rows(NamedTuple):
     def take(self, rows) -> "_Rows":
         return _Rows(*(part[rows] for part in self))
 
+    def known(self) -> BoolArray:
+        """Tell which rows have a soft label."""
+        return np.asarray(~np.isnan(self.soft).any(axis=1))
+
 
 def _canonical_order(X, session) -> IntArray:
     """Order of the rows that depends on their content only, sessions together.
@@ -216,8 +220,8 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
     Notes
     -----
     `predict_proba` is the softmax of ``scale_ * scores + offsets_``. Scale and offsets are what
-    calibrates it: a penalised maximum-likelihood fit on human labels and, with a small weight, on
-    the calibrated soft labels. The scale is fitted on sessions that the network was not trained on,
+    calibrates it: a penalised maximum-likelihood fit on human labels and, as a prior, on the
+    calibrated soft labels. The scale is fitted on sessions that the network was not trained on,
     since a network is too sure of the rows it has seen; where there are too few sessions to hold
     some out (fewer than half of ``1 / validation_fraction``) it is fitted on those all the same,
     and then, or with ``stage2=None``, probabilities are not calibrated: see
@@ -571,24 +575,25 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
                 f"stage2={self.stage2!r} needs human labels but y has none; label some rows, or "
                 "pass stage2='auto' to fit the offsets on the soft labels."
             )
-        known = ~np.isnan(rows.soft).any(axis=1)
+        known = rows.take(rows.known())
         min_margin = getattr(self.pair_sampler, "min_margin", 0.0)
-        if self.pairwise_weight and not _has_pairs(
-            rows.soft[known], rows.session[known], min_margin
-        ):
+        if self.pairwise_weight and not _has_pairs(known.soft, known.session, min_margin):
             raise ValueError(
                 "groups leave no valid pair: in no session do two rows differ in their soft labels "
                 f"by min_margin={min_margin} or more. Check that groups are session ids, not row "
                 "ids, lower min_margin, or pass pairwise_weight=0 for pointwise training."
             )
 
+    def _n_outputs(self) -> int:
+        """Scores per row: that of the positive class for a binary task, else one per class."""
+        return 1 if len(self.classes_) == 2 else len(self.classes_)
+
     def _dataset(self, rows: _Rows):
         """Rows of known soft label, as the net takes them."""
         from skpref._net import SessionDataset
 
-        rows = rows.take(~np.isnan(rows.soft).any(axis=1))
-        # A binary task has one score, that of the positive class.
-        soft = rows.soft[:, 1:] if len(self.classes_) == 2 else rows.soft
+        rows = rows.take(rows.known())
+        soft = rows.soft[:, -self._n_outputs() :]
         return SessionDataset(rows.X, soft, rows.weight, rows.session)
 
     def _make_net(self, rows: _Rows, rng, *, module=None, criterion=None, **params):
@@ -597,7 +602,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
 
         from skpref._net import make_net, predict_scores, resolve_device, resolve_module
 
-        n_outputs = 1 if len(self.classes_) == 2 else len(self.classes_)
+        n_outputs = self._n_outputs()
         if module is None:
             module = resolve_module(self.module, self._module_params(), rows.X.shape[1], n_outputs)
             module = module.to(getattr(torch, rows.X.dtype.name))
@@ -688,7 +693,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
     def _calibrate(self, rows: _Rows, held_out):
         """Stage 2: fit the scale on held-out rows and the offsets on all."""
         self.scale_ = 1.0
-        self.offsets_: FloatArray = np.zeros(1 if len(self.classes_) == 2 else len(self.classes_))
+        self.offsets_: FloatArray = np.zeros(self._n_outputs())
         if self.stage2 is None:
             return
         scores = self._scores(rows.X)
@@ -702,7 +707,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         known = rows.codes >= 0
         target, weight = np.eye(len(self.classes_))[rows.codes[known]], rows.weight[known]
         if hasattr(self, "calibrator_"):
-            soft = ~np.isnan(rows.soft).any(axis=1)
+            soft = rows.known()
             share = rows.weight[soft] / max(rows.weight[soft].sum(), 1e-12)
             scores = np.vstack([scores[known], scores[soft]])
             target = np.vstack([target, rows.soft[soft]])
@@ -777,7 +782,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         -------
         ndarray of shape (n_utterances, n_classes)
             Softmax of ``scale_ * scores + offsets_``, which stage 2 fitted on the human labels and,
-            with a small weight, on the calibrated soft labels.
+            as a prior, on the calibrated soft labels.
         """
         return probabilities(self._logits(X))
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import log_softmax, logsumexp
+from scipy.special import log_softmax, softmax
 
 from skpref._typing import FloatArray
 
@@ -88,5 +88,4 @@ def probabilities(logits: FloatArray) -> FloatArray:
     ndarray of shape (n_rows, n_classes)
         Rows that sum to 1.
     """
-    logits = class_logits(logits)
-    return np.exp(logits - logsumexp(logits, axis=1, keepdims=True))
+    return softmax(class_logits(logits), axis=1)

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_consistent_length, column_or_1d
+from sklearn.utils.validation import column_or_1d
 
 from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
 
@@ -201,13 +201,11 @@ def check_llm_scores(llm_scores: ArrayLike, n_samples: int | None = None) -> Flo
             f"llm_scores has shape {scores.shape}; pass (n_utterances, n_prompts, n_classes), "
             "or (n_utterances, n_prompts) with the positive class's scores of a binary task."
         )
-    if n_samples is not None:
-        if len(scores) != n_samples:
-            raise ValueError(
-                f"llm_scores has {len(scores)} rows but there are {n_samples} utterances; "
-                "pass one row of scores per utterance, NaN where the LLM gave none."
-            )
-        check_consistent_length(scores, np.empty(n_samples))
+    if n_samples is not None and len(scores) != n_samples:
+        raise ValueError(
+            f"llm_scores has {len(scores)} rows but there are {n_samples} utterances; "
+            "pass one row of scores per utterance, NaN where the LLM gave none."
+        )
     if np.isinf(scores).any():
         raise ValueError(
             "llm_scores has infinite values (inf); pass NaN where the LLM gave no score."
