@@ -434,8 +434,9 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
     def partial_fit(self, X, y, classes=None, groups=None, llm_scores=None, sample_weight=None):
         """Train for one epoch on some whole sessions, then refit scale and offsets on them.
 
-        The calibrator is fitted on the first call and used as it is on later ones, so give the
-        first call a fair share of the labels. Early stopping and fine-tuning do not apply.
+        The calibrator is fitted on the first call with `llm_scores` and used as it is on later
+        ones, so give that call a fair share of the labels. Early stopping and fine-tuning do not
+        apply.
 
         Parameters
         ----------
@@ -543,7 +544,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
 
     def _soft_labels(self, X, codes, session, llm_scores, *, refit) -> FloatArray:
         """Calibrate the scores, then smooth them over the features."""
-        if refit:
+        if refit or not hasattr(self, "calibrator_"):
             calibrator = self._part("calibrator")
             if "classes" in calibrator.get_params():
                 calibrator.set_params(classes=self.classes_)

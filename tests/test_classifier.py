@@ -453,6 +453,12 @@ def test_partial_fit_improves_epoch_by_epoch(data):
     assert clf.score(data.X, data.y_true) > 0.8
 
 
+def test_partial_fit_may_meet_scores_later(data):
+    clf = fast().partial_fit(data.X, data.y_true, classes=[0, 1], groups=data.groups)
+    clf.partial_fit(data.X, data.y, groups=data.groups, llm_scores=data.llm_scores)
+    assert clf.calibrator_.classes_.tolist() == [0, 1]
+
+
 def test_warm_start_goes_on_where_fit_ended(data):
     warm = fit(fast(warm_start=True, max_epochs=3), data)
     ended = warm.history_[-1]["train_loss"]
