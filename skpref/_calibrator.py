@@ -1,8 +1,9 @@
 """Calibration of LLM scores: the raw scores of many prompts to one distribution per utterance."""
 
 import math
+from collections.abc import Iterable
 from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 from warnings import warn
 
 import numpy as np
@@ -21,6 +22,9 @@ from skpref._validation import check_groups, check_labels, check_llm_scores
 # Added to every probability before its logarithm is taken: a vote (0 or 1) is then a strong
 # opinion, not an infinite one.
 _SMOOTHING = 1e-3
+# How many scores are read at a time. What is made of them then fits the cache, and memory does
+# not grow with the rows.
+_CHUNK_SIZE = 1 << 16
 _LABEL_FREE = ("mean", "batch")
 _LEARNED = ["prompt_weights_", "prompt_offsets_", "class_scales_", "class_bias_", "temperature_"]
 
@@ -39,11 +43,27 @@ class _Scores(NamedTuple):
         return np.asarray((~np.isnan(self.log[:, :, 0])).any(axis=1))
 
 
-def _mean_of_known(values: FloatArray, axis: int | tuple[int, ...]) -> FloatArray:
-    """Mean without the NaN, and NaN (without numpy's warning) where there is nothing else."""
+def _chunks(n_rows: int, n_columns: int) -> list[slice]:
+    """Cut rows into pieces of about `_CHUNK_SIZE` scores."""
+    step = max(_CHUNK_SIZE // n_columns, 1)
+    return [slice(start, start + step) for start in range(0, n_rows, step)]
+
+
+def _mean_of_known(values: FloatArray) -> FloatArray:
+    """Mean over prompts without the NaN, and NaN where there is nothing else."""
     known = ~np.isnan(values)
-    count = known.sum(axis=axis)
-    return np.where(known, values, 0).sum(axis=axis) / np.where(count, count, np.nan)
+    count = known.sum(axis=1)
+    return np.where(known, values, 0).sum(axis=1) / np.where(count, count, np.nan)
+
+
+def _mean_over_rows(chunks: Iterable[FloatArray]) -> FloatArray:
+    """Mean over the rows of all chunks without the NaN, and NaN where there is nothing else."""
+    total = count = np.zeros(1)
+    for values in chunks:
+        known = ~np.isnan(values)
+        total = total + np.where(known, values, 0).sum(axis=0)
+        count = count + known.sum(axis=0)
+    return total / np.where(count, count, np.nan)
 
 
 def _from_probabilities(scores: FloatArray) -> _Scores:
@@ -66,7 +86,7 @@ class _Mean:
     """Arithmetic mean of the prompts' distributions."""
 
     def predict(self, scores: _Scores) -> FloatArray:
-        return _mean_of_known(scores.prob, axis=1)
+        return _mean_of_known(scores.prob)
 
 
 class _Pool(NamedTuple):
@@ -80,7 +100,7 @@ class _Pool(NamedTuple):
     def corrected(self, scores: _Scores) -> FloatArray:
         """Log-scores less the offsets; a row's other prompts share a missing one's weight."""
         log = scores.log - self.offsets
-        return np.where(np.isnan(log), _mean_of_known(log, axis=1)[:, None], log)
+        return np.where(np.isnan(log), _mean_of_known(log)[:, None], log)
 
     def ensemble(self, scores: _Scores) -> FloatArray:
         return log_softmax(np.einsum("npk,p->nk", self.corrected(scores), self.weights), axis=1)
@@ -104,62 +124,88 @@ class _Isotonic(NamedTuple):
 _Model = _Mean | _Pool | _Isotonic
 
 
-def _label_free_pool(scores: _Scores, *, prior_corrected: bool = True) -> _Pool:
+class _Labelled(NamedTuple):
+    """The rows with a label and a score, their classes, and what the method learns from.
+
+    `features` are (n_rows, n_classes, n_features), of the float type of the scores: with
+    "log_pool" and labels on all rows they are as large as the scores.
+    """
+
+    row: IntArray
+    codes: IntArray
+    features: FloatArray
+
+    def n_classes(self, train: IntArray) -> int:
+        """Count the classes that occur in the rows at the positions `train`."""
+        return len(np.unique(self.codes[train]))
+
+
+def _label_free_pool(offsets: FloatArray, method: str) -> _Pool:
     """Pool with equal weights, each prompt's mean log-score over all rows taken off."""
-    offsets = _mean_of_known(scores.log, axis=0)
     seen = ~np.isnan(offsets[:, 0])
-    if not prior_corrected:
+    if method == "temperature":
         offsets = 0 * offsets
     n_classes = offsets.shape[1]
     return _Pool(offsets, seen / seen.sum(), np.ones(n_classes), np.zeros(n_classes))
 
 
-def _fit_softmax(
-    features: FloatArray, codes: IntArray, start: FloatArray, penalty: FloatArray, with_bias: bool
-) -> tuple[FloatArray, FloatArray]:
-    """Fit `softmax(features @ theta + b)`, theta >= 0, by penalised maximum likelihood.
+def _features(pool: _Pool, method: str, scores: _Scores) -> FloatArray:
+    """Give what `method` learns from, (n, n_classes, n_features)."""
+    if method == "log_pool":
+        return pool.corrected(scores)[:, pool.weights > 0].transpose(0, 2, 1)
+    reduced = pool.predict(scores) if method == "isotonic" else pool.ensemble(scores)
+    return reduced[:, :, None]
 
-    `features` is (n, n_classes, n_features); the penalty `sum(penalty / 2 * (params - start)**2)`
-    is on theta, then b.
+
+def _fit_softmax(
+    labelled: _Labelled, train: IntArray, start: FloatArray, penalty: FloatArray, with_bias: bool
+) -> tuple[FloatArray, FloatArray]:
+    """Fit `softmax(sum_f theta_kf features_kf + b_k)`, theta >= 0, by penalised likelihood.
+
+    `start` is (n_classes, n_features), or (1, n_features) for one theta of all classes. The
+    penalty `sum(penalty / 2 * (params - start)**2)` is on theta, then b, which starts at 0.
     """
-    rows, (_, n_classes, n_features) = np.arange(len(codes)), features.shape
+    n_classes, n_features = labelled.features.shape[1:]
+    origin = np.append(start, np.zeros(n_classes))
+    parts = _chunks(len(train), n_classes * n_features)
 
     def objective(params):
-        log_prob = log_softmax(features @ params[:n_features] + params[n_features:], axis=1)
-        error = np.exp(log_prob)
-        error[rows, codes] -= 1
-        gradient = np.append(np.einsum("nkf,nk->f", features, error), error.sum(axis=0))
-        shift = params - start
-        return 0.5 * penalty @ shift**2 - log_prob[rows, codes].sum(), gradient + penalty * shift
+        theta, bias = params[: start.size].reshape(start.shape), params[start.size :]
+        shift = params - origin
+        loss, gradient = 0.5 * penalty @ shift**2, penalty * shift
+        for part in parts:
+            features = labelled.features[train[part]].astype(np.float64)
+            codes = labelled.codes[train[part]]
+            rows = np.arange(len(codes))
+            log_odds = np.einsum("nkf,kf->nk", features, np.broadcast_to(theta, features.shape[1:]))
+            log_prob = log_softmax(log_odds + bias, axis=1)
+            loss -= log_prob[rows, codes].sum()
+            error = np.exp(log_prob)
+            error[rows, codes] -= 1
+            slope = np.einsum("nkf,nk->kf", features, error)
+            slope = slope if len(start) > 1 else slope.sum(axis=0)
+            gradient += np.append(slope, error.sum(axis=0))
+        return loss, gradient
 
     bias_bounds = (None, None) if with_bias else (0, 0)
-    bounds = [(0, None)] * n_features + [bias_bounds] * n_classes
-    params = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds).x
-    return params[:n_features], params[n_features:]
+    bounds = [(0, None)] * start.size + [bias_bounds] * n_classes
+    params = minimize(objective, origin, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return params[: start.size], params[start.size :]
 
 
-def _fit_pool(scores: _Scores, codes: IntArray, method: str, C: float) -> _Pool:
-    """Learn weights, scales or bias of a pool from the rows with codes >= 0."""
-    pool = _label_free_pool(scores, prior_corrected=method != "temperature")
-    if method == "batch":
-        return pool
-    labelled = scores.take(codes >= 0)
+def _fit_pool(pool: _Pool, labelled: _Labelled, train: IntArray, method: str, C: float) -> _Pool:
+    """Learn weights, scales or bias of a pool from the labelled rows at `train`."""
     n_classes, seen = len(pool.bias), pool.weights > 0
+    start: FloatArray = np.ones((n_classes if method == "beta" else 1, 1))
     if method == "log_pool":
-        features, start = pool.corrected(labelled)[:, seen].transpose(0, 2, 1), pool.weights[seen]
-        # Doubling every prompt halves the weights; this keeps their penalty as it was.
-        strength = len(start) / C
-    else:
-        start = np.ones(n_classes if method == "beta" else 1)
-        features = pool.ensemble(labelled)[:, :, None] * (
-            np.eye(n_classes) if len(start) > 1 else 1
-        )
-        strength = 1 / C
+        start = pool.weights[None, seen]
+    # Doubling every prompt halves the weights; this keeps their penalty as it was.
+    strength = start.shape[1] / C
     theta, bias = _fit_softmax(
-        features,
-        codes[codes >= 0],
-        start=np.append(start, np.zeros(n_classes)),
-        penalty=np.repeat([strength, 1 / C], [len(start), n_classes]),
+        labelled,
+        train,
+        start,
+        penalty=np.repeat([strength, 1 / C], [start.size, n_classes]),
         with_bias=method != "temperature",
     )
     if method == "log_pool":
@@ -169,14 +215,15 @@ def _fit_pool(scores: _Scores, codes: IntArray, method: str, C: float) -> _Pool:
     return pool._replace(scales=theta * np.ones(n_classes), bias=bias)
 
 
-def _fit_isotonic(scores: _Scores, codes: IntArray) -> _Isotonic:
-    pool = _label_free_pool(scores)
-    prob, codes = pool.predict(scores.take(codes >= 0)), codes[codes >= 0]
+def _fit_isotonic(pool: _Pool, labelled: _Labelled, train: IntArray) -> _Isotonic:
+    codes = labelled.codes[train]
     # Platt's smoothed targets as limits: no class is ever ruled out, so no row sums to zero.
     low = 1 / (len(codes) + 2)
     steps = [
-        IsotonicRegression(y_min=low, y_max=1 - low, out_of_bounds="clip").fit(p, codes == k)
-        for k, p in enumerate(prob.T)
+        IsotonicRegression(y_min=low, y_max=1 - low, out_of_bounds="clip").fit(
+            labelled.features[train, k, 0], codes == k
+        )
+        for k in range(len(pool.bias))
     ]
     return _Isotonic(pool, steps)
 
@@ -394,23 +441,20 @@ class LLMScoreCalibrator(TransformerMixin, BaseEstimator):
         ndarray of shape (n, n_classes)
             Class probabilities, NaN in rows without any score.
         """
-        scores, codes, dtype = self._fit(X, y, groups)
-        prob = _predict(self._model, scores)
-        labelled = np.flatnonzero(codes >= 0)
-        if groups is None or self.method_ in _LABEL_FREE or not len(labelled):
-            return prob.astype(dtype)
-        sessions = check_groups(groups, len(codes))[labelled]
+        table, offsets, labelled = self._fit(X, y, groups)
+        prob = self._predict(self._model, table)
+        n_labelled = len(labelled.row)
+        if groups is None or self.method_ in _LABEL_FREE or not n_labelled:
+            return prob
+        sessions = check_groups(groups, len(table))[labelled.row]
         n_folds = min(self.cv, len(np.unique(sessions)))
-        folds = [labelled]
+        folds = [(np.arange(0), np.arange(n_labelled))]
         if n_folds > 1:
-            splits = GroupKFold(n_folds).split(labelled, groups=sessions)
-            folds = [labelled[test] for _, test in splits]
-        for rows in folds:
-            others = codes.copy()
-            others[rows] = -1
-            model, _ = self._learn(scores, others)
-            prob[rows] = _predict(model, scores.take(rows))
-        return prob.astype(dtype)
+            folds = GroupKFold(n_folds).split(sessions, groups=sessions)
+        for train, test in folds:
+            model, _ = self._learn(offsets, labelled, train)
+            prob[labelled.row[test]] = self._predict(model, table, labelled.row[test])
+        return prob
 
     def transform(self, X: ArrayLike) -> FloatArray:
         """Calibrate scores.
@@ -428,7 +472,7 @@ class LLMScoreCalibrator(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         table, _ = self._as_table(X, reset=False)
-        return _predict(self._model, self._read(table)).astype(table.dtype)
+        return self._predict(self._model, table)
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> np.ndarray:
         """Name the columns of the output after the classes.
@@ -459,21 +503,22 @@ class LLMScoreCalibrator(TransformerMixin, BaseEstimator):
         tags.classifier_tags = ClassifierTags(multi_class=multi_class)
         return tags
 
-    def _fit(self, X, y, groups) -> tuple[_Scores, IntArray, Any]:
-        """Fit; return the scores, the labels' codes (-1 where unusable) and the dtype."""
+    def _fit(self, X, y, groups) -> tuple[FloatArray, FloatArray, _Labelled]:
+        """Fit; return the table of scores, the mean log-scores and the labelled rows."""
         table, shape = self._as_table(X, reset=True)
         if groups is not None:
             check_groups(groups, len(table))
         codes = self._set_layout(table, shape, y)
         self.score_type_ = self._resolve_score_type(table)
-        scores = self._read(table, reset=True)
-        known = scores.known()
-        if not known.any():
+        self._set_scale(table)
+        offsets = _mean_over_rows(self._read(rows).log for rows in self._pieces(table))
+        self._seen = ~np.isnan(offsets[:, 0])
+        if not self._seen.any():
             raise ValueError("llm_scores has no row with a score; pass at least one.")
-        codes = np.where(known, codes, -1)
-        self._model, self.method_ = self._learn(scores, codes)
+        labelled = self._take_labelled(table, codes, offsets)
+        self._model, self.method_ = self._learn(offsets, labelled, np.arange(len(labelled.row)))
         self._set_attributes()
-        return scores, codes, table.dtype
+        return table, offsets, labelled
 
     def _as_table(self, X, *, reset: bool) -> tuple[FloatArray, tuple[int, int] | None]:
         """Check the scores; return them as a table, and (n_prompts, n_classes) if X was 3-D."""
@@ -534,17 +579,38 @@ class LLMScoreCalibrator(TransformerMixin, BaseEstimator):
     def _resolve_score_type(self, table: FloatArray) -> str:
         if self.score_type != "auto":
             return self.score_type
-        in_range = np.isnan(table) | ((table >= 0) & (table <= 1))
-        return "probability" if in_range.all() else "raw"
+        low, high = np.fmin.reduce(table, axis=None), np.fmax.reduce(table, axis=None)
+        return "raw" if low < 0 or high > 1 else "probability"
 
-    def _read(self, table: FloatArray, *, reset: bool = False) -> _Scores:
-        """Turn the table into distributions; with `reset`, learn how ratings are standardised."""
+    def _pieces(self, table: FloatArray, rows: IntArray | None = None) -> Iterable[FloatArray]:
+        """Yield the table, or only the given rows of it, in pieces of a bounded size."""
+        n_rows = len(table) if rows is None else len(rows)
+        for part in _chunks(n_rows, table.shape[1]):
+            yield table[part if rows is None else rows[part]]
+
+    def _set_scale(self, table: FloatArray) -> None:
+        """Learn how ratings are standardised."""
+        self._seen = np.ones(self.n_prompts_, dtype=bool)
+        if self.score_type_ != "raw":
+            return
+        # The classes of a prompt are missing together, so their means weigh the same.
+        pieces = (self._as_scores(rows) for rows in self._pieces(table))
+        centre = _mean_over_rows(pieces).mean(axis=1, keepdims=True)
+        squares = ((self._as_scores(rows) - centre) ** 2 for rows in self._pieces(table))
+        spread = np.sqrt(_mean_over_rows(squares).mean(axis=1, keepdims=True))
+        self._centre, self._spread = centre, np.where(spread > 0, spread, 1.0)
+
+    def _as_scores(self, table: FloatArray) -> FloatArray:
+        """Copy rows of the table as float64 of (n, n_prompts, n_columns), NaN where missing."""
         scores = table.reshape(len(table), self.n_prompts_, self._n_columns).astype(np.float64)
         # A distribution with a hole is no distribution: the prompt counts as missing there.
         scores[np.isnan(scores).any(axis=2)] = np.nan
-        if reset:
-            self._seen = ~np.isnan(scores[:, :, 0]).all(axis=0)
         scores[:, ~self._seen] = np.nan
+        return scores
+
+    def _read(self, table: FloatArray) -> _Scores:
+        """Turn rows of the table into distributions."""
+        scores = self._as_scores(table)
         if self.score_type_ == "probability":
             if ((scores < 0) | (scores > 1)).any():
                 raise ValueError(
@@ -553,17 +619,43 @@ class LLMScoreCalibrator(TransformerMixin, BaseEstimator):
                 )
             return _from_probabilities(scores)
         if self.score_type_ == "raw":
-            if reset:
-                centre = _mean_of_known(scores, axis=(0, 2))[:, None]
-                spread = np.sqrt(_mean_of_known((scores - centre) ** 2, axis=(0, 2)))[:, None]
-                self._centre, self._spread = centre, np.where(spread > 0, spread, 1.0)
             scores = (scores - self._centre) / self._spread
         return _from_log_odds(scores)
 
-    def _learn(self, scores: _Scores, codes: IntArray) -> tuple[_Model, str]:
-        """Fit `method`, or the label-free fallback, to the rows with codes >= 0."""
+    def _predict(
+        self, model: _Model, table: FloatArray, rows: IntArray | None = None
+    ) -> FloatArray:
+        """Give distributions of all or the given rows, in the float type of the table."""
+        n_rows = len(table) if rows is None else len(rows)
+        prob = np.empty((n_rows, len(self.classes_)), dtype=table.dtype)
+        done = 0
+        for piece in self._pieces(table, rows):
+            prob[done : done + len(piece)] = _predict(model, self._read(piece))
+            done += len(piece)
+        return prob
+
+    def _take_labelled(self, table: FloatArray, codes: IntArray, offsets: FloatArray) -> _Labelled:
+        """Collect what `method` learns from; nothing for the label-free ones."""
+        pool = _label_free_pool(offsets, self.method)
+        row = np.flatnonzero(codes >= 0) if self.method not in _LABEL_FREE else np.arange(0)
+        n_features = np.count_nonzero(pool.weights) if self.method == "log_pool" else 1
+        features = np.empty((len(row), len(pool.bias), n_features), dtype=table.dtype)
+        known = np.zeros(len(row), dtype=bool)
+        done = 0
+        for part in _chunks(len(row), table.shape[1]):
+            values = _features(pool, self.method, self._read(table[row[part]]))
+            known[part] = ~np.isnan(values[:, 0, 0])
+            values = values[known[part]]
+            features[done : done + len(values)] = values
+            done += len(values)
+        return _Labelled(row[known], codes[row[known]], features[:done])
+
+    def _learn(
+        self, offsets: FloatArray, labelled: _Labelled, train: IntArray
+    ) -> tuple[_Model, str]:
+        """Fit `method`, or the label-free fallback, to the labelled rows at `train`."""
         method = self.method
-        if method not in _LABEL_FREE and len(np.unique(codes[codes >= 0])) < 2:
+        if method not in _LABEL_FREE and labelled.n_classes(train) < 2:
             method = "batch"
             warn(
                 f"method={self.method!r} needs human labels of at least two classes on rows with "
@@ -574,9 +666,12 @@ class LLMScoreCalibrator(TransformerMixin, BaseEstimator):
             )
         if method == "mean":
             return _Mean(), method
+        pool = _label_free_pool(offsets, method)
+        if method == "batch":
+            return pool, method
         if method == "isotonic":
-            return _fit_isotonic(scores, codes), method
-        return _fit_pool(scores, codes, method, self.C), method
+            return _fit_isotonic(pool, labelled, train), method
+        return _fit_pool(pool, labelled, train, method, self.C), method
 
     def _set_attributes(self) -> None:
         for name in _LEARNED:

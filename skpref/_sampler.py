@@ -8,7 +8,6 @@ from typing import ClassVar
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_random_state
-from sklearn.utils.random import sample_without_replacement
 from sklearn.utils.validation import check_consistent_length, column_or_1d, validate_data
 
 from skpref._sklearn import Interval, StrOptions, _fit_context
@@ -66,18 +65,17 @@ class _Ladder:
     n_losers: IntArray
 
 
-def _prefix_length(length: IntArray, holds: Callable[[IntArray], BoolArray]) -> IntArray:
-    """Bisect, for all entries at once, how many of the first `length` offsets satisfy `holds`.
+def _longest_prefix(length: IntArray, holds: Callable[[IntArray], BoolArray]) -> IntArray:
+    """Bisect, for all entries at once, the largest count up to `length` that satisfies `holds`.
 
-    `holds` must be true up to some offset and false from there on.
+    `holds` must be true up to some count and false from there on; 0 needs no truth.
     """
-    low, high = np.zeros_like(length), length
-    while (unsure := low < high).any():
-        middle = (low + high) // 2
-        inside = holds(middle)
-        low = np.where(unsure & inside, middle + 1, low)
-        high = np.where(unsure & ~inside, middle, high)
-    return low
+    found = np.zeros_like(length)
+    step = 1 << int(length.max(initial=0)).bit_length()
+    while step := step // 2:
+        trial = np.minimum(found + step, length)
+        found = np.where(holds(trial), trial, found)
+    return found
 
 
 def _build_ladder(scores: FloatArray, sessions: IntArray, min_margin: float) -> _Ladder:
@@ -88,14 +86,12 @@ def _build_ladder(scores: FloatArray, sessions: IntArray, min_margin: float) -> 
     row, class_index, score = row[order], class_index[order], score[order]
     session = sessions[row]
     start = _run_starts(session, class_index)
-    # The least positive number turns "at least" into "more than zero".
-    threshold = max(min_margin, float(np.nextafter(0.0, 1.0)))
-    # The rounded difference itself is compared, never score - threshold, whose own rounding
-    # would let the margin of a pair and its validity disagree.
-    n_losers = _prefix_length(
-        np.arange(len(score)) - start,
-        lambda offset: score - score[start + offset] >= threshold,
-    )
+    # Everything below the entries of the same score loses to them.
+    n_losers: IntArray = _run_starts(session, class_index, score) - start
+    if min_margin > 0:
+        # The rounded difference itself is compared, never score - min_margin, whose own rounding
+        # would let the margin of a pair and its validity disagree.
+        n_losers = _longest_prefix(n_losers, lambda m: score - score[start + m - 1] >= min_margin)
     return _Ladder(row, class_index, session, score, start, n_losers)
 
 
@@ -107,21 +103,46 @@ def _run_starts(*columns: np.ndarray) -> IntArray:
     return np.maximum.accumulate(np.where(changed, np.arange(len(changed)), 0))
 
 
+def _spread(ends: np.ndarray, points: np.ndarray) -> IntArray:
+    """Find the interval of each point; both ascend, and `ends` are the intervals' excluded ends.
+
+    As `searchsorted(ends, points, side="right")`, which is slower where points outnumber ends.
+    """
+    counts = np.diff(np.searchsorted(points, ends), prepend=0)
+    return np.repeat(np.arange(len(ends)), counts)
+
+
 def _decode(ladder: _Ladder, number: IntArray) -> tuple[IntArray, IntArray]:
-    """Turn numbers of valid pairs into positions of winner and loser in the ladder."""
+    """Turn ascending numbers of valid pairs into positions of winner and loser in the ladder."""
     ends = np.cumsum(ladder.n_losers)
-    winner = np.searchsorted(ends, number, side="right")
-    first = ends[winner] - ladder.n_losers[winner]
-    return winner, ladder.start[winner] + number - first
+    winner = _spread(ends, number)
+    return winner, number + (ladder.start + ladder.n_losers - ends)[winner]
 
 
-def _draw_distinct(population: int, n: int, rng: np.random.RandomState) -> IntArray:
-    """Draw at most `n` distinct numbers below `population`, ascending, in O(n) memory."""
-    if population <= n:
-        return np.arange(population)
-    # The other methods list the whole population, which is small only next to a large n.
-    method = "tracking_selection" if 2 * n < population else "pool"
-    return np.sort(sample_without_replacement(population, n, method=method, random_state=rng))
+def _choose_distinct(sizes: IntArray, cap: int, rng: np.random.RandomState) -> IntArray:
+    """Choose all items of each session, or `cap` random ones of a session with more.
+
+    The items are numbered session by session. Gives the numbers chosen, ascending, in memory of
+    O(sessions + numbers chosen).
+    """
+    # Of a short session the items to leave are drawn, so that at most half are drawn of any.
+    leave = sizes < 2 * cap
+    wanted = np.where(leave, np.maximum(sizes - cap, 0), cap)
+    ends = np.cumsum(sizes)
+    drawn = np.empty(0, dtype=np.int64)
+    missing = wanted
+    # Hence less than half of a round's draws, on average, repeat one, and few rounds are needed.
+    # How many are drawn never depends on which, so each subset is equally likely.
+    while missing.any():
+        session = np.repeat(np.arange(len(sizes)), missing)
+        new = rng.randint(sizes[session], dtype=np.int64) + (ends - sizes)[session]
+        # A stable sort merges what is sorted already.
+        drawn = np.sort(np.concatenate([drawn, new]), kind="stable")
+        drawn = drawn[np.diff(drawn, prepend=-1) > 0]
+        missing = wanted - np.diff(np.searchsorted(drawn, ends), prepend=0)
+    short, short_ends = sizes[leave], np.cumsum(sizes[leave])
+    listed = np.arange(short.sum()) + np.repeat(ends[leave] - short_ends, short)
+    return np.setxor1d(drawn, listed, assume_unique=True)
 
 
 def _every_pair(
@@ -130,15 +151,9 @@ def _every_pair(
     """List every valid pair, or `cap` random ones of each session with more."""
     if cap is None:
         return _decode(ladder, np.arange(ladder.n_losers.sum()))
-    ends = np.cumsum(ladder.n_losers)
-    last = np.flatnonzero(np.diff(ladder.session, append=-1))
-    sizes = np.diff(ends[last], prepend=0)
-    firsts = ends[last] - sizes
-    kept = [
-        first + _draw_distinct(size, cap, rng)
-        for first, size in zip(firsts.tolist(), sizes.tolist(), strict=True)
-    ]
-    return _decode(ladder, np.concatenate([np.empty(0, dtype=np.int64), *kept]))
+    sizes = np.zeros(ladder.session.max(initial=-1) + 1, dtype=np.int64)
+    np.add.at(sizes, ladder.session, ladder.n_losers)
+    return _decode(ladder, _choose_distinct(sizes, cap, rng))
 
 
 def _uniform_pairs(
@@ -146,8 +161,11 @@ def _uniform_pairs(
 ) -> tuple[IntArray, IntArray]:
     """Draw valid pairs with replacement, each as likely as any other."""
     total = ladder.n_losers.sum()
-    size = n_pairs if total else 0
-    return _decode(ladder, rng.randint(max(total, 1), size=size, dtype=np.int64))
+    # Sorting is most of the work, and half as much for short integers.
+    dtype = np.int32 if total <= np.iinfo(np.int32).max else np.int64
+    number = rng.randint(max(total, 1), size=n_pairs if total else 0, dtype=dtype)
+    number.sort()
+    return _decode(ladder, number)
 
 
 def _margin_pairs(
@@ -172,9 +190,10 @@ def _margin_pairs(
     total = float(ends[-1]) if size else 0.0
     # A product with a number below 1 may still round up to the total, past the last winner.
     target = np.minimum(rng.uniform(size=size) * total, np.nextafter(total, 0.0))
-    winner = np.searchsorted(ends, target, side="right")
+    target.sort()
+    winner = _spread(ends, target)
     target = rng.uniform(size=size) * mass[winner]
-    offset = _prefix_length(n_losers[winner] - 1, lambda m: margin_sum(winner, m + 1) <= target)
+    offset = _longest_prefix(n_losers[winner] - 1, lambda m: margin_sum(winner, m) <= target)
     return winner, start[winner] + offset
 
 
@@ -185,21 +204,6 @@ def _adjacent_pairs(ladder: _Ladder) -> tuple[IntArray, IntArray]:
     highest = ladder.start[winner] + ladder.n_losers[winner] - 1
     n_tied = highest + 1 - tie[highest]
     return winner, tie[highest] + (winner - tie[winner]) % n_tied
-
-
-def _cap_per_session(session: IntArray, cap: int, rng: np.random.RandomState) -> IntArray:
-    """Choose at most `cap` random pairs of each session; gives their positions, ascending."""
-    order = rng.permutation(len(session))
-    order = order[np.argsort(session[order], kind="stable")]
-    rank = np.arange(len(order)) - _run_starts(session[order])
-    return np.sort(order[rank < cap])
-
-
-def _equal_session_weights(session: IntArray) -> FloatArray:
-    """Weigh pairs so that each session has the same total and the mean is 1."""
-    counts = np.bincount(session)
-    n_sessions = max(int(np.count_nonzero(counts)), 1)
-    return len(session) / (n_sessions * counts[session])
 
 
 def _check_scores(y: ArrayLike) -> FloatArray:
@@ -272,8 +276,10 @@ class IntraSessionPairSampler(BaseEstimator):
 
     Notes
     -----
-    Memory is O(rows + pairs given): "uniform", "margin" and `max_pairs_per_session` number the
-    valid pairs instead of listing them, and draw numbers. The draws are exact; none is rejected.
+    Memory is O(rows + pairs drawn): "uniform", "margin" and `max_pairs_per_session` number the
+    valid pairs instead of listing them, and draw numbers. The draws are exact, and none is spent
+    on a pair that is not valid. Pairs come session by session, the winners of each class by
+    ascending score.
 
     Differences of scores are compared as floating point gives them: 0.7 - 0.4 is just below 0.3,
     so it is not valid under ``min_margin=0.3``.
@@ -444,14 +450,21 @@ class IntraSessionPairSampler(BaseEstimator):
             )
         ladder = _build_ladder(scores, check_groups(groups, len(scores)), self.min_margin)
         winner, loser = self._choose(ladder, self.n_pairs or len(scores), rng)
-        session = ladder.session[winner]
-        equal = self.session_weight == "equal"
+        weight = np.ones(len(winner))
+        if self.session_weight == "equal":
+            # Each session has the same total and the mean is 1.
+            counts = np.bincount(ladder.session[winner])
+            n_sessions = np.maximum(np.count_nonzero(counts), 1)
+            share = len(winner) / (n_sessions * np.maximum(counts, 1))
+            weight = share[ladder.session[winner]]
+        margin = ladder.score[winner]
+        margin -= ladder.score[loser]
         return Pairs(
             winner=ladder.row[winner],
             loser=ladder.row[loser],
             class_index=ladder.class_index[winner],
-            margin=ladder.score[winner] - ladder.score[loser],
-            weight=_equal_session_weights(session) if equal else np.ones(len(session)),
+            margin=margin,
+            weight=weight,
         )
 
     def _choose(self, ladder: _Ladder, n_pairs: int, rng: np.random.RandomState):
@@ -466,7 +479,8 @@ class IntraSessionPairSampler(BaseEstimator):
             winner, loser = draw(ladder, n_pairs, rng)
         if cap is None:
             return winner, loser
-        kept = _cap_per_session(ladder.session[winner], cap, rng)
+        # The winners ascend, and with them the sessions.
+        kept = _choose_distinct(np.bincount(ladder.session[winner]), cap, rng)
         return winner[kept], loser[kept]
 
     def __sklearn_tags__(self):

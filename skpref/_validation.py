@@ -1,5 +1,8 @@
 """Checks of the inputs that several estimators share: session ids, human labels, LLM scores."""
 
+from collections import defaultdict
+from itertools import count
+
 import numpy as np
 from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
@@ -64,21 +67,29 @@ def check_groups(groups: SessionIds, n_samples: int) -> IntArray:
             f"groups has {len(values)} entries but there are {n_samples} rows; "
             "pass one session id per row."
         )
-    missing = is_missing(values)
-    if missing.any():
+    found, codes = _factorize(values)
+    if (gap := is_missing(found)).any():
+        missing = gap[codes]
         raise ValueError(
             f"groups has no session id in {missing.sum()} rows (first: row {missing.argmax()}); "
             "give every row the id of its session."
         )
+    return codes
+
+
+def _factorize(values: np.ndarray) -> tuple[np.ndarray, IntArray]:
+    """Distinct values in order of first appearance, and the position in them of each value."""
     if values.dtype.kind == "O":
-        seen: dict = {}
-        return np.fromiter(
-            (seen.setdefault(v, len(seen)) for v in values), dtype=np.int64, count=n_samples
-        )
-    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+        # Objects need not have an order, so they are hashed; a new one gets the next number.
+        position: defaultdict = defaultdict(count().__next__)
+        numbers = map(position.__getitem__, values.tolist())
+        codes = np.fromiter(numbers, dtype=np.int64, count=len(values))
+        return np.fromiter(position, dtype=object, count=len(position)), codes
+    found, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    order = np.argsort(first)
     rank = np.empty(len(first), dtype=np.int64)
-    rank[np.argsort(first)] = np.arange(len(first))
-    return rank[inverse]
+    rank[order] = np.arange(len(first))
+    return found[order], rank[inverse]
 
 
 def _as_1d_objects(values) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -536,6 +537,48 @@ def test_groups_are_checked(call):
     scores, y = simulate(20)
     with pytest.raises(ValueError, match=re.escape("groups has 3 entries but there are 20 rows")):
         getattr(LLMScoreCalibrator(), call)(scores, y, [0, 1, 2])
+
+
+# --- size ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("score_type", ["probability", "log_odds", "raw"])
+def test_the_chunk_size_changes_nothing(method, score_type, monkeypatch):
+    scores, y = simulate(200)
+    scores = holes(scores if score_type == "probability" else 3 * np.log(scores), 0.3)
+    human = np.where(np.arange(200) % 3 > 0, y, -1)
+    groups = np.arange(200) // 10
+    calibrator = LLMScoreCalibrator(method, score_type=score_type)
+    crossed = calibrator.fit_transform(scores, human, groups)
+    plain = calibrator.transform(scores)
+    monkeypatch.setattr("skpref._calibrator._CHUNK_SIZE", 20)
+    assert_allclose(calibrator.transform(scores), plain, rtol=1e-12)
+    assert_allclose(calibrator.fit_transform(scores, human, groups), crossed, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("method", "share"), [*((method, 0.05) for method in METHODS), ("log_pool", 1.0)]
+)
+def test_memory_stays_within_twice_the_scores(method, share, dtype, monkeypatch):
+    # A chunk takes the same memory whatever the number of rows: this one fits 100,000.
+    monkeypatch.setattr("skpref._calibrator._CHUNK_SIZE", 1 << 13)
+    n = 100_000
+    scores = np.random.default_rng(0).random((n, 6, 5), dtype=np.float32).astype(dtype)
+    y = np.random.default_rng(1).integers(5, size=n)
+    human = np.where(np.arange(n) < share * n, y, -1)
+    calibrator = LLMScoreCalibrator(method, cv=2)
+    for call in (
+        lambda: calibrator.fit(scores, human),
+        lambda: calibrator.transform(scores),
+        lambda: calibrator.fit_transform(scores, human, np.arange(n) // 20),
+    ):
+        tracemalloc.start()
+        call()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak <= 2 * scores.nbytes
 
 
 # --- scikit-learn's conventions -----------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from imblearn.pipeline import make_pipeline
 from scipy import sparse
-from scipy.stats import chisquare
+from scipy.stats import chi2, chisquare
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -19,6 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.validation import check_is_fitted
 
 from skpref import IntraSessionPairSampler, Pairs
+from skpref._sampler import _choose_distinct
 
 STRATEGIES = ["all", "uniform", "margin", "adjacent"]
 
@@ -154,6 +155,74 @@ def test_capped_pairs_are_a_uniform_subset(strategy, cap):
     share = size / len(every)
     spread = np.sqrt(repeats * share * (1 - share))
     assert np.abs(observed - repeats * share).max() <= 3.5 * spread
+
+
+def unequal_sessions(seed=0):
+    """Sessions of 1, 2, 3, 7 and 30 rows, in mixed order, the longer ones with ties."""
+    rng = np.random.default_rng(seed)
+    groups = rng.permutation(np.repeat(np.arange(5), [1, 2, 3, 7, 30]))
+    y = rng.permutation(len(groups)) / len(groups)
+    tied = rng.random(len(y)) < 0.5 * (groups > 2)
+    y[tied] = np.round(y[tied], 1)
+    return y, groups
+
+
+@pytest.mark.parametrize("min_margin", [0.0, 0.25])
+def test_uniform_draws_are_uniform_over_sessions_of_very_unequal_length(min_margin):
+    y, groups = unequal_sessions()
+    expected = brute_force(y, groups, min_margin)
+    sampler = IntraSessionPairSampler(
+        "uniform", n_pairs=200_000, min_margin=min_margin, random_state=1
+    )
+    counts = Counter(keys(sampler.sample(y, groups)))
+    assert counts.keys() <= expected.keys()
+    assert chisquare([counts[key] for key in expected]).pvalue > 0.01
+
+
+@pytest.mark.parametrize("min_margin", [0.0, 0.25])
+@pytest.mark.parametrize("cap", [2, 15, 100])
+@pytest.mark.parametrize("strategy", ["all", "uniform"])
+def test_a_cap_is_uniform_over_the_valid_pairs_of_each_session(strategy, cap, min_margin):
+    y, groups = unequal_sessions()
+    expected = brute_force(y, groups, min_margin)
+    repeats = 1000
+    sampler = IntraSessionPairSampler(
+        strategy,
+        n_pairs=500,
+        min_margin=min_margin,
+        max_pairs_per_session=cap,
+        random_state=np.random.RandomState(0),
+    )
+    counts = Counter(key for _ in range(repeats) for key in keys(sampler.sample(y, groups)))
+    assert counts.keys() <= expected.keys()
+    statistic = degrees = 0
+    for session in np.unique(groups):
+        observed = np.array([counts[key] for key in expected if groups[key[0]] == session])
+        n_pairs = len(observed)
+        if n_pairs < 2 or (strategy == "all" and n_pairs <= cap):
+            continue
+        # Without replacement the counts vary less than multinomial ones, by this factor.
+        factor = (n_pairs - cap) / (n_pairs - 1) if strategy == "all" else 1
+        mean = observed.mean()
+        statistic += ((observed - mean) ** 2).sum() / (mean * factor)
+        degrees += n_pairs - 1
+    assert degrees > 0
+    assert 0.005 < chi2.sf(statistic, degrees) < 0.995
+
+
+@settings(deadline=None)
+@given(
+    sizes=st.lists(st.sampled_from([0, 1, 2, 5, 6, 40, 10**12]), max_size=8),
+    cap=st.integers(1, 9),
+)
+def test_distinct_numbers_are_chosen_from_each_session(sizes, cap):
+    sizes = np.array(sizes, dtype=np.int64)
+    numbers = _choose_distinct(sizes, cap, np.random.RandomState(0))
+    assert (np.diff(numbers, prepend=-1) > 0).all()
+    session = np.searchsorted(np.cumsum(sizes), numbers, side="right")
+    np.testing.assert_array_equal(
+        np.bincount(session, minlength=len(sizes)), np.minimum(sizes, cap)
+    )
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -300,6 +369,37 @@ def test_a_session_of_200_000_rows_needs_no_list_of_its_pairs(strategy):
     assert len(pairs) == 1000
     assert (y[pairs.winner] > y[pairs.loser]).all()
     assert peak < 100e6
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("cap", [None, 10])
+def test_100_000_tied_rows_give_no_pair_at_once(strategy, cap):
+    n = 100_000
+    sampler = IntraSessionPairSampler(
+        strategy, n_pairs=10**9, max_pairs_per_session=cap, random_state=0
+    )
+    # 10**9 draws would need 8 GB: there is none where no pair is valid.
+    assert len(sampler.sample(np.ones(n), np.arange(n) // 20)) == 0
+
+
+@pytest.mark.parametrize(
+    ("strategy", "cap", "bytes_per_pair"),
+    [("all", None, 60), ("all", 10, 60), ("uniform", None, 60), ("margin", None, 85)],
+)
+def test_memory_is_linear_in_rows_and_pairs(strategy, cap, bytes_per_pair):
+    # A pair has five numbers of 8 bytes, and the positions of its winner and loser while they
+    # are read off; the bisection of "margin" has a few more. A row has about ten numbers.
+    n = 100_000
+    rng = np.random.default_rng(0)
+    y, groups = rng.random(n), rng.integers(n // 20, size=n)
+    sampler = IntraSessionPairSampler(
+        strategy, n_pairs=10 * n, max_pairs_per_session=cap, random_state=0
+    )
+    tracemalloc.start()
+    pairs = sampler.sample(y, groups)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak <= 120 * n + bytes_per_pair * len(pairs)
 
 
 def test_margin_draws_stay_valid_where_scores_differ_in_scale():

@@ -17,6 +17,14 @@ def test_session_codes_count_by_first_appearance(ids):
     assert_array_equal(codes, [first.index(i) for i in ids])
 
 
+@given(st.lists(st.sampled_from(["b", "a", 1, 2.5, ("a", 1)]), min_size=1))
+def test_session_codes_of_objects_count_by_first_appearance(ids):
+    values = np.empty(len(ids), dtype=object)
+    values[:] = ids
+    first = list(dict.fromkeys(ids))
+    assert_array_equal(check_groups(values, len(ids)), [first.index(i) for i in ids])
+
+
 @pytest.mark.parametrize(
     "ids",
     [
@@ -25,6 +33,7 @@ def test_session_codes_count_by_first_appearance(ids):
         pd.Series(["x", "y", "x"], index=[5, 6, 7]),
         pd.Categorical(["x", "y", "x"]),
         [("a", 1), ("a", 2), ("a", 1)],
+        np.array(["2026-01-02", "2026-01-01", "2026-01-02"], dtype="datetime64[D]"),
         [1, "1", 1],
     ],
     ids=repr,
@@ -39,6 +48,10 @@ def test_groups_of_the_wrong_length_or_with_gaps():
     for missing in (None, np.nan, pd.NA):
         with pytest.raises(ValueError, match=re.escape("no session id in 1 rows (first: row 1)")):
             check_groups(["a", missing, "b"], 3)
+    with pytest.raises(ValueError, match=re.escape("no session id in 2 rows (first: row 0)")):
+        check_groups([float("nan"), "a", float("nan")], 3)
+    with pytest.raises(ValueError, match=re.escape("no session id in 2 rows (first: row 1)")):
+        check_groups(np.array([1.0, np.nan, np.nan]), 3)
 
 
 @pytest.mark.parametrize(
