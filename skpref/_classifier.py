@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.metrics import accuracy_score
 from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
 from skpref._calibrator import LLMScoreCalibrator
@@ -112,6 +113,15 @@ def _has_pairs(soft, session, min_margin) -> bool:
     return bool((spread >= min_margin).any() if min_margin > 0 else (spread > 0).any())
 
 
+def _trains_by_epochs(estimator) -> bool:
+    """Tell whether there is a `partial_fit`."""
+    if estimator.solver == "lbfgs":
+        raise AttributeError(
+            "partial_fit trains for an epoch, which solver='lbfgs' does not; pass solver='adam'."
+        )
+    return True
+
+
 class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
     """Small classifier trained on preferences between utterances of the same session.
 
@@ -163,10 +173,20 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
     lr : float, default=0.001
         Learning rate of Adam.
     batch_size : int, default=256
-        Utterances per step: whole sessions are packed up to that many. A longer session is dealt
-        at random into parts of at most that length in each epoch, unless pairs are sampled.
+        Utterances per step: whole sessions are packed up to that many. A longer session is a batch
+        by itself, all its pairs compared.
     weight_decay : float, default=0.001
-        L2 penalty of Adam.
+        Strength of the L2 penalty, half the squared norm of the network's parameters.
+    solver : {"adam", "lbfgs"}, default="adam"
+        How stage 1 minimises the loss. "adam" takes a step per batch. "lbfgs" takes all sessions
+        at once and goes on until it converges, deterministically and without a learning rate:
+        with ``module="linear"``, whose loss is convex, to the one optimum. It needs a smooth
+        `loss`, "squared_hinge" or "logistic"; `max_epochs`, `batch_size`, `early_stopping` and
+        `callbacks` do not apply to it.
+    tol : float, default=1e-5
+        Largest component of the gradient at which "lbfgs" stops.
+    max_iter : int, default=1000
+        Most iterations of "lbfgs".
     early_stopping : bool, default=False
         Whether to stop when the loss of the held-out sessions no longer falls.
     validation_fraction : float, default=0.1
@@ -269,6 +289,9 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         "lr": [Interval(Real, 0, None, closed="neither")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "solver": [StrOptions({"adam", "lbfgs"})],
+        "tol": [Interval(Real, 0, None, closed="neither")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
@@ -299,6 +322,9 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         lr=1e-3,
         batch_size=256,
         weight_decay=1e-3,
+        solver="adam",
+        tol=1e-5,
+        max_iter=1000,
         early_stopping=False,
         validation_fraction=0.1,
         n_iter_no_change=5,
@@ -326,6 +352,9 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         self.lr = lr
         self.batch_size = batch_size
         self.weight_decay = weight_decay
+        self.solver = solver
+        self.tol = tol
+        self.max_iter = max_iter
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
@@ -430,6 +459,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
             self._finetune(rows, rng)
         return self
 
+    @available_if(_trains_by_epochs)
     @_fit_context(prefer_skip_nested_validation=False)
     def partial_fit(self, X, y, classes=None, groups=None, llm_scores=None, sample_weight=None):
         """Train for one epoch on some whole sessions, then refit scale and offsets on them.
@@ -614,20 +644,27 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         )
         if draws and "random_state" in sampler.get_params():
             sampler.set_params(random_state=np.random.RandomState(rng.randint(2**31)))
+        min_margin = getattr(sampler, "min_margin", 0.0)
+        criterion = {
+            "loss": self.loss,
+            "margin": self.margin,
+            "margin_scale": self.margin_scale,
+            "pairwise_weight": self.pairwise_weight,
+            "pointwise_weight": self.pointwise_weight,
+            "min_margin": min_margin,
+            "class_weight": torch.from_numpy(self.class_weight_),
+        } | (criterion or {})
+        all_pairs = "all" if criterion["pairwise_weight"] else None
+        batches = {
+            "pairs": all_pairs,
+            "min_margin": min_margin,
+            "session_weight": getattr(sampler, "session_weight", "equal"),
+        }
         net = make_net(
             module,
-            criterion={
-                "loss": self.loss,
-                "margin": self.margin,
-                "margin_scale": self.margin_scale,
-                "pairwise_weight": self.pairwise_weight,
-                "pointwise_weight": self.pointwise_weight,
-                "min_margin": getattr(sampler, "min_margin", 0.0),
-                "session_weight": getattr(sampler, "session_weight", "equal"),
-                "class_weight": torch.from_numpy(self.class_weight_),
-            }
-            | (criterion or {}),
-            iterator_train__pair_sampler=sampler if draws else None,
+            criterion=criterion,
+            batches=batches,
+            iterator_train__pairs=sampler if draws and all_pairs else all_pairs,
             callbacks=copy.deepcopy(self.callbacks),
             batch_size=self.batch_size,
             lr=self.lr,
@@ -636,7 +673,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
             verbose=self.verbose,
             **params,
         ).initialize()
-        shape = predict_scores(net, rows.X[:1]).shape
+        shape = predict_scores(net.module_, rows.X[:1]).shape
         if shape != (1, n_outputs):
             raise ValueError(
                 f"module gives an output of shape {shape} for 1 row; it must give "
@@ -678,6 +715,9 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
 
     def _train(self, rows: _Rows, held_out, rng, module):
         """Stage 1: pairs and cross-entropy on the soft labels."""
+        if self.solver == "lbfgs":
+            self._minimize(rows.take(~held_out), rng, module)
+            return
         stopping = {}
         if self.early_stopping:
             valid = self._dataset(rows.take(held_out))
@@ -690,6 +730,32 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
             release_held_out(self.net_)
         self.n_iter_ = len(self.net_.history)
         self._record("pairs", self.net_.history)
+
+    def _minimize(self, rows: _Rows, rng, module):
+        """Stage 1 by L-BFGS on all sessions at once."""
+        from skpref._net import minimize_full_batch
+
+        if self.loss == "hinge":
+            raise ValueError(
+                "solver='lbfgs' needs a smooth loss but loss='hinge'; pass loss='squared_hinge' or "
+                "'logistic', or solver='adam'."
+            )
+        if self.early_stopping:
+            raise ValueError(
+                "solver='lbfgs' runs to convergence, so early_stopping=True cannot be; pass "
+                "early_stopping=False, or solver='adam'."
+            )
+        self.net_ = self._make_net(rows, rng, module=module)
+        losses = minimize_full_batch(
+            self.net_,
+            self._dataset(rows),
+            l2=self.weight_decay,
+            tol=self.tol,
+            max_iter=self.max_iter,
+        )
+        self.n_iter_ = len(losses)
+        history = [{"epoch": i, "train_loss": loss} for i, loss in enumerate(losses, start=1)]
+        self._record("pairs", history)
 
     def _calibrate(self, rows: _Rows, held_out):
         """Stage 2: fit the scale on held-out rows and the offsets on all."""
@@ -747,11 +813,13 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
     def _scores(self, X) -> FloatArray:
         from skpref._net import predict_scores
 
-        return predict_scores(self.net_, X)
+        return predict_scores(self.net_.module_, X)
 
     def _logits(self, X) -> FloatArray:
         check_is_fitted(self)
-        X = self._validate_features(X, reset=False)
+        # Cast to the network's precision batch by batch, not all rows at once.
+        dtype = [np.float64, np.float32]
+        X = validate_data(self, X, accept_sparse="csr", dtype=dtype, reset=False)
         scores = self._scores(X)
         return (self.scale_ * scores + self.offsets_).astype(scores.dtype)
 

@@ -2,20 +2,25 @@
 
 import copy
 import inspect
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import minimize
 from scipy.sparse import issparse
+from sklearn.exceptions import ConvergenceWarning
 from skorch import NeuralNet
 from skorch.callbacks import EarlyStopping
 from skorch.helper import predefined_split
-from skorch.utils import noop
+from skorch.utils import noop, to_tensor
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from skpref._losses import PreferenceLoss
+from skpref._losses import MAX_DENSE, PreferenceLoss
+from skpref._sampler import _build_ladder
 
 
 class MLP(nn.Module):
@@ -57,6 +62,10 @@ class Linear(nn.Linear):
         super().__init__(n_features, n_outputs)
 
 
+# So many pairs of a batch, padding included, cost less than to tell short sessions from long ones.
+_FEW_PAIRS = 2**15
+# Rows that go through the network at once where all rows do.
+_ROWS = 8192
 _STOPPER = "session_early_stopping"
 _MODULES = {"linear": Linear, "mlp": MLP}
 
@@ -169,10 +178,9 @@ class SessionDataset(torch.utils.data.Dataset):
     def __init__(self, X, soft, weight, session):
         self.X = X
         self.session = session
+        self.teacher = soft
         self.soft = torch.from_numpy(soft.astype(X.dtype))
         self.weight = torch.from_numpy(weight.astype(X.dtype))
-        self.starts = np.flatnonzero(np.r_[True, session[1:] != session[:-1]])
-        self.lengths = np.diff(np.r_[self.starts, len(session)])
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -183,6 +191,97 @@ class SessionDataset(torch.utils.data.Dataset):
         return as_tensor(self.X[rows])
 
 
+def _run_lengths(session: np.ndarray) -> np.ndarray:
+    """Lengths of the runs of equal values."""
+    return np.diff(np.flatnonzero(np.diff(session, prepend=-1, append=-1)))
+
+
+def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Concatenate the ranges of given starts and lengths."""
+    end = np.cumsum(lengths)
+    return np.arange(lengths.sum()) + np.repeat(starts - end + lengths, lengths)
+
+
+class _AllPairs:
+    """Every pair of a data set: for each row and class, which rows of its session lose to it.
+
+    The entries, one for each row and class, are sorted by session, class and soft label, so that
+    the losers of an entry are the first ones of its group, its session and class. The loss of a
+    batch is the sum of the losses of its pairs, each times the `share` of its session, by the sum
+    of `mass` over its sessions.
+    """
+
+    def __init__(self, teacher, weight, session, min_margin: float, session_weight: str):
+        ladder = _build_ladder(teacher, session, min_margin)
+        self.row, self.column = ladder.row, ladder.class_index
+        self.teacher, self.n_losers = ladder.score, ladder.n_losers
+        self.weight = weight[ladder.row]
+        self.n_scores = teacher.shape[1]
+        self.length = np.repeat(_run_lengths(session), self.n_scores)  # of a group
+        self.start = np.cumsum(self.length) - self.length
+        ends = np.r_[0.0, np.cumsum(self.weight)]
+        won = self.weight * (ends[ladder.start + ladder.n_losers] - ends[ladder.start])
+        self.mass = np.add.reduceat(won, self.start[:: self.n_scores])
+        self.share = np.ones(len(self.mass))
+        if session_weight == "equal":
+            self.share = 1 / np.where(self.mass > 0, self.mass, np.inf)
+            self.mass = (self.mass > 0) * 1.0
+
+    def blocks(self, session, batch, place, n_rows) -> list[list[dict[str, Tensor]]]:
+        """Pad the groups of sessions to blocks of about one length, for each batch.
+
+        `batch` is the batch of each session, `place` the place of each row in its batch, `n_rows`
+        the number of rows of each batch.
+        """
+        total = np.bincount(batch, weights=self.mass[session])
+        scale = np.sqrt(self.share[session] / np.where(total > 0, total, 1)[batch])
+        some = self.mass[session] > 0
+        session, batch, scale = (np.repeat(v[some], self.n_scores) for v in (session, batch, scale))
+        group = session * self.n_scores + np.arange(len(session)) % self.n_scores
+        order, sizes, widths = _arrange(self.length[group], batch)
+        group, batch, scale = group[order], batch[order], scale[order]
+
+        n_padded = np.repeat(widths, sizes)
+        local = _ranges(np.zeros_like(n_padded), n_padded)
+        group, batch, scale = (np.repeat(v, n_padded) for v in (group, batch, scale))
+        inside = local < self.length[group]
+        entry = np.where(inside, self.start[group] + local, 0)
+        # Padding stands for one entry past the last of the batch, which weighs nothing.
+        parts = {
+            "entry": np.where(inside, place[self.row[entry]], n_rows[batch]) * self.n_scores
+            + np.where(inside, self.column[entry], 0),
+            "teacher": self.teacher[entry],
+            "weight": np.where(inside, self.weight[entry] * scale, 0.0),
+            "n_losers": np.where(inside, self.n_losers[entry], 0),
+        }
+        tensors = {name: torch.from_numpy(part) for name, part in parts.items()}
+        blocks: list[list[dict[str, Tensor]]] = [[] for _ in n_rows]
+        stops = np.cumsum(sizes * widths)
+        for start, stop, width in zip((stops - sizes * widths).tolist(), stops.tolist(), widths):
+            block = {name: part[start:stop].view(-1, width) for name, part in tensors.items()}
+            blocks[batch[start]].append(block)
+        return blocks
+
+
+def _arrange(lengths: np.ndarray, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Order groups so that those padded to one length stand together.
+
+    Groups of a batch longer than one power of 2 and up to the next are padded together, so that
+    less than half of a block is padding; all of them where they make few pairs. Gives the order,
+    and for each block its number of groups and its length.
+    """
+    longest = np.zeros(batch.max(initial=-1) + 1, dtype=np.int64)
+    np.maximum.at(longest, batch, lengths)
+    few = (longest <= MAX_DENSE) & (np.bincount(batch) * longest**2 <= _FEW_PAIRS)
+    kind = np.where(few[batch], 0, np.ceil(np.log2(lengths))).astype(np.int64)
+    order = np.lexsort((kind, batch))
+    block = np.diff(batch[order] * 64 + kind[order], prepend=-1).astype(bool)
+    first = np.flatnonzero(block)
+    sizes = np.diff(first, append=len(order))
+    widths = np.maximum.reduceat(lengths[order], first) if len(first) else first
+    return order, sizes, widths
+
+
 class SessionBatches:
     """Iterate over batches of whole sessions, packed to about `batch_size` rows.
 
@@ -191,115 +290,161 @@ class SessionBatches:
     dataset : SessionDataset
         The rows.
     batch_size : int
-        Most rows of a batch; a longer session is cut, see Notes.
+        Most rows of a batch, but for a longer session, see Notes.
     shuffle : bool, default=False
         Whether the sessions come in a new random order each epoch.
-    pair_sampler : IntraSessionPairSampler, default=None
-        Draws the pairs anew each epoch; None leaves all pairs of a session to the loss.
+    pairs : "all", IntraSessionPairSampler or None, default="all"
+        "all" leaves all pairs of a session to the loss; a sampler draws pairs anew each epoch;
+        None gives none.
+    min_margin : float, default=0.0
+        Least soft-label gap of a pair, for "all".
+    session_weight : {"equal", "pairs"}, default="equal"
+        Whether each session counts the same, or each pair, for "all".
 
     Notes
     -----
-    All pairs of a session cost memory quadratic in its length, so without a sampler a session
-    longer than `batch_size` is dealt out at random into segments of at most that length, anew in
-    each epoch: every pair has the same chance to be compared. With a sampler it stays whole.
+    A session that is longer than `batch_size` is a batch by itself. Only one that holds more than
+    a tenth of all rows is dealt out at random, anew in each epoch, into parts of about that many,
+    so that an epoch has ten steps or more: every pair has the same chance to be compared.
     """
 
-    def __init__(self, dataset, batch_size, shuffle=False, pair_sampler=None):
+    def __init__(
+        self,
+        dataset,
+        batch_size,
+        shuffle=False,
+        pairs="all",
+        min_margin=0.0,
+        session_weight="equal",
+    ):
         self.dataset = dataset
         self.batch_size = batch_size
         self.shuffle = shuffle
-        self.pair_sampler = pair_sampler
+        self.pairs = pairs
+        self.pair_options = {"min_margin": min_margin, "session_weight": session_weight}
+        self._kept: _AllPairs | None = None
 
-    def __iter__(self) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    def __iter__(self) -> Iterator[tuple[Tensor, dict]]:
         """Yield ``(features, target)`` of each batch."""
-        data = self.dataset
-        batches = self._pack(self._blocks())
-        pairs_of_batch = self._draw_pairs(batches) if self.pair_sampler is not None else None
-        for number, (rows, lengths) in enumerate(batches):
-            target = {"soft": data.soft[rows], "weight": data.weight[rows]}
-            if pairs_of_batch is None:
-                target["layout"] = _layout(lengths)
-            else:
-                target |= pairs_of_batch[number]
-            yield data.features(rows), target
+        for rows, target in self._batches():
+            yield self.dataset.features(rows), target
 
-    def _draw_pairs(self, batches) -> list[dict[str, Tensor]]:
-        """Draw pairs from all sessions and hand each to the batch of its session."""
+    def targets(self) -> Iterator[dict]:
+        """Yield the target of each batch alone."""
+        return (target for _, target in self._batches())
+
+    def _batches(self) -> Iterator[tuple[np.ndarray, dict]]:
+        """Yield the rows of each batch and what the loss must know of them."""
         data = self.dataset
-        soft = data.soft.numpy()
-        pairs = self.pair_sampler.sample(soft[:, 0] if soft.shape[1] == 1 else soft, data.session)
-        batch_of_row = np.empty(len(data), dtype=np.int64)
-        place = np.empty(len(data), dtype=np.int64)  # of a row within its batch
-        for number, (rows, _) in enumerate(batches):
-            batch_of_row[rows] = number
-            place[rows] = np.arange(len(rows))
+        dealt, session = self._deal()
+        lengths = _run_lengths(session)
+        order = np.arange(len(lengths))
+        if self.shuffle:
+            order = torch.randperm(len(order)).numpy()
+        rows = _ranges((np.cumsum(lengths) - lengths)[order], lengths[order])
+        bounds = self._pack(lengths[order])
+        ends = np.r_[0, np.cumsum(lengths[order])][bounds]
+        targets = self._pair_targets(dealt, session, order, bounds, rows, ends)
+        for (start, end), target in zip(pairwise(ends), targets, strict=True):
+            chosen = dealt[rows[start:end]]
+            yield chosen, target | {"soft": data.soft[chosen], "weight": data.weight[chosen]}
+
+    def _deal(self) -> tuple[np.ndarray, np.ndarray]:
+        """Order of the rows and their sessions, in which a part of a long session is one, too."""
+        session = self.dataset.session
+        rows, lengths = np.arange(len(session)), _run_lengths(session)
+        most = max(self.batch_size, len(session) // 10)
+        if lengths.max() <= most:
+            return rows, session
+        length = np.repeat(lengths, lengths)
+        place = rows - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        part = place // -(-length // -(-length // most))
+        if self.shuffle:
+            key = np.where(length > most, torch.rand(len(rows)).numpy(), place)
+            rows = np.lexsort((key, session))
+        new = (np.diff(session, prepend=-1) != 0) | (np.diff(part, prepend=-1) != 0)
+        return rows, np.cumsum(new) - 1
+
+    def _pack(self, lengths: np.ndarray) -> np.ndarray:
+        """Fill batches with sessions, in order: bounds of the batches among the sessions."""
+        bounds, filled = [0], 0
+        for number, length in enumerate(lengths.tolist()):
+            if filled and filled + length > self.batch_size:
+                bounds.append(number)
+                filled = 0
+            filled += length
+        return np.array([*bounds, len(lengths)])
+
+    def _pair_targets(self, dealt, session, order, bounds, rows, ends) -> Iterable[dict]:
+        """Give each batch what the loss must know of its pairs."""
+        if self.pairs is None:
+            return ({} for _ in bounds[1:])
+        teacher = self.dataset.teacher[dealt]
+        n_rows = np.diff(ends)
+        batch_of_row, place = np.empty_like(rows), np.empty_like(rows)
+        batch_of_row[rows] = np.repeat(np.arange(len(n_rows)), n_rows)
+        place[rows] = np.arange(len(rows)) - np.repeat(ends[:-1], n_rows)
+        if self.pairs == "all":
+            batch = np.repeat(np.arange(len(n_rows)), np.diff(bounds))
+            pairs = self._all_pairs(teacher, dealt, session)
+            return ({"blocks": own} for own in pairs.blocks(order, batch, place, n_rows))
+        pairs = self.pairs.sample(teacher[:, 0] if teacher.shape[1] == 1 else teacher, session)
+        return self._sampled_pairs(pairs, batch_of_row, place, len(n_rows))
+
+    def _all_pairs(self, teacher, dealt, session) -> _AllPairs:
+        """Describe all pairs, once where no session is dealt out."""
+        if session is self.dataset.session and self._kept is not None:
+            return self._kept
+        weight = self.dataset.weight.double().numpy()[dealt]
+        pairs = _AllPairs(teacher, weight, session, **self.pair_options)
+        if session is self.dataset.session:
+            self._kept = pairs
+        return pairs
+
+    def _sampled_pairs(self, pairs, batch_of_row, place, n_batches) -> list[dict[str, Tensor]]:
+        """Hand each pair to the batch of its session."""
+        weight = self.dataset.weight
         batch_of_pair = batch_of_row[pairs.winner]
         order = np.argsort(batch_of_pair, kind="stable")
-        bounds = np.searchsorted(batch_of_pair[order], np.arange(1, len(batches)))
+        bounds = np.searchsorted(batch_of_pair[order], np.arange(1, n_batches))
         return [
             {
                 "winner": torch.from_numpy(place[pairs.winner[chosen]]),
                 "loser": torch.from_numpy(place[pairs.loser[chosen]]),
                 "class_index": torch.from_numpy(pairs.class_index[chosen].astype(np.int64)),
-                "margin": torch.from_numpy(pairs.margin[chosen]).to(data.weight),
-                "pair_weight": torch.from_numpy(pairs.weight[chosen]).to(data.weight),
+                "margin": torch.from_numpy(pairs.margin[chosen]).to(weight),
+                "pair_weight": torch.from_numpy(pairs.weight[chosen]).to(weight),
             }
             for chosen in np.split(order, bounds)
         ]
 
-    def _blocks(self) -> list[np.ndarray]:
-        """Rows of each session, or of each segment of a session that is too long."""
-        data = self.dataset
-        order = np.arange(len(data.starts))
-        if self.shuffle:
-            order = torch.randperm(len(order)).numpy()
-        blocks = []
-        for s in order:
-            rows = np.arange(data.starts[s], data.starts[s] + data.lengths[s])
-            if len(rows) <= self.batch_size or self.pair_sampler is not None:
-                blocks.append(rows)
-                continue
-            if self.shuffle:
-                rows = rows[torch.randperm(len(rows)).numpy()]
-            blocks += np.array_split(rows, -(-len(rows) // self.batch_size))
-        return blocks
 
-    def _pack(self, blocks) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Fill batches with blocks, in order, up to `batch_size` rows: rows and block lengths."""
-        batches: list[list[np.ndarray]] = [[]]
-        filled = 0
-        for block in blocks:
-            if filled and filled + len(block) > self.batch_size:
-                batches.append([])
-                filled = 0
-            batches[-1].append(block)
-            filled += len(block)
-        return [(np.concatenate(b), np.array([len(rows) for rows in b])) for b in batches]
-
-
-def _layout(lengths: np.ndarray) -> Tensor:
-    """Position in the batch of each row of each session, padded with -1."""
-    column = np.arange(lengths.max())
-    first = np.cumsum(lengths) - lengths
-    inside = column < lengths[:, None]
-    return torch.from_numpy(np.where(inside, first[:, None] + column, -1))
-
-
-def make_net(module, *, valid=None, n_iter_no_change=None, callbacks=None, criterion, **params):
+def make_net(
+    module,
+    *,
+    criterion,
+    batches=None,
+    valid=None,
+    n_iter_no_change=None,
+    callbacks=None,
+    **params,
+):
     """Compose a skorch net from a module, the preference loss and the session batches.
 
     Parameters
     ----------
     module : nn.Module
         The initialised network.
+    criterion : dict
+        Arguments of `PreferenceLoss`.
+    batches : dict, default=None
+        Arguments of `SessionBatches`, in training and in validation.
     valid : SessionDataset, default=None
         Held-out sessions; None trains without early stopping.
     n_iter_no_change : int, default=None
         Epochs without a better loss on `valid` before training stops.
     callbacks : list, default=None
         Further skorch callbacks.
-    criterion : dict
-        Arguments of `PreferenceLoss`.
     **params : dict
         Further arguments of `skorch.NeuralNet`.
 
@@ -313,6 +458,9 @@ def make_net(module, *, valid=None, n_iter_no_change=None, callbacks=None, crite
         sink = print if params.get("verbose") else noop
         stopper = EarlyStopping(patience=n_iter_no_change, load_best=True, sink=sink)
         callbacks.append((_STOPPER, stopper))
+    for name, value in (batches or {}).items():
+        params.setdefault(f"iterator_train__{name}", value)
+        params[f"iterator_valid__{name}"] = value
     return NeuralNet(
         module,
         criterion=PreferenceLoss,
@@ -344,26 +492,127 @@ def _is_stopper(callback) -> bool:
     return isinstance(callback, tuple) and callback[0] == _STOPPER
 
 
-def predict_scores(net: NeuralNet, X, batch_size: int = 8192) -> np.ndarray:
-    """Score rows with a fitted net.
+def minimize_full_batch(net: NeuralNet, data: SessionDataset, *, l2, tol, max_iter) -> list[float]:
+    """Train the module of a net to convergence on all rows at once, by L-BFGS.
+
+    Minimises the net's criterion over one batch of all rows plus ``l2 / 2`` times the squared
+    norm of the parameters, which is what Adam with that weight decay descends, in double precision.
 
     Parameters
     ----------
     net : skorch.NeuralNet
-        The fitted net.
+        An initialised net; its module is trained in place, in evaluation mode (no dropout).
+    data : SessionDataset
+        The rows.
+    l2 : float
+        Strength of the penalty.
+    tol : float
+        Largest component of the gradient at which to stop.
+    max_iter : int
+        Most iterations.
+
+    Returns
+    -------
+    list of float
+        Objective after each iteration.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If `tol` was not reached in `max_iter` iterations.
+    """
+    batches = net.get_iterator(data, training=True)
+    batches.batch_size, batches.shuffle = len(data), False
+    [target] = batches.targets()
+    target = to_tensor(target, device=net.device)
+    module, dtype = net.module_.eval().double(), data.weight.dtype
+    criterion = net.criterion_
+    values: list[float] = []
+
+    def objective(theta):
+        vector_to_parameters(torch.from_numpy(theta).to(net.device), module.parameters())
+        module.zero_grad()
+        # The draws of the logistic loss in long sessions must be the same in each evaluation.
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            value = _accumulate_gradients(module, data, criterion, target, net.device)
+        gradient = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        gradient = parameters_to_vector(gradient).cpu().numpy()
+        return value + l2 / 2 * theta @ theta, gradient + l2 * theta
+
+    def record(intermediate_result):
+        values.append(float(intermediate_result.fun))
+        if net.verbose:
+            print(f"iteration {len(values)}: loss {values[-1]:.6f}")
+
+    parameters = list(module.parameters())
+    start = parameters_to_vector(parameters).detach().cpu().numpy()
+    solution = minimize(
+        objective,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        callback=record,
+        options={"maxiter": max_iter, "maxfun": 15 * max_iter, "gtol": tol, "ftol": 1e-14},
+    )
+    objective(solution.x)
+    module.to(dtype).zero_grad()
+    if solution.nit >= max_iter:
+        warnings.warn(
+            f"solver='lbfgs' did not reach tol={tol} in max_iter={max_iter} iterations; increase "
+            "max_iter, or scale the features to about one.",
+            ConvergenceWarning,
+            stacklevel=5,
+        )
+    return values
+
+
+def _accumulate_gradients(module, data, criterion, target, device) -> float:
+    """Loss of all rows, its gradient left in the module, by blocks of rows.
+
+    The loss needs the scores of all rows together, the network does not: it scores the rows in
+    blocks, and again in blocks pulls back the gradient by the scores.
+    """
+    blocks = [slice(start, start + _ROWS) for start in range(0, len(data), _ROWS)]
+
+    def score(block):
+        return module(as_tensor(data.X[block]).to(device, torch.float64))
+
+    if len(blocks) == 1:
+        loss = criterion(score(blocks[0]), target)
+        loss.backward()
+        return loss.item()
+    with torch.no_grad():
+        scores = torch.cat([score(block) for block in blocks])
+    loss = criterion(scores.requires_grad_(), target)
+    loss.backward()
+    for block in blocks:
+        score(block).backward(scores.grad[block])
+    return loss.item()
+
+
+def predict_scores(module: nn.Module, X) -> np.ndarray:
+    """Score rows, in batches, without the data-loading machinery of a net.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The fitted network.
     X : ndarray or CSR matrix of shape (n_rows, n_features)
         Features.
-    batch_size : int, default=8192
-        Rows per forward pass.
 
     Returns
     -------
     ndarray of shape (n_rows, n_outputs)
         Scores.
     """
-    dtype = next((p.dtype for p in net.module_.parameters()), torch.float32)
+    if module.training:  # asked first: setting the mode walks through all submodules
+        module.eval()
+    parameter = next(module.parameters(), None)
+    like = torch.empty(0) if parameter is None else parameter
     parts = []
-    for start in range(0, max(1, X.shape[0]), batch_size):
-        batch = as_tensor(X[start : start + batch_size]).to(dtype)
-        parts.append(net.evaluation_step((batch, None)).cpu().numpy())
-    return np.concatenate(parts)
+    with torch.inference_mode():
+        for start in range(0, max(1, X.shape[0]), _ROWS):
+            scores = module(as_tensor(X[start : start + _ROWS]).to(like))
+            parts.append(scores.cpu().numpy())
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -1,5 +1,6 @@
 import pickle
 import re
+import tracemalloc
 from typing import ClassVar
 
 import joblib
@@ -9,10 +10,13 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
+from scipy.special import expit
 from sklearn.base import clone
 from sklearn.datasets import make_classification
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 from sklearn.utils._testing import assert_allclose_dense_sparse
 from skorch.callbacks import Callback
 from torch import nn
@@ -192,6 +196,120 @@ def test_predicting_does_not_depend_on_the_batch(data):
     clf = fit(fast(), data)
     one_by_one = np.concatenate([clf.decision_function(x[None]) for x in data.X[:20]])
     assert_allclose(one_by_one, clf.decision_function(data.X[:20]), atol=1e-6)
+
+
+def test_predicting_streams_over_the_rows_without_the_net(data, monkeypatch):
+    clf = fit(fast(), data)
+    expected = clf.predict_proba(data.X)
+    monkeypatch.setattr("skpref._net._ROWS", 100)
+    monkeypatch.setattr(type(clf.net_), "evaluation_step", None)
+    monkeypatch.setattr(type(clf.net_), "get_iterator", None)
+    seen = []
+    clf.net_.module_.register_forward_hook(lambda _module, X, _scores: seen.append(len(X[0])))
+    X = np.tile(data.X, (200, 1))
+    tracemalloc.start()
+    found = clf.predict_proba(X)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert_allclose(found[: len(data.X)], expected, atol=1e-6)
+    assert max(seen) == 100
+    # A few arrays of the scores and probabilities; none of the features.
+    assert peak < 10 * found.nbytes
+    assert peak < X.nbytes
+
+
+# --- the full-batch solver --------------------------------------------------------------------
+
+
+def converged(**params):
+    """Only pairs, so that nothing but the convex problem decides."""
+    only_pairs = {"calibrator": "passthrough", "smoother": "passthrough", "stage2": None}
+    only_pairs |= {"pointwise_weight": 0.0, "weight_decay": 0.01, "tol": 1e-9, "random_state": 0}
+    return PairwisePreferenceClassifier("linear", solver="lbfgs", **only_pairs | params)
+
+
+@pytest.mark.parametrize("margin", ["adaptive", "fixed"])
+@pytest.mark.parametrize("max_dense", [4, 256])
+def test_lbfgs_reaches_the_optimum_of_an_independent_convex_solver(margin, max_dense, monkeypatch):
+    monkeypatch.setattr("skpref._losses.MAX_DENSE", max_dense)
+    monkeypatch.setattr("skpref._net.MAX_DENSE", max_dense)
+    monkeypatch.setattr("skpref._dominance.LEAF", 4)
+    rng = np.random.RandomState(0)
+    X, groups = rng.randn(90, 5), np.repeat([0, 1, 2], [40, 30, 20])
+    soft = expit(X @ [2.0, -1.0, 0.5, 0.0, 1.0])  # separable
+    sampler = IntraSessionPairSampler(session_weight="pairs")
+    clf = converged(margin=margin, pair_sampler=sampler)
+    clf.fit(X, None, groups=groups, llm_scores=soft[:, None])
+
+    # A margin m on a difference d is a margin 1 on d / m with weight m^2: liblinear's problem.
+    pairs = sampler.sample(soft, groups)
+    required = 2.0 * (pairs.margin if margin == "adaptive" else np.ones(len(pairs)))
+    sign = np.where(np.arange(len(pairs)) % 2, 1, -1)
+    difference = (X[pairs.winner] - X[pairs.loser]) * (sign / required)[:, None]
+    svm = LinearSVC(C=1 / 0.01, fit_intercept=False, tol=1e-10, max_iter=10**6, dual=False)
+    svm.fit(difference, sign, sample_weight=required**2 / len(pairs))
+    coefficients = clf.net_.module_.weight.detach().numpy()
+    assert_allclose(coefficients, svm.coef_, rtol=1e-4, atol=1e-5)
+
+
+def test_lbfgs_needs_neither_seed_nor_learning_rate(data):
+    first = fit(converged(pointwise_weight=1.0), data)
+    second = fit(converged(pointwise_weight=1.0, random_state=1, lr=9.0), data)
+    assert_allclose(first.decision_function(data.X), second.decision_function(data.X), atol=1e-4)
+    losses = [epoch["train_loss"] for epoch in first.history_]
+    assert len(losses) == first.n_iter_
+    assert (np.diff(losses) <= 1e-12).all()
+
+
+@pytest.mark.parametrize("convert", [np.asarray, sparse.csr_matrix])
+def test_lbfgs_in_blocks_of_rows_finds_the_same(data, convert, monkeypatch):
+    params = {"pointwise_weight": 1.0, "validation_fraction": 0.0}
+    X, given = convert(data.X), {"groups": data.groups, "llm_scores": data.llm_scores}
+    whole = converged(**params).fit(data.X, data.y, **given)
+    monkeypatch.setattr("skpref._net._ROWS", 50)
+    blocks = converged(**params).fit(X, data.y, **given)
+    assert_allclose(blocks.predict_proba(X), whole.predict_proba(data.X), atol=1e-5)
+
+
+def test_lbfgs_converges_on_sampled_pairs_of_the_logistic_loss(data, monkeypatch):
+    monkeypatch.setattr("skpref._losses.MAX_DENSE", 4)
+    monkeypatch.setattr("skpref._net.MAX_DENSE", 4)
+    clf = fit(converged(loss="logistic", tol=1e-6), data)
+    assert clf.n_iter_ < clf.max_iter
+    assert clf.score(data.X, data.y_true) > 0.5
+
+
+def test_lbfgs_warns_when_it_has_not_converged(data):
+    with pytest.warns(ConvergenceWarning, match="did not reach tol=1e-09 in max_iter=2 iterations"):
+        clf = fit(converged(max_iter=2), data)
+    assert clf.n_iter_ == 2
+
+
+def test_lbfgs_keeps_the_precision_of_the_module(data):
+    X = data.X.astype(np.float32)
+    clf = converged().fit(X, data.y, groups=data.groups, llm_scores=data.llm_scores)
+    assert clf.net_.module_.weight.dtype == torch.float32
+    assert clf.decision_function(X).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"loss": "hinge"}, "solver='lbfgs' needs a smooth loss but loss='hinge'"),
+        ({"early_stopping": True}, "so early_stopping=True cannot be"),
+    ],
+)
+def test_lbfgs_says_what_it_cannot_do(data, params, message):
+    with raises(message):
+        fit(converged(**params), data)
+    with pytest.raises(AttributeError) as caught:
+        converged().partial_fit  # noqa: B018
+    assert "pass solver='adam'" in str(caught.value.__cause__)
+
+
+def test_lbfgs_prints_a_line_per_iteration(data, capsys):
+    clf = fit(converged(verbose=1), data)
+    assert capsys.readouterr().out.count("iteration") == clf.n_iter_
 
 
 # --- invariance -----------------------------------------------------------------------------
@@ -379,7 +497,7 @@ class Sessions(Callback):
     seen: ClassVar[list] = []
 
     def on_train_begin(self, net, X, y=None, **kwargs):
-        self.seen.append(len(X.starts))
+        self.seen.append(len(np.unique(X.session)))
 
 
 @pytest.mark.parametrize(

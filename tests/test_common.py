@@ -27,6 +27,7 @@ ESTIMATORS = [
         for loss in ("squared_hinge", "hinge", "logistic")
     ],
     PairwisePreferenceClassifier("linear", lr=0.03, random_state=0),
+    PairwisePreferenceClassifier("linear", solver="lbfgs", random_state=0),
     PairwisePreferenceClassifier(margin="fixed", class_weight="balanced", random_state=0),
     PairwisePreferenceClassifier(stage2="finetune", pointwise_weight=0, random_state=0),
     PairwisePreferenceClassifier(stage2=None, pairwise_weight=0, random_state=0),

@@ -1,3 +1,5 @@
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -46,7 +48,6 @@ def make_loss(**changes):
         "pairwise_weight": 1.0,
         "pointwise_weight": 0.0,
         "min_margin": 0.0,
-        "session_weight": "equal",
         "class_weight": torch.ones(3),
     }
     return PreferenceLoss(**settings | changes)
@@ -61,21 +62,44 @@ def make_rows(seed, n_rows=14, n_scores=3, n_sessions=4):
     return rng.randn(n_rows, n_scores), soft, rng.rand(n_rows) + 0.1, session
 
 
-@settings(max_examples=40, deadline=None)
+def one_batch(dataset, **pairs):
+    [(X, target)] = SessionBatches(dataset, batch_size=10**6, **pairs)
+    return X, target
+
+
+def loss_and_gradient(criterion, scores, target):
+    scores = scores.clone().requires_grad_()
+    loss = criterion(scores, target)
+    (gradient,) = torch.autograd.grad(loss, scores)
+    return loss.detach(), gradient
+
+
+@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     loss=st.sampled_from(sorted(PAIR)),
     margin=st.sampled_from(["adaptive", "fixed"]),
     min_margin=st.sampled_from([0.0, 0.25]),
     per_session=st.sampled_from(["equal", "pairs"]),
+    max_dense=st.sampled_from([1, 3, 256]),
+    few=st.sampled_from([0, 10**6]),
 )
-def test_dense_pairs_agree_with_brute_force(seed, loss, margin, min_margin, per_session):
+def test_all_pairs_agree_with_brute_force(
+    seed, loss, margin, min_margin, per_session, max_dense, few
+):
     scores, soft, weight, session = make_rows(seed)
-    dataset = SessionDataset(scores, soft, weight, session)
-    [(X, target)] = SessionBatches(dataset, batch_size=100)
-    criterion = make_loss(
-        loss=loss, margin=margin, min_margin=min_margin, session_weight=per_session
-    )
+    if loss == "logistic":
+        max_dense = 256  # else it is an estimate
+    with (
+        mock.patch("skpref._losses.MAX_DENSE", max_dense),
+        mock.patch("skpref._net.MAX_DENSE", max_dense),
+        mock.patch("skpref._net._FEW_PAIRS", few),
+        mock.patch("skpref._dominance.LEAF", 2),
+    ):
+        dataset = SessionDataset(scores, soft, weight, session)
+        X, target = one_batch(dataset, min_margin=min_margin, session_weight=per_session)
+        criterion = make_loss(loss=loss, margin=margin, min_margin=min_margin, pairwise_weight=0.5)
+        found = criterion(X, target).item()
     expected = brute_force(
         scores,
         soft,
@@ -87,7 +111,86 @@ def test_dense_pairs_agree_with_brute_force(seed, loss, margin, min_margin, per_
         min_margin=min_margin,
         per_session=per_session,
     )
-    assert criterion(X, target).item() == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    assert found == pytest.approx(0.5 * expected, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("loss", sorted(PAIR))
+@pytest.mark.parametrize("margin", ["adaptive", "fixed"])
+@pytest.mark.parametrize("max_dense", [2, 256])
+def test_gradient_agrees_with_finite_differences(loss, margin, max_dense, monkeypatch):
+    if loss == "logistic" and max_dense == 2:
+        pytest.skip("the logistic loss of long sessions is an estimate")
+    monkeypatch.setattr("skpref._losses.MAX_DENSE", max_dense)
+    monkeypatch.setattr("skpref._net.MAX_DENSE", max_dense)
+    monkeypatch.setattr("skpref._dominance.LEAF", 3)
+    scores, soft, weight, session = make_rows(5, n_rows=25)
+    X, target = one_batch(SessionDataset(scores, soft, weight, session))
+    criterion = make_loss(loss=loss, margin=margin, pointwise_weight=0.3)
+    assert torch.autograd.gradcheck(lambda s: criterion(s, target), X.requires_grad_())
+
+
+@pytest.mark.parametrize("loss", sorted(PAIR))
+def test_gradient_agrees_with_autograd_through_all_pairs(loss):
+    scores, soft, weight, session = make_rows(6, n_rows=60)
+    X, target = one_batch(SessionDataset(scores, soft, weight, session), session_weight="pairs")
+    value, gradient = loss_and_gradient(make_loss(loss=loss), X, target)
+
+    same = torch.from_numpy(session[:, None] == session[None, :])
+    t, w, f = torch.from_numpy(soft), torch.from_numpy(weight), X.clone().requires_grad_()
+    gap = t[:, None] - t[None, :]
+    pair_weight = w[:, None, None] * w[None, :, None] * (same[:, :, None] & (gap > 0))
+    losses = pair_loss(2.0 * gap - (f[:, None] - f[None, :]), loss)
+    expected = (pair_weight * losses).sum() / pair_weight.sum()
+    torch.testing.assert_close(value, expected.detach())
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, f)[0])
+
+
+@pytest.mark.parametrize("loss", ["hinge", "squared_hinge"])
+def test_long_sessions_are_summed_as_short_ones(loss, monkeypatch):
+    rng = np.random.RandomState(0)
+    session = np.repeat([0, 1, 2, 3], [400, 3, 90, 1])
+    soft, scores = rng.rand(len(session), 2).round(2), rng.randn(len(session), 2)
+    dataset = SessionDataset(scores, soft, rng.rand(len(session)), session)
+    X, target = one_batch(dataset)
+    found = loss_and_gradient(make_loss(loss=loss), X, target)
+    monkeypatch.setattr("skpref._losses.MAX_DENSE", 1000)
+    dense = loss_and_gradient(make_loss(loss=loss), X, target)
+    torch.testing.assert_close(found[0], dense[0], rtol=1e-12, atol=0)
+    torch.testing.assert_close(found[1], dense[1], rtol=1e-10, atol=1e-14)
+
+
+def test_single_precision_scores_lose_nothing_in_a_long_session():
+    rng = np.random.RandomState(0)
+    soft = rng.rand(20_000, 1)
+    scores = rng.randn(20_000, 1).astype(np.float32) + 100
+    session = np.zeros(len(soft), dtype=int)
+    values = []
+    for dtype in (np.float32, np.float64):
+        dataset = SessionDataset(scores.astype(dtype), soft, np.ones(len(soft)), session)
+        values.append(make_loss()(*one_batch(dataset)).item())
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
+
+
+def test_sampled_logistic_loss_of_a_long_session_is_unbiased(monkeypatch):
+    rng = np.random.RandomState(0)
+    session = np.repeat([0, 1], [40, 25])
+    soft, scores = rng.rand(65, 2).round(1), rng.randn(65, 2)
+    dataset = SessionDataset(scores, soft, rng.rand(65), session)
+    X, target = one_batch(dataset)
+    criterion = make_loss(loss="logistic")
+    value, gradient = loss_and_gradient(criterion, X, target)
+    monkeypatch.setattr("skpref._losses.MAX_DENSE", 2)
+    monkeypatch.setattr("skpref._losses.N_DRAWS", 4)
+    monkeypatch.setattr("skpref._losses._STEP", 7)
+    torch.manual_seed(0)
+    draws = [loss_and_gradient(criterion, X, target) for _ in range(400)]
+    for found, expected in (
+        (torch.stack([d[0] for d in draws]), value),
+        (torch.stack([d[1] for d in draws]), gradient),
+    ):
+        error = found.std(dim=0) / len(draws) ** 0.5
+        assert (error > 0).any()
+        assert ((found.mean(dim=0) - expected).abs() <= 5 * error + 1e-12).all()
 
 
 @settings(max_examples=20, deadline=None)
@@ -96,23 +199,14 @@ def test_dense_pairs_agree_with_brute_force(seed, loss, margin, min_margin, per_
     loss=st.sampled_from(sorted(PAIR)),
     per_session=st.sampled_from(["equal", "pairs"]),
 )
-def test_all_sampled_pairs_agree_with_dense_pairs(seed, loss, per_session):
+def test_all_sampled_pairs_agree_with_all_pairs(seed, loss, per_session):
     scores, soft, _, session = make_rows(seed)
     dataset = SessionDataset(scores, soft, np.ones(len(soft)), session)
     sampler = IntraSessionPairSampler(session_weight=per_session)
-    criterion = make_loss(loss=loss, session_weight=per_session)
-    [(X, dense)] = SessionBatches(dataset, batch_size=100)
-    [(_, sampled)] = SessionBatches(dataset, batch_size=100, pair_sampler=sampler)
-    assert criterion(X, sampled).item() == pytest.approx(criterion(X, dense).item(), abs=1e-6)
-
-
-def test_chunks_of_sessions_change_nothing(monkeypatch):
-    scores, soft, weight, session = make_rows(0, n_rows=40, n_sessions=9)
-    dataset = SessionDataset(scores, soft, weight, session)
-    [(X, target)] = SessionBatches(dataset, batch_size=100)
-    whole = make_loss()(X, target)
-    monkeypatch.setattr("skpref._losses._MAX_BLOCK", 1)
-    assert make_loss()(X, target).item() == pytest.approx(whole.item())
+    criterion = make_loss(loss=loss)
+    X, every = one_batch(dataset, session_weight=per_session)
+    _, sampled = one_batch(dataset, pairs=sampler)
+    assert criterion(X, sampled).item() == pytest.approx(criterion(X, every).item(), abs=1e-6)
 
 
 def test_no_pair_and_no_gradient_from_tied_sessions():
@@ -120,7 +214,7 @@ def test_no_pair_and_no_gradient_from_tied_sessions():
     dataset = SessionDataset(
         np.zeros((6, 1)), np.full((6, 3), 1 / 3), np.ones(6), np.array([0, 0, 0, 1, 1, 2])
     )
-    [(_, target)] = SessionBatches(dataset, batch_size=100)
+    _, target = one_batch(dataset)
     loss = make_loss()(scores, target)
     loss.backward()
     assert loss.item() == 0
@@ -134,7 +228,7 @@ def test_pointwise_term_is_weighted_cross_entropy(n_scores):
     if n_scores > 1:
         soft /= soft.sum(axis=1, keepdims=True)
     dataset = SessionDataset(scores, soft, weight, session)
-    [(X, target)] = SessionBatches(dataset, batch_size=100)
+    X, target = one_batch(dataset)
     criterion = make_loss(
         pairwise_weight=0.0,
         pointwise_weight=1.0,
@@ -153,7 +247,7 @@ def test_pointwise_term_is_weighted_cross_entropy(n_scores):
 def test_adding_to_a_session_changes_no_pair_loss():
     scores, soft, weight, session = make_rows(2)
     dataset = SessionDataset(scores, soft, weight, session)
-    [(X, target)] = SessionBatches(dataset, batch_size=100)
+    X, target = one_batch(dataset)
     moved = X + torch.from_numpy(np.array([3.0, -1.0, 7.0, 2.0])[session][:, None])
     assert make_loss()(moved, target).item() == pytest.approx(make_loss()(X, target).item())
 

@@ -1,3 +1,5 @@
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,11 @@ from skpref import IntraSessionPairSampler
 from skpref._net import MLP, SessionBatches, SessionDataset, predict_scores, resolve_device
 
 
-def make_dataset(lengths, convert=np.asarray):
+def make_dataset(lengths, convert=np.asarray, n_scores=1):
     session = np.repeat(np.arange(len(lengths)), lengths)
     # The only feature is the number of the row.
     X = convert(np.arange(len(session), dtype=np.float32)[:, None])
-    soft = np.random.RandomState(0).rand(len(session), 1)
+    soft = np.random.RandomState(0).rand(len(session), n_scores)
     return SessionDataset(X, soft, np.ones(len(session)), session)
 
 
@@ -22,21 +24,45 @@ def make_dataset(lengths, convert=np.asarray):
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=15),
     batch_size=st.integers(1, 20),
     shuffle=st.booleans(),
+    n_scores=st.integers(1, 3),
+    few=st.sampled_from([0, 300, 10**6]),
 )
-def test_batches_hold_each_row_once_and_no_pair_crosses_a_session(lengths, batch_size, shuffle):
-    dataset = make_dataset(lengths)
-    rows = []
-    for X, target in SessionBatches(dataset, batch_size, shuffle=shuffle):
+def test_batches_hold_each_row_once_and_no_pair_crosses_a_session(
+    lengths, batch_size, shuffle, n_scores, few
+):
+    dataset = make_dataset(lengths, n_scores=n_scores)
+    rows, entries = [], []
+    with mock.patch("skpref._net._FEW_PAIRS", few):
+        batches = list(SessionBatches(dataset, batch_size, shuffle=shuffle))
+    for X, target in batches:
         numbers = X[:, 0].long().numpy()
         rows += numbers.tolist()
-        assert len(numbers) <= batch_size
-        seen = []
-        for block in target["layout"].numpy():
-            inside = block[block >= 0]
-            seen += inside.tolist()
-            assert len(set(dataset.session[numbers[inside]])) == 1
-        assert sorted(seen) == list(range(len(numbers)))
+        own, counts = np.unique(dataset.session[numbers], return_counts=True)
+        assert len(numbers) <= batch_size or len(own) == 1
+        # A session is whole unless it holds more than a tenth of all rows.
+        dealt = np.array(lengths)[own] > max(batch_size, len(dataset) // 10)
+        assert (counts == np.array(lengths)[own])[~dealt].all()
+        for block in target["blocks"]:
+            for entry, weight in zip(block["entry"], block["weight"], strict=True):
+                inside = entry[weight > 0].numpy()
+                assert (entry[weight == 0] == len(numbers) * n_scores).all()
+                own = numbers[inside // n_scores]
+                assert len(set(dataset.session[own])) == 1
+                assert len(set(inside % n_scores)) == 1
+                entries += (own * n_scores + inside % n_scores).tolist()
     assert sorted(rows) == list(range(len(dataset)))
+    assert len(entries) == len(set(entries))
+    # A session of one row, or a part of one, has no pair.
+    pairs_everywhere = batch_size > 1 and min(lengths) > 1 and max(lengths) <= batch_size
+    assert len(entries) == len(dataset) * n_scores or not pairs_everywhere
+
+
+def test_padding_is_less_than_half_of_a_block():
+    dataset = make_dataset([2, 300, 5, 5, 40, 33, 300, 2, 2, 2, 170])
+    [(_, target)] = SessionBatches(dataset, 10**4)
+    shares = [(block["weight"] > 0).double().mean().item() for block in target["blocks"]]
+    assert len(shares) > 3
+    assert min(shares) > 0.5
 
 
 @settings(max_examples=30, deadline=None)
@@ -44,25 +70,29 @@ def test_batches_hold_each_row_once_and_no_pair_crosses_a_session(lengths, batch
 def test_sampled_pairs_come_with_the_batch_of_their_session(lengths, batch_size):
     dataset = make_dataset(lengths)
     sampler = IntraSessionPairSampler("all")
-    expected = sampler.sample(dataset.soft.numpy()[:, 0], dataset.session)
+    # No session is longer than a batch, so that none is dealt out.
+    batch_size += max(lengths)
+    expected = sampler.sample(dataset.teacher[:, 0], dataset.session)
     found = []
-    for X, target in SessionBatches(dataset, batch_size, shuffle=True, pair_sampler=sampler):
+    for X, target in SessionBatches(dataset, batch_size, shuffle=True, pairs=sampler):
         rows = X[:, 0].long()
         winner, loser = rows[target["winner"]], rows[target["loser"]]
-        gap = dataset.soft[winner, 0] - dataset.soft[loser, 0]
-        assert torch.allclose(gap, target["margin"])
+        gap = dataset.teacher[winner, 0] - dataset.teacher[loser, 0]
+        np.testing.assert_allclose(gap, target["margin"], rtol=1e-6)
         found += zip(winner.tolist(), loser.tolist(), strict=True)
     pairs = zip(expected.winner.tolist(), expected.loser.tolist(), strict=True)
     assert sorted(found) == sorted(pairs)
 
 
-def test_a_long_session_is_dealt_out_anew_in_each_epoch():
-    batches = SessionBatches(make_dataset([10]), 4, shuffle=True)
+def test_only_a_session_of_more_than_a_tenth_of_the_rows_is_dealt_out_anew_in_each_epoch():
+    batches = SessionBatches(make_dataset([30, 9] + [1] * 61), 4, shuffle=True)
     epochs = []
     for seed in (0, 1):
         torch.manual_seed(seed)
-        epochs.append([frozenset(X[:, 0].tolist()) for X, _ in batches])
-    assert [len(b) for b in epochs[0]] == [4, 3, 3]
+        rows = [frozenset(X[:, 0].long().tolist()) for X, _ in batches]
+        epochs.append({b for b in rows if min(b) < 30})
+        assert frozenset(range(30, 39)) in rows
+    assert [len(b) for b in epochs[0]] == [10, 10, 10]
     assert epochs[0] != epochs[1]
 
 
@@ -96,21 +126,14 @@ def test_mlp_layers():
     assert sum(p.numel() for p in module.parameters()) == 5 * 4 + 4 + 4 * 3 + 3 + 3 * 2 + 2
 
 
-def test_prediction_in_parts_is_that_of_the_whole():
-    from skpref._net import make_net
-
-    criterion = {
-        "loss": "hinge",
-        "margin": "fixed",
-        "margin_scale": 1.0,
-        "pairwise_weight": 1.0,
-        "pointwise_weight": 0.0,
-        "min_margin": 0.0,
-        "session_weight": "equal",
-        "class_weight": torch.ones(2),
-    }
-    net = make_net(MLP(3, 1), criterion=criterion).initialize()
-    X = np.random.RandomState(0).randn(11, 3).astype(np.float32)
-    whole = predict_scores(net, X)
-    np.testing.assert_allclose(predict_scores(net, X, batch_size=4), whole, atol=1e-6)
-    assert predict_scores(net, X[:0]).shape == (0, 1)
+@pytest.mark.parametrize("convert", [np.asarray, csr_matrix])
+def test_prediction_in_parts_is_that_of_the_whole(convert, monkeypatch):
+    torch.manual_seed(0)
+    module = MLP(3, 1, dropout=0.5)
+    X = convert(np.random.RandomState(0).randn(11, 3))
+    whole = predict_scores(module, X)
+    assert not module.training
+    assert whole.dtype == np.float32
+    monkeypatch.setattr("skpref._net._ROWS", 4)
+    np.testing.assert_allclose(predict_scores(module, X), whole, atol=1e-6)
+    assert predict_scores(module, X[:0]).shape == (0, 1)
