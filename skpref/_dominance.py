@@ -47,13 +47,14 @@ def pair_sums(high: Tensor, low: Tensor, weight: Tensor, n_losers: Tensor, loss:
     """
     n_groups, length = high.shape
     step = max(1, _STEP // length**2)
-    sides = high, low, weight, n_losers
     if step >= n_groups:
-        return _few_pair_sums(*sides, loss)
+        return _few_pair_sums(high, low, weight, n_losers, loss)
     value, slope = high.new_zeros(()), torch.empty_like(high)
     for start in range(0, n_groups, step):
         part = slice(start, start + step)
-        some, slope[part] = _few_pair_sums(*(side[part] for side in sides), loss)
+        some, slope[part] = _few_pair_sums(
+            high[part], low[part], weight[part], n_losers[part], loss
+        )
         value += some
     return value, slope
 

@@ -257,9 +257,12 @@ class _AllPairs:
         tensors = {name: torch.from_numpy(part) for name, part in parts.items()}
         blocks: list[list[dict[str, Tensor]]] = [[] for _ in n_rows]
         stops = np.cumsum(sizes * widths)
-        for start, stop, width in zip((stops - sizes * widths).tolist(), stops.tolist(), widths):
-            block = {name: part[start:stop].view(-1, width) for name, part in tensors.items()}
-            blocks[batch[start]].append(block)
+        for stop, size, width in zip(
+            stops.tolist(), (sizes * widths).tolist(), widths, strict=True
+        ):
+            padded = slice(stop - size, stop)
+            block = {name: part[padded].view(-1, width) for name, part in tensors.items()}
+            blocks[batch[padded.start]].append(block)
         return blocks
 
 
@@ -585,9 +588,9 @@ def _accumulate_gradients(module, data, criterion, target, device) -> float:
     with torch.no_grad():
         scores = torch.cat([score(block) for block in blocks])
     loss = criterion(scores.requires_grad_(), target)
-    loss.backward()
+    (gradient,) = torch.autograd.grad(loss, scores)
     for block in blocks:
-        score(block).backward(scores.grad[block])
+        score(block).backward(gradient[block])
     return loss.item()
 
 

@@ -17,6 +17,8 @@ ESTIMATORS = [
     KNNLabelSmoother(),
     KNNLabelSmoother(3, alpha=0.2, weights="distance", metric="euclidean"),
     KNNLabelSmoother(5, n_iter=3, algorithm="exact"),
+    KNNLabelSmoother(algorithm="approximate", random_state=0),
+    KNNLabelSmoother(metric="euclidean", algorithm="approximate", random_state=0),
     *[
         IntraSessionPairSampler(strategy, random_state=0)
         for strategy in ("all", "uniform", "margin", "adjacent")

@@ -1,5 +1,8 @@
+import importlib.util
 import pickle
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -16,7 +19,19 @@ from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 
-from skpref import KNNLabelSmoother
+from skpref import KNNLabelSmoother, _smoother
+
+HAS_FAISS = importlib.util.find_spec("faiss") is not None
+needs_faiss = pytest.mark.skipif(not HAS_FAISS, reason="needs faiss, the extra 'approximate'")
+
+
+def utterances(n=2000, n_features=32, seed=0, dtype=np.float32):
+    """Clustered rows of low intrinsic dimension, one in ten said before; labels and sessions."""
+    rng = np.random.default_rng(seed)
+    latent = rng.normal(size=(20, 6))[rng.integers(20, size=n)] + 0.5 * rng.normal(size=(n, 6))
+    X = latent @ rng.normal(size=(6, n_features)) + 0.05 * rng.normal(size=(n, n_features))
+    X[rng.choice(n, n // 10, replace=False)] = X[rng.integers(n, size=n // 10)]
+    return X.astype(dtype), rng.dirichlet(np.ones(3), size=n), rng.integers(n // 25, size=n)
 
 
 def soft_data(seed=0, n=60, n_features=4, n_classes=3, unknown=0.2):
@@ -167,8 +182,11 @@ def test_alpha_0_keeps_known_rows_to_the_bit_and_fills_unknown_ones():
     metric=st.sampled_from(["cosine", "euclidean"]),
     grouped=st.booleans(),
     n_iter=st.sampled_from([1, 2]),
+    algorithm=st.sampled_from(["exact", "approximate"] if HAS_FAISS else ["exact"]),
 )
-def test_smoothed_rows_are_distributions(X, seed, alpha, weights, metric, grouped, n_iter):
+def test_smoothed_rows_are_distributions(
+    X, seed, alpha, weights, metric, grouped, n_iter, algorithm
+):
     rng = np.random.default_rng(seed)
     y = rng.dirichlet(np.ones(3), size=len(X))
     y[1:][rng.random(len(X) - 1) < 0.4] = np.nan
@@ -180,6 +198,8 @@ def test_smoothed_rows_are_distributions(X, seed, alpha, weights, metric, groupe
         metric=metric,
         exclude_same_group=grouped,
         n_iter=n_iter,
+        algorithm=algorithm,
+        random_state=0,
     )
     X_new = rng.normal(size=(4, 2))
     for rows in (
@@ -430,7 +450,9 @@ def test_rounding_in_soft_labels_is_forgiven():
         ("weights", "gauss"),
         ("metric", "precomputed"),
         ("n_iter", 0),
-        ("algorithm", "approximate"),
+        ("algorithm", "hnsw"),
+        ("device", 0),
+        ("random_state", "seed"),
         ("exclude_same_group", "yes"),
     ],
 )
@@ -444,3 +466,287 @@ def test_large_distances_overflow_nothing():
     X = np.array([[1e30, 0.0], [2e30, 0.0], [0.0, 3e30]])
     smoothed = KNNLabelSmoother(1, metric="sqeuclidean", alpha=1.0).fit_transform(X, [0, 1, 1])
     np.testing.assert_allclose(smoothed.sum(axis=1), 1)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "l2", "sqeuclidean"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_blocks_of_any_size_give_what_scikit_learns_distances_give(monkeypatch, metric, grouped):
+    X, y, groups = utterances(300)
+    y[::7] = np.nan
+    X = X.astype(float)
+    expected, label_new = brute_force(
+        X, y, metric=metric, alpha=0.25, groups=groups if grouped else None
+    )
+    smoother = KNNLabelSmoother(metric=metric, exclude_same_group=grouped)
+    # sqrt of a difference of products is how scikit-learn leaves equal rows apart
+    np.testing.assert_allclose(smoother.fit_transform(X, y, groups), expected, atol=1e-12)
+    found = smoother.transform(X + 1, groups)
+    np.testing.assert_allclose(found, label_new(X + 1, groups), atol=1e-12)
+    monkeypatch.setattr(_smoother, "_N_COLUMNS", 64)
+    with config_context(working_memory=0.001):
+        np.testing.assert_array_equal(smoother.transform(X + 1, groups), found)
+        np.testing.assert_array_equal(smoother.transform(X[:1] + 1, groups[:1]), found[:1])
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    X=hnp.arrays(float, st.tuples(st.integers(2, 60), st.just(2)), elements=st.integers(-2, 2)),
+    seed=st.integers(0, 100),
+    k=st.integers(1, 4),
+    metric=st.sampled_from(["euclidean", "sqeuclidean", "manhattan"]),
+    grouped=st.booleans(),
+)
+def test_ties_and_duplicates_go_by_distance_then_fitted_row(X, seed, k, metric, grouped):
+    # Small integers: distances tie exactly and equal rows abound.
+    rng = np.random.default_rng(seed)
+    y = rng.dirichlet(np.ones(3), size=len(X))
+    y[1:][rng.random(len(X) - 1) < 0.3] = np.nan
+    groups = rng.integers(4, size=len(X))
+    expected, label_new = brute_force(X, y, k=k, metric=metric, groups=groups if grouped else None)
+    smoother = KNNLabelSmoother(k, alpha=0.5, metric=metric, exclude_same_group=grouped)
+    smoothed = smoother.fit_transform(X, y, groups)
+    np.testing.assert_allclose(smoothed, expected, atol=1e-12)
+    X_new, groups_new = X[:5] + 0.5, groups[:5]
+    expected = label_new(X_new, groups_new)
+    expected[np.isnan(expected).any(axis=1)] = smoother.class_prior_
+    np.testing.assert_allclose(smoother.transform(X_new, groups_new), expected, atol=1e-12)
+
+
+def test_hundreds_of_equal_rows_vote_by_fitted_order():
+    X, y, groups = utterances(1500)
+    X[np.random.default_rng(1).choice(1500, 600, replace=False)] = X[0]
+    rows = np.flatnonzero((X[0] == X).all(axis=1))
+    smoother = KNNLabelSmoother(5, alpha=1.0)
+    smoothed = smoother.fit_transform(X, y)
+    np.testing.assert_allclose(smoothed[rows[0]], y[rows[1:6]].mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(
+        smoothed[rows[6:]], [y[rows[:5]].mean(axis=0)] * (len(rows) - 6), rtol=1e-5
+    )
+    smoother.set_params(exclude_same_group=True).fit(X, y, groups)
+    for row in rows[::50]:
+        others = rows[groups[rows] != groups[row]][:5]
+        np.testing.assert_allclose(
+            smoother.label_distributions_[row], y[others].mean(axis=0), rtol=1e-5
+        )
+
+
+def test_rows_that_differ_by_rounding_only_are_searched_in_double_precision():
+    rng = np.random.default_rng(0)
+    X = np.repeat(rng.normal(size=(4, 16)), 50, axis=0) + 1e-6 * rng.normal(size=(200, 16))
+    y = rng.dirichlet(np.ones(3), size=200)
+    for metric in ("cosine", "euclidean"):
+        expected, _ = brute_force(X, y, k=5, metric=metric)
+        smoothed = KNNLabelSmoother(5, alpha=0.5, metric=metric).fit_transform(X, y)
+        # At such distances scikit-learn's own rounding swaps a few neighbours.
+        assert np.isclose(smoothed, expected).all(axis=1).mean() > 0.9
+        order = rng.permutation(200)
+        shuffled = KNNLabelSmoother(5, alpha=0.5, metric=metric).fit_transform(X[order], y[order])
+        np.testing.assert_allclose(shuffled, smoothed[order])
+
+
+def test_negative_zeros_are_zeros():
+    X, y, _ = soft_data()
+    X[:, 1] = 0.0
+    smoother = KNNLabelSmoother(5)
+    smoothed = smoother.fit_transform(X, y)
+    negative = X.copy()
+    negative[:, 1] = -0.0
+    np.testing.assert_array_equal(smoother.transform(negative), smoothed)
+    np.testing.assert_array_equal(smoother.transform(sparse.csr_array(negative)), smoothed)
+
+
+def test_row_keys_tell_rows_apart_and_equal_ones_together():
+    values = np.stack(np.meshgrid(*[np.arange(-8.0, 8.0)] * 4), axis=-1).reshape(-1, 4)
+    keys = _smoother._row_keys(values)
+    assert len(np.unique(keys)) == len(values)
+    np.testing.assert_array_equal(_smoother._row_keys(values.astype(np.float32)), keys)
+    split = sparse.csr_array(([1.0, 2.0, 0.0], ([0, 0, 0], [1, 1, 2])), shape=(1, 4))
+    assert _smoother._row_keys(split) == _smoother._row_keys(np.array([[0.0, 3.0, 0.0, 0.0]]))
+
+
+def test_scores_are_held_for_a_block_of_rows_only(monkeypatch):
+    import torch
+
+    X, y, _ = utterances(3000, n_features=8)
+    sizes = []
+
+    def spy(*shape, **kwargs):
+        sizes.append(np.prod(np.ravel(shape)))
+        return torch_empty(*shape, **kwargs)
+
+    torch_empty = torch.empty
+    monkeypatch.setattr(torch, "empty", spy)
+    with config_context(working_memory=1):
+        KNNLabelSmoother(device="cpu").fit(X, y)
+    assert sizes
+    assert 4 * max(sizes) <= 2**20 / 4
+
+
+def test_the_precision_of_products_that_a_user_chose_comes_back():
+    import torch
+
+    X, y, _ = utterances(300)
+    expected = KNNLabelSmoother().fit_transform(X, y)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        np.testing.assert_array_equal(KNNLabelSmoother().fit_transform(X, y), expected)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.cuda
+def test_cuda_gives_what_the_cpu_gives():
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no CUDA device")
+    X, y, groups = utterances()
+    for metric in ("cosine", "euclidean"):
+        on = {
+            device: KNNLabelSmoother(metric=metric, device=device, exclude_same_group=True)
+            for device in ("cpu", "cuda")
+        }
+        smoothed = {d: s.fit_transform(X, y, groups) for d, s in on.items()}
+        np.testing.assert_array_equal(smoothed["cuda"], smoothed["cpu"])
+        copy = pickle.loads(pickle.dumps(on["cuda"]))
+        np.testing.assert_array_equal(copy.transform(X, groups), smoothed["cpu"])
+
+
+def test_a_device_that_is_not_there_is_an_error_that_names_it():
+    X, y, _ = soft_data()
+    with pytest.raises(ValueError, match=re.escape("device='tpu' is not known; choose 'auto'")):
+        KNNLabelSmoother(device="tpu").fit(X, y)
+
+
+@needs_faiss
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "sqeuclidean"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_approximate_search_finds_nearly_all_neighbors(metric, grouped):
+    X, y, groups = utterances()
+    params = {"metric": metric, "exclude_same_group": grouped, "random_state": 0}
+    exact = KNNLabelSmoother(algorithm="exact", **params).fit(X, y, groups)
+    found = KNNLabelSmoother(algorithm="approximate", **params).fit(X, y, groups)
+    assert (exact.algorithm_, exact.recall_) == ("exact", 1.0)
+    assert found.algorithm_ == "approximate"
+    assert 0.98 <= found.recall_ <= 1
+    same = np.isclose(found.label_distributions_, exact.label_distributions_).all(axis=1)
+    assert same.mean() > 0.75
+    np.testing.assert_array_equal(
+        found.transform(X[:9], groups[:9]), found.transform(X, groups)[:9]
+    )
+
+
+@needs_faiss
+def test_approximate_search_looks_at_more_lists_until_the_recall_is_reached(monkeypatch):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(2000, 40)), rng.integers(3, size=2000)
+    params = {"algorithm": "approximate", "random_state": 0}
+    hard = KNNLabelSmoother(**params).fit(X, y)
+    assert hard.recall_ >= 0.98
+    monkeypatch.setattr(_smoother, "_MIN_RECALL", 0.0)
+    assert KNNLabelSmoother(**params).fit(X, y).recall_ < 0.9
+
+
+@needs_faiss
+def test_approximate_search_finds_k_neighbors_though_the_nearest_are_of_the_same_session():
+    X, y, _ = utterances(600)
+    groups = np.repeat(np.arange(3), 200)
+    X[:200] += 100.0  # all that is near is of the same session
+    smoother = KNNLabelSmoother(
+        5, alpha=1.0, metric="euclidean", algorithm="approximate", exclude_same_group=True
+    )
+    expected, label_new = brute_force(X, y, k=5, alpha=1.0, metric="euclidean", groups=groups)
+    smoothed = smoother.fit_transform(X, y, groups)
+    np.testing.assert_allclose(smoothed[:200], expected[:200], rtol=1e-5)
+    found = smoother.transform(X[:9] + 1, groups[:9])
+    np.testing.assert_allclose(found, label_new(X[:9] + 1, groups[:9]), rtol=1e-5)
+
+
+@needs_faiss
+def test_approximate_search_is_the_same_for_one_random_state_and_any_row_order():
+    X, y, groups = utterances()
+    params = {"algorithm": "approximate", "random_state": 3, "exclude_same_group": True}
+    first = KNNLabelSmoother(**params).fit(X, y, groups)
+    again = KNNLabelSmoother(**params).fit(X, y, groups)
+    np.testing.assert_array_equal(first.label_distributions_, again.label_distributions_)
+    assert first.recall_ == again.recall_
+    order = np.random.default_rng(1).permutation(len(X))
+    shuffled = KNNLabelSmoother(**params).fit(X[order], y[order], groups[order])
+    # The sample that widens the search is another one, the index the same.
+    same = np.isclose(shuffled.label_distributions_, first.label_distributions_[order])
+    assert same.all(axis=1).mean() > 0.9
+
+
+@needs_faiss
+def test_approximate_smoother_pickles_with_its_index():
+    X, y, _ = utterances(500)
+    smoother = KNNLabelSmoother(algorithm="approximate", random_state=0).fit(X, y)
+    copy = pickle.loads(pickle.dumps(smoother))
+    np.testing.assert_array_equal(copy.transform(X + 1), smoother.transform(X + 1))
+    assert copy.recall_ == smoother.recall_
+
+
+@needs_faiss
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_approximate_search_takes_a_few_rows(n):
+    X, y, _ = utterances(50)
+    params = {"metric": "euclidean", "random_state": 0}
+    found = KNNLabelSmoother(algorithm="approximate", **params).fit_transform(X[:n], y[:n])
+    np.testing.assert_allclose(found, KNNLabelSmoother(**params).fit_transform(X[:n], y[:n]))
+
+
+@needs_faiss
+def test_auto_is_exact_up_to_a_size_and_where_the_index_cannot_be_used(monkeypatch):
+    X, y, _ = utterances(200, dtype=float)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(_smoother, "_MAX_AUTO_EXACT", 100)
+    auto = KNNLabelSmoother(device="cpu", random_state=0)
+    assert auto.fit(X, y).algorithm_ == "approximate"
+    assert (
+        auto.fit(np.repeat(X[:90], 3, axis=0), np.repeat(y[:90], 3, axis=0)).algorithm_ == "exact"
+    )
+    assert auto.fit(sparse.csr_array(X), y).algorithm_ == "exact"
+    assert clone(auto).set_params(metric="manhattan").fit(X, y).algorithm_ == "exact"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert auto.fit(X, y).algorithm_ == "exact"
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert auto.fit(X, y).algorithm_ == "exact"
+
+
+def test_approximate_search_that_is_not_possible_is_an_error_that_names_the_choices():
+    X, y, _ = soft_data()
+    match = re.escape(
+        "algorithm='approximate' cannot search dense X by metric='manhattan'; pass dense X and one "
+        "of ['cosine', 'euclidean', 'l2', 'sqeuclidean'], or algorithm='exact'."
+    )
+    with pytest.raises(ValueError, match=match):
+        KNNLabelSmoother(algorithm="approximate", metric="manhattan").fit(X, y)
+    match = re.escape("cannot search sparse X by metric='cosine'")
+    with pytest.raises(ValueError, match=match):
+        KNNLabelSmoother(algorithm="approximate").fit(sparse.csr_array(X), y)
+
+
+def test_a_missing_faiss_names_the_extra(monkeypatch):
+    X, y, _ = soft_data()
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError, match=re.escape('pip install "skpref[approximate]"')):
+        KNNLabelSmoother(algorithm="approximate").fit(X, y)
+
+
+@needs_faiss
+@pytest.mark.skipif(sys.platform == "darwin", reason="two OpenMP runtimes crash on macOS")
+@pytest.mark.parametrize("first", ["torch", "faiss"])
+def test_faiss_and_torch_work_in_one_process_whichever_comes_first(first):
+    code = f"""
+import {first}
+import numpy as np
+from skpref import KNNLabelSmoother
+X = np.random.default_rng(0).normal(size=(3000, 16)).astype("float32")
+y = np.arange(3000) % 3
+for algorithm in ("approximate", "exact", "approximate"):
+    KNNLabelSmoother(algorithm=algorithm, random_state=0, device="cpu").fit(X, y)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
