@@ -587,6 +587,8 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         smoother = self._part("smoother")
         if smoother is None:
             return soft
+        if smoother.get_params().get("random_state", 0) is None:
+            smoother.set_params(random_state=self.random_state)
         return smoother.fit_transform(X, soft, groups=session)
 
     def _part(self, name):

@@ -23,6 +23,30 @@ LEAF = 128
 _STEP = 2**17
 
 
+def pair_loss(violation: Tensor, loss: str) -> tuple[Tensor, Tensor]:
+    """Loss of a pair by how far the student falls short of the margin, and its derivative.
+
+    Parameters
+    ----------
+    violation : Tensor
+        Margin minus the student's score difference, in units of the student's scores; minus
+        infinity costs nothing.
+    loss : {"hinge", "squared_hinge", "logistic"}
+        Name of the loss.
+
+    Returns
+    -------
+    value, slope : Tensor, same shape
+        Loss of each pair and its derivative; that of a hinge at 0 is 0.
+    """
+    if loss == "logistic":
+        return F.softplus(violation), torch.sigmoid(violation)
+    excess = violation.relu()
+    if loss == "hinge":
+        return excess, (excess > 0).to(excess.dtype)
+    return excess.square(), 2 * excess
+
+
 def pair_sums(high: Tensor, low: Tensor, weight: Tensor, n_losers: Tensor, loss: str):
     """Sum a loss over all pairs of padded groups, pair by pair, in steps of bounded memory.
 
@@ -62,21 +86,12 @@ def pair_sums(high: Tensor, low: Tensor, weight: Tensor, n_losers: Tensor, loss:
 def _few_pair_sums(high, low, weight, n_losers, loss: str):
     """Sum over all pairs at once."""
     rank = torch.arange(high.shape[1], device=high.device)
-    valid = rank < n_losers.unsqueeze(2)
     violation = high.unsqueeze(2) - low.unsqueeze(1)
-    if loss == "logistic":
-        losses, derivative = F.softplus(violation) * valid, torch.sigmoid(violation) * valid
-    else:
-        # A tie has slope 0, as in the sums by halves; clamp would give it 1.
-        losses = derivative = violation.relu_().mul_(valid)
-        if loss == "squared_hinge":
-            losses, derivative = losses.square(), 2 * losses
-        else:
-            derivative = losses.sign()
-    column = weight.unsqueeze(2)
-    value = (weight * torch.bmm(losses, column).squeeze(2)).sum()
-    pull = torch.bmm(derivative - derivative.transpose(1, 2), column)
-    return value, weight * pull.squeeze(2)
+    violation.masked_fill_(rank >= n_losers.unsqueeze(2), -torch.inf)
+    losses, slope = pair_loss(violation, loss)
+    row = weight.unsqueeze(1)  # a row times a matrix is faster than a matrix times a column
+    value = (weight * torch.bmm(row, losses).squeeze(1)).sum()
+    return value, weight * torch.bmm(row, slope.mT - slope).squeeze(1)
 
 
 def dominance_sums(
@@ -159,7 +174,7 @@ def _leaf_gains(value: Tensor, winner: Tensor, loser: Tensor, power: int) -> Ten
         part = slice(start, start + step)
         excess = (value[part].unsqueeze(2) - value[part].unsqueeze(1)).relu_()
         excess = (excess if power == 2 else (excess > 0).to(excess.dtype)).mul_(earlier)
-        won = torch.bmm(excess, loser[part].unsqueeze(2)).squeeze(2)
+        won = torch.bmm(loser[part].unsqueeze(1), excess.mT).squeeze(1)
         lost = torch.bmm(winner[part].unsqueeze(1), excess).squeeze(1)
         gain[part] = winner[part] * won - loser[part] * lost
     return gain

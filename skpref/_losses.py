@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from skpref._dominance import dominance_sums, pair_sums
+from skpref._dominance import dominance_sums, pair_loss, pair_sums
 
 # Longest session whose pairs are formed one by one. Longer ones take the sums of O(n log n), or
 # sampled pairs with the logistic loss (crossover in benchmarks/results/speed.md).
@@ -16,42 +16,13 @@ N_DRAWS = 64
 _STEP = 2**14
 
 
-def pair_loss(violation: Tensor, loss: str) -> Tensor:
-    """Loss of a pair by how far the student falls short of the margin.
-
-    Parameters
-    ----------
-    violation : Tensor
-        Margin minus the student's score difference, in units of the student's scores.
-    loss : {"hinge", "squared_hinge", "logistic"}
-        Name of the loss.
-
-    Returns
-    -------
-    Tensor, same shape
-        Loss of each pair.
-    """
-    if loss == "logistic":
-        return F.softplus(violation)
-    hinge = violation.clamp(min=0)
-    return hinge if loss == "hinge" else hinge.square()
-
-
-class _AllPairs(torch.autograd.Function):
-    """Weighted sum of the losses of all valid pairs, its gradient computed along with it."""
+class _WithGradient(torch.autograd.Function):
+    """A loss whose gradient by the scores is known along with its value."""
 
     @staticmethod
-    def forward(ctx, scores: Tensor, blocks: list[dict[str, Tensor]], criterion: "PreferenceLoss"):
-        # The last entry, without weight, stands for the padding.
-        student = F.pad(scores.detach().reshape(-1), (0, 1)).double()
-        total, gradient = student.new_zeros(()), torch.zeros_like(student)
-        for block in blocks:
-            value, slope = _sum_pairs(student[block["entry"]], block, criterion)
-            total += value
-            # A shift of both sides of an entry is a shift of its score the other way.
-            gradient[block["entry"]] = -criterion.pairwise_weight * slope
-        ctx.save_for_backward(gradient[:-1].view_as(scores).to(scores.dtype))
-        return (criterion.pairwise_weight * total).to(scores.dtype)
+    def forward(ctx, scores: Tensor, value: Tensor, gradient: Tensor):
+        ctx.save_for_backward(gradient)
+        return value.to(scores.dtype)
 
     @staticmethod
     @once_differentiable
@@ -60,20 +31,52 @@ class _AllPairs(torch.autograd.Function):
         return upstream * gradient, None, None
 
 
+def _all_pairs(scores: Tensor, target: dict, criterion: "PreferenceLoss"):
+    """Weighted sum of the losses of all pairs, and its gradient by the scores."""
+    # The first entry, without weight, stands for the padding.
+    student = F.pad(scores.reshape(-1), (1, 0))
+    value, gradient = student.new_zeros(()), torch.zeros_like(student)
+    for block in target["blocks"]:
+        entry = block["entry"]
+        some, slope = _sum_pairs(student.take(entry), block, criterion)
+        value += some
+        # A shift of both sides of an entry is a shift of its score the other way.
+        gradient.put_(entry, slope.to(gradient))
+    weight = criterion.pairwise_weight
+    return weight * value, -weight * gradient[1:].view_as(scores)
+
+
+def _given_pairs(scores: Tensor, target: dict[str, Tensor], criterion: "PreferenceLoss"):
+    """Weighted mean of the losses of given pairs, and its gradient by the scores."""
+    column = target["class_index"]
+    winner, loser = (target["winner"], column), (target["loser"], column)
+    gap = target["margin"] if criterion.margin == "adaptive" else 1.0
+    violation = criterion.margin_scale * gap - (scores[winner] - scores[loser])
+    losses, slope = pair_loss(violation, criterion.loss)
+    share = target["pair_weight"] * target["weight"][winner[0]] * target["weight"][loser[0]]
+    share = share * (criterion.pairwise_weight / share.sum().clamp(min=1e-12))
+    gradient = torch.zeros_like(scores)
+    gradient.index_put_(winner, -share * slope, accumulate=True)
+    gradient.index_put_(loser, share * slope, accumulate=True)
+    return (share * losses).sum(), gradient
+
+
 def _sum_pairs(student: Tensor, block: dict[str, Tensor], criterion: "PreferenceLoss"):
     """Loss of all pairs of a block, and its derivative by a shift of both sides of each entry."""
-    low = criterion.margin_scale * block["teacher"] - student
-    high = low
-    if criterion.margin == "fixed":
-        low = -student
-        high = low + criterion.margin_scale
-    sides = high, low, block["weight"], block["n_losers"]
-    if student.shape[1] <= MAX_DENSE:
+    long = student.shape[1] > MAX_DENSE
+    if long and criterion.loss != "logistic":
+        student = student.double()  # sums over many rows
+    teacher, weight = block["teacher"].to(student), block["weight"].to(student)
+    adaptive = criterion.margin == "adaptive"
+    low = criterion.margin_scale * teacher - student if adaptive else -student
+    high = low if adaptive else low + criterion.margin_scale
+    sides = high, low, weight, block["n_losers"]
+    if not long:
         return pair_sums(*sides, criterion.loss)
     if criterion.loss == "logistic":
         return _sampled_sums(*sides)
-    strict = criterion.margin == "adaptive" and criterion.min_margin <= 0
-    return dominance_sums(*sides, 2 if criterion.loss == "squared_hinge" else 1, strict=strict)
+    power = 2 if criterion.loss == "squared_hinge" else 1
+    return dominance_sums(*sides, power, strict=adaptive and criterion.min_margin <= 0)
 
 
 def _sampled_sums(high: Tensor, low: Tensor, weight: Tensor, n_losers: Tensor):
@@ -89,8 +92,9 @@ def _sampled_sums(high: Tensor, low: Tensor, weight: Tensor, n_losers: Tensor):
             violation = high[group, part].unsqueeze(1) - low[group, loser]
             # Each drawn pair stands for n / N_DRAWS; a winner without losers for none.
             pair_weight = weight[group, part].unsqueeze(1) * weight[group, loser] * n / N_DRAWS
-            value += (pair_weight * F.softplus(violation)).sum()
-            derivative = pair_weight * torch.sigmoid(violation)
+            losses, derivative = pair_loss(violation, "logistic")
+            value += (pair_weight * losses).sum()
+            derivative *= pair_weight
             slope[group, part] += derivative.sum(1)
             slope[group].index_add_(0, loser.view(-1), -derivative.view(-1))
     return value, slope
@@ -126,9 +130,9 @@ class PreferenceLoss(nn.Module):
     :math:`\ell(s (t_i - t_j) - (f_i - f_j))`, with soft labels t, scores f and margin scale s.
 
     Pairs of sessions of up to `MAX_DENSE` rows are formed one by one. In longer sessions the
-    hinge losses are summed over all pairs in O(n log n) (`skpref._dominance`), and the logistic
-    loss is estimated without bias from `N_DRAWS` random losers of each row. Sums are in double
-    precision either way.
+    hinge losses are summed over all pairs in O(n log n) and double precision
+    (`skpref._dominance`), and the logistic loss is estimated without bias from `N_DRAWS` random
+    losers of each row.
     """
 
     class_weight: Tensor
@@ -173,30 +177,27 @@ class PreferenceLoss(nn.Module):
         Tensor, scalar
             The weighted sum of the two terms; 0 for a batch without pairs.
         """
-        total = 0.0
+        known = scores.detach()
+        value, gradient = known.new_zeros(()), torch.zeros_like(known)
         if self.pairwise_weight:
-            if "winner" in target:
-                total = self.pairwise_weight * self._sampled(scores, target)
-            else:
-                total = _AllPairs.apply(scores, target["blocks"], self)
+            every = _all_pairs if "blocks" in target else _given_pairs
+            value, gradient = every(known, target, self)
         if self.pointwise_weight:
-            total = total + self.pointwise_weight * self._pointwise(scores, target)
-        return total if torch.is_tensor(total) else scores.sum() * total
+            cross_entropy, error = self._pointwise(known, target)
+            value, gradient = value + cross_entropy, gradient + error
+        return _WithGradient.apply(scores, value, gradient)
 
-    def _sampled(self, scores: Tensor, target: dict[str, Tensor]) -> Tensor:
-        winner, loser, column = target["winner"], target["loser"], target["class_index"]
-        gap = target["margin"] if self.margin == "adaptive" else 1.0
-        violation = self.margin_scale * gap - (scores[winner, column] - scores[loser, column])
-        weight = target["pair_weight"] * target["weight"][winner] * target["weight"][loser]
-        losses = pair_loss(violation, self.loss)
-        return (weight * losses).sum() / weight.sum().clamp(min=1e-12)
-
-    def _pointwise(self, scores: Tensor, target: dict[str, Tensor]) -> Tensor:
+    def _pointwise(self, scores: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of the rows with their soft labels, and its gradient by the scores."""
         soft, weight = target["soft"].to(scores), target["weight"].to(scores)
-        scores = self.scale * scores + self.offsets.to(scores)
+        logits = self.scale * scores + self.offsets.to(scores)
         if scores.shape[1] == 1:
-            scores = F.pad(scores, (1, 0))
+            logits = F.pad(logits, (1, 0))
             soft = torch.cat([1 - soft, soft], dim=1)
-        class_weight = self.class_weight.to(scores)
-        losses = F.cross_entropy(scores, soft, weight=class_weight, reduction="none")
-        return weight @ losses / weight.sum().clamp(min=1e-12)
+        soft = soft * self.class_weight.to(scores)
+        total = weight.sum().clamp(min=1e-12) / self.pointwise_weight
+        share = (weight / total).unsqueeze(1)
+        log_prob = F.log_softmax(logits, dim=1)
+        value = -(share * soft * log_prob).sum()
+        error = log_prob.exp() * soft.sum(dim=1, keepdim=True) - soft
+        return value, self.scale * (share * error)[:, -scores.shape[1] :]

@@ -206,83 +206,69 @@ class _AllPairs:
     """Every pair of a data set: for each row and class, which rows of its session lose to it.
 
     The entries, one for each row and class, are sorted by session, class and soft label, so that
-    the losers of an entry are the first ones of its group, its session and class. The loss of a
-    batch is the sum of the losses of its pairs, each times the `share` of its session, by the sum
-    of `mass` over its sessions.
+    the losers of an entry are the first ones of its session and class. A last one that weighs
+    nothing stands for padding. The loss of a batch is the sum of the losses of its pairs, each
+    times the `share` of its session, by the sum of `mass` over its sessions.
     """
 
     def __init__(self, teacher, weight, session, min_margin: float, session_weight: str):
         ladder = _build_ladder(teacher, session, min_margin)
-        self.row, self.column = ladder.row, ladder.class_index
-        self.teacher, self.n_losers = ladder.score, ladder.n_losers
-        self.weight = weight[ladder.row]
         self.n_scores = teacher.shape[1]
-        self.length = np.repeat(_run_lengths(session), self.n_scores)  # of a group
-        self.start = np.cumsum(self.length) - self.length
-        ends = np.r_[0.0, np.cumsum(self.weight)]
-        won = self.weight * (ends[ladder.start + ladder.n_losers] - ends[ladder.start])
-        self.mass = np.add.reduceat(won, self.start[:: self.n_scores])
+        self.length = _run_lengths(session)
+        self.start = (np.cumsum(self.length) - self.length) * self.n_scores
+        ends = np.r_[0.0, np.cumsum(weight[ladder.row], dtype=np.float64)]
+        won = weight[ladder.row] * (ends[ladder.start + ladder.n_losers] - ends[ladder.start])
+        self.mass = np.add.reduceat(won, self.start)
         self.share = np.ones(len(self.mass))
         if session_weight == "equal":
             self.share = 1 / np.where(self.mass > 0, self.mass, np.inf)
             self.mass = (self.mass > 0) * 1.0
+        score = ladder.row * self.n_scores + ladder.class_index
+        self.score = np.append(score, teacher.size)
+        self.teacher = np.append(ladder.score, 0).astype(weight.dtype)
+        self.weight = np.append(weight[ladder.row], 0).astype(weight.dtype)
+        self.n_losers = np.append(ladder.n_losers, 0)
 
-    def blocks(self, session, batch, place, n_rows) -> list[list[dict[str, Tensor]]]:
-        """Pad the groups of sessions to blocks of about one length, for each batch.
+    def blocks(self, session, position) -> list[dict[str, Tensor]]:
+        """Pad the entries of some sessions to blocks of about one length.
 
-        `batch` is the batch of each session, `place` the place of each row in its batch, `n_rows`
-        the number of rows of each batch.
+        `position` is where each score stands in the batch, the last that of the padding.
         """
-        total = np.bincount(batch, weights=self.mass[session])
-        scale = np.sqrt(self.share[session] / np.where(total > 0, total, 1)[batch])
-        some = self.mass[session] > 0
-        session, batch, scale = (np.repeat(v[some], self.n_scores) for v in (session, batch, scale))
-        group = session * self.n_scores + np.arange(len(session)) % self.n_scores
-        order, sizes, widths = _arrange(self.length[group], batch)
-        group, batch, scale = group[order], batch[order], scale[order]
-
-        n_padded = np.repeat(widths, sizes)
-        local = _ranges(np.zeros_like(n_padded), n_padded)
-        group, batch, scale = (np.repeat(v, n_padded) for v in (group, batch, scale))
-        inside = local < self.length[group]
-        entry = np.where(inside, self.start[group] + local, 0)
-        # Padding stands for one entry past the last of the batch, which weighs nothing.
-        parts = {
-            "entry": np.where(inside, place[self.row[entry]], n_rows[batch]) * self.n_scores
-            + np.where(inside, self.column[entry], 0),
-            "teacher": self.teacher[entry],
-            "weight": np.where(inside, self.weight[entry] * scale, 0.0),
-            "n_losers": np.where(inside, self.n_losers[entry], 0),
-        }
-        tensors = {name: torch.from_numpy(part) for name, part in parts.items()}
-        blocks: list[list[dict[str, Tensor]]] = [[] for _ in n_rows]
-        stops = np.cumsum(sizes * widths)
-        for stop, size, width in zip(
-            stops.tolist(), (sizes * widths).tolist(), widths, strict=True
-        ):
-            padded = slice(stop - size, stop)
-            block = {name: part[padded].view(-1, width) for name, part in tensors.items()}
-            blocks[batch[padded.start]].append(block)
+        mass = self.mass[session]
+        session = session[mass > 0]
+        # Both rows of a pair bring the square root of what a pair of the session counts.
+        scale = np.sqrt(self.share[session] / mass.sum()).astype(self.weight.dtype)
+        blocks = []
+        for part in _of_about_one_length(self.length[session], self.n_scores):
+            length = self.length[session[part], None, None]
+            place = np.arange(length.max())
+            start = self.start[session[part], None, None]
+            start = start + length * np.arange(self.n_scores)[:, None]
+            entry = np.where(place < length, start + place, len(self.score) - 1)
+            weight = self.weight[entry] * scale[part, None, None]
+            columns = {
+                "entry": position[self.score[entry]],
+                "teacher": self.teacher[entry],
+                "weight": weight,
+                "n_losers": self.n_losers[entry],
+            }
+            block = {k: torch.from_numpy(v.reshape(-1, len(place))) for k, v in columns.items()}
+            blocks.append(block)
         return blocks
 
 
-def _arrange(lengths: np.ndarray, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Order groups so that those padded to one length stand together.
+def _of_about_one_length(lengths: np.ndarray, n_scores: int) -> list:
+    """Tell which sessions to pad together: those of a length from one power of 2 to the next.
 
-    Groups of a batch longer than one power of 2 and up to the next are padded together, so that
-    less than half of a block is padding; all of them where they make few pairs. Gives the order,
-    and for each block its number of groups and its length.
+    Less than half of what comes is padding then. All sessions, where they make few pairs.
     """
-    longest = np.zeros(batch.max(initial=-1) + 1, dtype=np.int64)
-    np.maximum.at(longest, batch, lengths)
-    few = (longest <= MAX_DENSE) & (np.bincount(batch) * longest**2 <= _FEW_PAIRS)
-    kind = np.where(few[batch], 0, np.ceil(np.log2(lengths))).astype(np.int64)
-    order = np.lexsort((kind, batch))
-    block = np.diff(batch[order] * 64 + kind[order], prepend=-1).astype(bool)
-    first = np.flatnonzero(block)
-    sizes = np.diff(first, append=len(order))
-    widths = np.maximum.reduceat(lengths[order], first) if len(first) else first
-    return order, sizes, widths
+    if not len(lengths):
+        return []
+    longest = lengths.max()
+    if longest <= MAX_DENSE and len(lengths) * n_scores * longest**2 <= _FEW_PAIRS:
+        return [slice(None)]
+    size = np.ceil(np.log2(lengths))
+    return [size == s for s in np.unique(size)]
 
 
 class SessionBatches:
@@ -348,7 +334,7 @@ class SessionBatches:
         bounds = self._pack(lengths[order])
         ends = np.r_[0, np.cumsum(lengths[order])][bounds]
         targets = self._pair_targets(dealt, session, order, bounds, rows, ends)
-        for (start, end), target in zip(pairwise(ends), targets, strict=True):
+        for (start, end), target in zip(pairwise(ends.tolist()), targets, strict=True):
             chosen = dealt[rows[start:end]]
             yield chosen, target | {"soft": data.soft[chosen], "weight": data.weight[chosen]}
 
@@ -384,13 +370,17 @@ class SessionBatches:
             return ({} for _ in bounds[1:])
         teacher = self.dataset.teacher[dealt]
         n_rows = np.diff(ends)
-        batch_of_row, place = np.empty_like(rows), np.empty_like(rows)
-        batch_of_row[rows] = np.repeat(np.arange(len(n_rows)), n_rows)
+        place = np.empty_like(rows)  # of a row in its batch
         place[rows] = np.arange(len(rows)) - np.repeat(ends[:-1], n_rows)
         if self.pairs == "all":
-            batch = np.repeat(np.arange(len(n_rows)), np.diff(bounds))
-            pairs = self._all_pairs(teacher, dealt, session)
-            return ({"blocks": own} for own in pairs.blocks(order, batch, place, n_rows))
+            pairs, n_scores = self._all_pairs(teacher, dealt, session), teacher.shape[1]
+            # The padding comes first, then the scores of the first row, and so on.
+            position = 1 + place[:, None] * n_scores + np.arange(n_scores)
+            position = np.append(position, 0)
+            batches = (order[start:end] for start, end in pairwise(bounds.tolist()))
+            return ({"blocks": pairs.blocks(own, position)} for own in batches)
+        batch_of_row = np.empty_like(rows)
+        batch_of_row[rows] = np.repeat(np.arange(len(n_rows)), n_rows)
         pairs = self.pairs.sample(teacher[:, 0] if teacher.shape[1] == 1 else teacher, session)
         return self._sampled_pairs(pairs, batch_of_row, place, len(n_rows))
 
@@ -398,7 +388,7 @@ class SessionBatches:
         """Describe all pairs, once where no session is dealt out."""
         if session is self.dataset.session and self._kept is not None:
             return self._kept
-        weight = self.dataset.weight.double().numpy()[dealt]
+        weight = self.dataset.weight.numpy()[dealt]
         pairs = _AllPairs(teacher, weight, session, **self.pair_options)
         if session is self.dataset.session:
             self._kept = pairs
