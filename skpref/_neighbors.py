@@ -1,0 +1,325 @@
+"""The search for the known rows that vote on a row's label."""
+
+import hashlib
+from itertools import pairwise
+
+import numpy as np
+from scipy import sparse
+from sklearn import get_config
+from sklearn.metrics import pairwise_distances
+from sklearn.utils import gen_batches
+
+from skpref._typing import FloatArray, IntArray
+
+# Metrics whose order is that of Euclidean distance, after scaling to unit length for cosine.
+FAST_METRICS = ("cosine", "euclidean", "l2", "sqeuclidean")
+
+# Contents beyond the k nearest in single precision that are measured in double precision.
+_SPARE = 16
+
+# The index looks at more and more lists until it finds this share of the neighbours.
+_N_PROBES, _MIN_RECALL = 8, 0.98
+
+_SINGLE = np.finfo(np.float32)
+
+
+def row_keys(X) -> np.ndarray:
+    """Hash the numbers in each row; dense and sparse rows with the same numbers agree.
+
+    Parameters
+    ----------
+    X : {ndarray, CSR array} of shape (n_samples, n_features)
+        Features.
+
+    Returns
+    -------
+    ndarray of void, shape (n_samples,)
+        Hashes of 128 bits.
+    """
+    digests = []
+    for batch in gen_batches(X.shape[0], 1024):
+        rows = sparse.csr_array(X[batch], dtype=np.float64)
+        rows.sum_duplicates()
+        rows.eliminate_zeros()
+        columns = rows.indices.astype(np.int64)
+        for start, stop in pairwise(rows.indptr):
+            digest = hashlib.blake2b(columns[start:stop], digest_size=16)
+            digest.update(rows.data[start:stop])
+            digests.append(digest.digest())
+    return np.frombuffer(b"".join(digests), dtype="V16")
+
+
+def _find_sorted(values: np.ndarray, table: np.ndarray) -> IntArray:
+    """Give the place of each value in a sorted table of distinct ones, -1 where it is not."""
+    place = np.minimum(np.searchsorted(table, values), len(table) - 1)
+    return np.where(table[place] == values, place, -1)
+
+
+def _block_rows(row_bytes: int) -> int:
+    """Give the number of rows that a quarter of scikit-learn's `working_memory` holds."""
+    return int(np.clip(get_config()["working_memory"] * 2**20 / 4 // row_bytes, 1, 1024))
+
+
+def _rank(codes: IntArray) -> IntArray:
+    """Count the entries before each one that have the same code."""
+    order = np.argsort(codes, kind="stable")
+    ranks = np.empty(len(codes), dtype=np.int64)
+    ranks[order] = np.arange(len(codes)) - np.searchsorted(codes[order], codes[order])
+    return ranks
+
+
+def _members(content: IntArray, session: IntArray, k: int) -> IntArray:
+    """List the first rows of each content, shape (n_contents, n), filled up with -1.
+
+    k rows of each session and 2 k of each content: at most k of these are of a row's own session.
+    """
+    row = np.flatnonzero(_rank(content * (session.max() + 1) + session) < k)
+    rank = _rank(content[row])
+    row, rank = row[rank < 2 * k], rank[rank < 2 * k]
+    members = np.full((content.max() + 1, rank.max() + 1), -1)
+    members[content[row], rank] = row
+    return members
+
+
+def _nearest(distance: FloatArray, voter: IntArray, k: int) -> tuple[IntArray, FloatArray]:
+    """Choose the k first entries of each row by distance, then voter."""
+    # Non-negative floats are in the order of their bits.
+    keys = distance.view(np.uint32).astype(np.uint64) << np.uint64(32)
+    keys |= voter.astype(np.uint32)
+    keys = np.sort(np.partition(keys, k - 1, axis=1)[:, :k], axis=1)
+    distance = (keys >> np.uint64(32)).astype(np.uint32).view(np.float32).astype(np.float64)
+    voter = (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    return np.where(np.isinf(distance), 0, voter), distance
+
+
+class NeighborSearch:
+    """Finds the k voters nearest to each row, the first voters where several are as near.
+
+    Voters with the same content are one candidate, so that the many copies of a common utterance
+    do not fill up the places. The contents are in the order of their hashes, so that the order of
+    the rows decides nothing.
+
+    Parameters
+    ----------
+    X : {ndarray, CSR array} of shape (n_voters, n_features)
+        Features of the voters.
+    keys : ndarray of void, shape (n_voters,)
+        Hashes of the rows of `X` by `row_keys`.
+    session : ndarray of int, shape (n_voters,)
+        Session of each voter, from 0. A row gets no vote of its own session.
+    k : int
+        Votes that a row gets at most.
+    metric : str or callable
+        Distance.
+    """
+
+    def __init__(self, X, keys, session, k, metric):
+        self.keys, first, self.content = np.unique(keys, return_index=True, return_inverse=True)
+        self.rows, self.session, self.metric = X[first], session, metric
+        self.k = min(k, len(session))
+        self.members = _members(self.content, session, self.k)
+        self.largest_session = int(np.unique(session, return_counts=True)[1].max())
+        # The session of the contents that only one session has, else -2.
+        sessions = session[self.members]
+        alone = (sessions == sessions[:, :1]) | (self.members < 0)
+        self.only_session = np.where(alone.all(axis=1), sessions[:, 0], -2)
+        self.index = None
+        dense = not sparse.issparse(X)
+        self.fast = dense and isinstance(metric, str) and metric in FAST_METRICS
+        if self.fast:
+            # Centred and scaled, rows that are far from the origin fit into single precision.
+            self.center = self.rows.mean(axis=0, dtype=np.float64)
+            self.scale = np.ptp(self.rows, axis=0).max() or 1.0
+
+    def find(self, X, keys, session, device) -> tuple[IntArray, FloatArray]:
+        """Find the voters of each row.
+
+        Parameters
+        ----------
+        X : {ndarray, CSR array} of shape (n_samples, n_features)
+            Features.
+        keys : ndarray of void, shape (n_samples,)
+            Hashes of the rows of `X` by `row_keys`.
+        session : ndarray of int, shape (n_samples,)
+            Session of each row, negative for one that no voter has.
+        device : str
+            Where rows are compared, any name that the estimators take.
+
+        Returns
+        -------
+        voter : ndarray of int, shape (n_samples, k)
+            The voters, the nearest first.
+        distance : ndarray of shape (n_samples, k)
+            Their distances, infinite where there is no voter.
+        """
+        own = _find_sorted(keys, self.keys)
+        if not self.fast or sparse.issparse(X):
+            return self._compare_all(X, own, session)
+        if self.index is None:
+            return self._elect(X, own, session, self._exact_candidates(X, session, device))
+        voter, distance = self._elect(X, own, session, self._index_candidates(X))
+        short = np.flatnonzero(np.isinf(distance[:, -1]))
+        if len(short):
+            X, own, session = X[short], own[short], session[short]
+            candidates = self._exact_candidates(X, session, device)
+            voter[short], distance[short] = self._elect(X, own, session, candidates)
+        return voter, distance
+
+    def build_index(self, X, keys, session, device, seed) -> float:
+        """Make an index that `find` uses from now on, good enough for a sample of rows.
+
+        Parameters
+        ----------
+        X, keys, session, device
+            A sample of rows as in `find`.
+        seed : int
+            Seeds the clustering.
+
+        Returns
+        -------
+        float
+            Share of the exact neighbours of the sample that the index finds.
+
+        Raises
+        ------
+        ImportError
+            If faiss is not installed.
+        """
+        try:
+            import faiss
+        except ImportError as error:
+            raise ImportError(
+                "algorithm='approximate' needs faiss; install it with "
+                "`pip install \"skpref[approximate]\"`, or pass algorithm='exact'."
+            ) from error
+        truth = self.find(X, keys, session, device)
+        placed = self._placed_rows()
+        n_rows, n_features = placed.shape
+        n_lists = max(1, min(int(4 * np.sqrt(n_rows)), n_rows // 8))
+        self.index = faiss.IndexIVFFlat(faiss.IndexFlatL2(n_features), n_features, n_lists)
+        # Few steps on few rows: the lists need not be good, only short.
+        clustering = self.index.cp
+        clustering.seed, clustering.niter = seed, 5
+        clustering.min_points_per_centroid, clustering.max_points_per_centroid = 1, 16
+        self.index.train(placed)
+        self.index.add(placed)
+        self.index.nprobe = min(_N_PROBES, n_lists)
+        while True:
+            recall = _recall(self.find(X, keys, session, device), truth)
+            if recall >= _MIN_RECALL or self.index.nprobe == n_lists:
+                return recall
+            self.index.nprobe = min(2 * self.index.nprobe, n_lists)
+
+    def _place(self, X) -> FloatArray:
+        """Move dense rows to where they are compared, in single precision."""
+        X = X.astype(np.float64)
+        if self.metric == "cosine":
+            return (X / _length(X)[:, None]).astype(np.float32)
+        return ((X - self.center) / self.scale).astype(np.float32)
+
+    def _placed_rows(self) -> FloatArray:
+        batches = gen_batches(len(self.rows), 4096)
+        return np.concatenate([self._place(self.rows[batch]) for batch in batches])
+
+    def _exact_candidates(self, X, session: IntArray, device: str) -> IntArray:
+        """Find the contents nearest to each row by matrix products, -1 where there are less."""
+        import torch
+
+        from skpref._net import resolve_device
+
+        device = resolve_device(device)
+        rows = torch.from_numpy(self._placed_rows()).to(device)
+        only_session = torch.from_numpy(self.only_session).to(device)
+        offset = -rows.square().sum(dim=1) / 2 * (self.metric != "cosine")
+        n = min(self.k + _SPARE, len(rows))
+        candidates = np.empty((len(X), n), dtype=np.int64)
+        block = min(_block_rows(4 * len(rows)), len(X))
+        # Products run faster into rows that start at a multiple of 64 bytes.
+        room = torch.empty((block, -(-len(rows) // 16) * 16), device=device)[:, : len(rows)]
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            for batch in gen_batches(len(X), block):
+                placed = torch.from_numpy(self._place(X[batch])).to(device)
+                scores = torch.addmm(offset, placed, rows.T, out=room[: len(placed)])
+                if self.largest_session > 1:  # else one candidate is barred at most
+                    own = torch.from_numpy(session[batch]).to(device)
+                    scores.masked_fill_(only_session == own[:, None], -torch.inf)
+                best, content = scores.topk(n, dim=1)
+                candidates[batch] = content.masked_fill_(best == -torch.inf, -1).cpu().numpy()
+        finally:
+            torch.set_float32_matmul_precision(precision)
+        return candidates
+
+    def _index_candidates(self, X) -> IntArray:
+        """Find contents near each row in the index, -1 where there are less."""
+        # The ones of the row's own session do not count, so that more are needed.
+        n = min(self.k + 1 + min(32, self.largest_session), len(self.rows))
+        batches = gen_batches(len(X), 16384)
+        return np.concatenate([self.index.search(self._place(X[b]), n)[1] for b in batches])
+
+    def _elect(self, X, own, session, candidates) -> tuple[IntArray, FloatArray]:
+        """Choose the nearest voters among those with the row's own content or a candidate."""
+        # The own one first: rounding, or a row of zeros, may have hidden it.
+        others = np.where(candidates == own[:, None], -1, candidates)
+        candidates = np.column_stack([own, others])
+        voter = np.empty((len(X), self.k), dtype=np.int64)
+        distance = np.empty((len(X), self.k))
+        n_members = self.members.shape[1]
+        # 32 pairs of rows or so fit the cache of a core.
+        for batch in gen_batches(len(X), 32):
+            content = candidates[batch]
+            members = self.members[content].reshape(len(content), -1)
+            distances = self._measure(X[batch], content)
+            distances[:, 0] = 0.0
+            distances = distances.repeat(n_members, axis=1)
+            barred = self.session[members] == session[batch, None]
+            distances[barred | (members < 0) | (content < 0).repeat(n_members, axis=1)] = np.inf
+            voter[batch], distance[batch] = _nearest(distances, members, self.k)
+        return voter, distance
+
+    def _measure(self, X, content: IntArray) -> FloatArray:
+        """Measure the distance of dense rows to some contents each, pair by pair."""
+        X, rows = X.astype(np.float64), self.rows[content].astype(np.float64)
+        if self.metric == "cosine":
+            lengths = _length(X)[:, None] * _length(rows)
+            return self._round(1 - np.einsum("ik,ijk->ij", X, rows) / lengths)
+        rows -= X[:, None]
+        squares = np.einsum("ijk,ijk->ij", rows, rows)
+        return self._round(squares if self.metric == "sqeuclidean" else np.sqrt(squares))
+
+    def _compare_all(self, X, own, session) -> tuple[IntArray, FloatArray]:
+        """Choose the nearest voters by scikit-learn's distances to all of them."""
+        rows, voters = self.rows.astype(np.float64), np.arange(len(self.content))
+        voter = np.empty((X.shape[0], self.k), dtype=np.int64)
+        distance = np.empty((X.shape[0], self.k))
+        # Next to the distances, a block needs about three arrays of their size.
+        for batch in gen_batches(X.shape[0], _block_rows(32 * len(voters))):
+            distances = pairwise_distances(X[batch].astype(np.float64), rows, metric=self.metric)
+            has_own = np.flatnonzero(own[batch] >= 0)
+            distances[has_own, own[batch][has_own]] = 0.0
+            distances = self._round(distances)[:, self.content]
+            distances[self.session == session[batch, None]] = np.inf
+            voter[batch], distance[batch] = _nearest(distances, voters, self.k)
+        return voter, distance
+
+    def _round(self, distance: FloatArray) -> FloatArray:
+        """Round to single precision, so that what differs by rounding only is a tie."""
+        if self.metric == "cosine":
+            distance[distance < _SINGLE.eps**2] = 0.0
+        # + 0.0 makes -0.0 positive. What is not a number is farthest.
+        return (np.fmin(np.maximum(distance, 0.0), _SINGLE.max) + 0.0).astype(np.float32)
+
+
+def _length(X: FloatArray) -> FloatArray:
+    """Give the Euclidean length of each row, 1 for zeros."""
+    length = np.sqrt(np.einsum("...k,...k->...", X, X))
+    return np.where(length == 0, 1.0, length)
+
+
+def _recall(found: tuple[IntArray, FloatArray], truth: tuple[IntArray, FloatArray]) -> float:
+    """Give the share of the true voters that were found, 1 where there is none to find."""
+    voter = np.where(np.isinf(found[1]), -1, found[0])
+    hits = (truth[0][:, :, None] == voter[:, None]).any(axis=2)
+    wanted = np.isfinite(truth[1])
+    return float(hits[wanted].mean()) if wanted.any() else 1.0
