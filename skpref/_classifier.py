@@ -173,8 +173,9 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
     lr : float, default=0.001
         Learning rate of Adam.
     batch_size : int, default=256
-        Utterances per step: whole sessions are packed up to that many. A longer session is a batch
-        by itself, all its pairs compared.
+        Utterances per step: whole sessions are packed up to that many. A longer session is a step
+        by itself, unless it holds more than a tenth of all utterances: then it is dealt at random,
+        anew in each epoch, into parts of about a tenth, so that an epoch has ten steps.
     weight_decay : float, default=0.001
         Strength of the L2 penalty, half the squared norm of the network's parameters.
     solver : {"adam", "lbfgs"}, default="adam"
@@ -225,7 +226,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
     history_ : list of dict
         Table of losses: stage, epoch, train_loss and, with early stopping, valid_loss.
     n_iter_ : int
-        Epochs run in stage 1.
+        Epochs run in stage 1, or iterations of "lbfgs".
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -246,6 +247,11 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
     some out (fewer than half of ``1 / validation_fraction``) it is fitted on those all the same,
     and then, or with ``stage2=None``, probabilities are not calibrated: see
     `sklearn.calibration.CalibratedClassifierCV`.
+
+    Each utterance goes through the network once per step, whatever the number of its pairs. The
+    hinge losses compare all pairs of a session of any length: pair by pair up to 256 utterances,
+    in longer ones by sums of O(n log n) that give the same. The logistic loss has no such sums; in
+    longer sessions it is estimated, without bias, from 64 random losers of each utterance.
 
     Neither the order of the rows nor the names of the sessions change the fitted model.
 

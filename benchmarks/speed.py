@@ -1,0 +1,793 @@
+"""Speed of every part of skpref, as ratios to what a user would otherwise pick.
+
+    python -m benchmarks.speed
+
+runs all parts in one process after another on the same work, alternates the rivals, prints medians
+and ratios, and writes results/speed.json and results/speed.md. A part that is in the JSON already
+is not run again unless --fresh; name parts to run only those. Rivals that are not installed are
+left out.
+"""
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import platform
+import time
+from collections.abc import Callable
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+PARTS: dict[str, Callable] = {}
+METHODS = ["batch", "isotonic", "log_pool"]
+NOTE = [
+    "Medians of alternated runs in one process. MB are what a fresh process takes at the peak of a",
+    "run of its own beyond what it had before. What reads rival / ours is in our favour above 1.",
+]
+
+
+def part(function):
+    """Register a part of the benchmark under its name."""
+    PARTS[function.__name__] = function
+    return function
+
+
+def devices() -> list[str]:
+    """Give the devices that torch can use."""
+    import torch
+
+    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+def alternate(rivals: dict[str, Callable], repeats: int) -> dict[str, float]:
+    """Median seconds of each rival; they take turns, after one round that does not count."""
+    seconds: dict[str, list] = {name: [] for name in rivals}
+    for number in range(repeats + 1):
+        for name, run in rivals.items():
+            start = time.perf_counter()
+            run()
+            if number or not repeats:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: float(np.median(values)) for name, values in seconds.items()}
+
+
+def once(run: Callable) -> float:
+    """Seconds of one run, for what takes too long to repeat."""
+    return alternate({"once": run}, 0)["once"]
+
+
+def memory(entry: str) -> float:
+    """MB of this process by an entry of Linux's /proc/self/status."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(entry + ":")[1].split()[0]) / 1024
+
+
+def _measure(queue, function, arguments):
+    run = function(*arguments)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before, start = memory("VmRSS"), time.perf_counter()
+    run()
+    seconds = time.perf_counter() - start
+    queue.put((seconds, memory("VmHWM") - before))
+
+
+def in_a_process(function: Callable, *arguments) -> tuple[float, float]:
+    """Seconds, and MB above what was there before, of ``function(*arguments)()`` run once."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_measure, args=(queue, function, arguments))
+    process.start()
+    result = queue.get()
+    process.join()
+    return result
+
+
+def exponent(sizes, values) -> float:
+    """Slope of a straight line through the logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
+# --- the loss over all pairs --------------------------------------------------------------------
+
+
+def loss_batch(lengths, device="cpu", seed=0):
+    """Scores and soft labels of sessions of given lengths, as the loss gets them."""
+    import torch
+
+    from skpref._net import SessionBatches, SessionDataset
+
+    rng = np.random.RandomState(seed)
+    session = np.repeat(np.arange(len(lengths)), lengths)
+    soft = rng.rand(len(session), 1)
+    scores = rng.randn(len(session), 1).astype(np.float32)
+    dataset = SessionDataset(scores, soft, np.ones(len(session)), session)
+    batches = SessionBatches(dataset, len(session), session_weight="pairs")
+    [target] = batches.targets()
+    move = torch.device(device)
+    target["blocks"] = [{k: v.to(move) for k, v in b.items()} for b in target["blocks"]]
+    scores = torch.from_numpy(scores).to(device).requires_grad_()
+    return scores, torch.from_numpy(soft[:, 0].astype(np.float32)).to(device), target
+
+
+def _timed(step, device):
+    """Run a step on a device to its end."""
+    import torch
+
+    def run():
+        result = step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return result
+
+    return run
+
+
+def exact_loss(lengths, device="cpu"):
+    """Sum over all pairs by skpref's own loss."""
+    import torch
+
+    from skpref._losses import PreferenceLoss
+
+    scores, _, target = loss_batch(lengths, device)
+    criterion = PreferenceLoss(
+        loss="squared_hinge",
+        margin="adaptive",
+        margin_scale=2.0,
+        pairwise_weight=1.0,
+        pointwise_weight=0.0,
+        min_margin=0.0,
+        class_weight=torch.ones(2),
+    )
+    return _timed(lambda: torch.autograd.grad(criterion(scores, target), scores)[0], device)
+
+
+def dense_loss(lengths, device="cpu"):
+    """Broadcast over sessions of one length, as one would write it in torch."""
+    import torch
+
+    scores, soft, _ = loss_batch(lengths, device)
+    length = lengths[0]
+    at_once = max(1, 2**26 // length**2)  # sessions, so that memory stays bounded
+
+    def step():
+        gradient = torch.zeros_like(scores)
+        f = scores.view(-1, length)
+        for f_some, t in zip(f.split(at_once), soft.view(-1, length).split(at_once), strict=True):
+            gap = t.unsqueeze(2) - t.unsqueeze(1)
+            short = (2.0 * gap - (f_some.unsqueeze(2) - f_some.unsqueeze(1))).clamp(min=0)
+            loss = (short.square() * (gap > 0)).sum()
+            gradient += torch.autograd.grad(loss, scores, retain_graph=True)[0]
+        return gradient
+
+    return _timed(step, device)
+
+
+def pair_list_loss(lengths, device="cpu"):
+    """Sum over a list of all pairs, as reward models are trained; the list is made before."""
+    import torch
+
+    scores, soft, _ = loss_batch(lengths, device)
+    start = np.cumsum(lengths) - lengths
+    pairs = [
+        torch.combinations(torch.arange(s, s + n)) for s, n in zip(start, lengths, strict=True)
+    ]
+    first, second = (column.to(device) for column in torch.cat(pairs).T)
+    up = soft[first] > soft[second]
+    winner, loser = torch.where(up, first, second), torch.where(up, second, first)
+
+    def step():
+        f = scores[:, 0]
+        short = 2.0 * (soft[winner] - soft[loser]) - (f[winner] - f[loser])
+        return torch.autograd.grad(short.clamp(min=0).square().sum(), scores)[0]
+
+    return _timed(step, device)
+
+
+@part
+def loss_of_one_session(quick):
+    """Sum over all pairs of one session, loss and gradient (squared hinge)."""
+    rows, ours = [], []
+    sizes = [10**3, 10**4, 10**5] if quick else [10**3, 10**4, 10**5, 10**6]
+    for device, n in itertools.product(devices(), sizes):
+        repeats = 15 if n <= 10**4 else 5
+        rivals = {"ours": exact_loss([n], device)}
+        seconds = alternate(rivals, repeats)
+        peak = in_a_process(exact_loss, [n], device)[1]
+        row = {"device": device, "rows": n, "ours s": seconds["ours"], "ours MB": peak}
+        if n <= 10**4:
+            both = rivals | {"dense": dense_loss([n], device)}
+            seconds = alternate(both, 9 if n <= 10**3 else 3)
+            row |= {"ours s": seconds["ours"], "dense s": seconds["dense"]}
+            row["dense / ours"] = seconds["dense"] / seconds["ours"]
+            row["dense MB"] = in_a_process(dense_loss, [n], device)[1]
+        rows.append(row)
+        if device == "cpu":
+            ours.append(row["ours s"])
+    cost = exponent(sizes[1:], ours[1:])
+    rows.append({"device": "cpu", "rows": "exponent from 10^4 on", "ours s": cost})
+    return rows
+
+
+@part
+def loss_of_many_sessions(quick):
+    """Sum over all pairs of many sessions, loss and gradient."""
+    rows = []
+    shapes = [[20] * 5000, [200] * 500] + ([] if quick else [[2000] * 50])
+    for device, lengths in itertools.product(devices(), shapes):
+        rivals = {
+            "ours": exact_loss(lengths, device),
+            "dense": dense_loss(lengths, device),
+            "pair list": pair_list_loss(lengths, device),
+        }
+        seconds = alternate(rivals, 9 if lengths[0] <= 200 else 1)
+        rows.append(
+            {"device": device, "sessions": f"{len(lengths)} of {lengths[0]}"}
+            | {f"{name} s": value for name, value in seconds.items()}
+            | {f"{name} / ours": seconds[name] / seconds["ours"] for name in list(rivals)[1:]}
+        )
+    return rows
+
+
+# --- pairs, neighbours, calibration ---------------------------------------------------------------
+
+
+def itertools_pairs(scores, groups):
+    """List the pairs of each session in a loop."""
+    sessions: dict = {}
+    for row, group in enumerate(groups):
+        sessions.setdefault(group, []).append(row)
+    pairs = []
+    for rows in sessions.values():
+        for i, j in itertools.combinations(rows, 2):
+            if scores[i] > scores[j]:
+                pairs.append((i, j))
+            elif scores[j] > scores[i]:
+                pairs.append((j, i))
+    return np.array(pairs)
+
+
+def _sampling_data(n, length):
+    rng = np.random.RandomState(0)
+    return rng.rand(n), np.arange(n) // length
+
+
+def _sampled(strategy, n, length, n_pairs):
+    from skpref import IntraSessionPairSampler
+
+    scores, groups = _sampling_data(n, length)
+    sampler = IntraSessionPairSampler(strategy, n_pairs=n_pairs, random_state=0)
+    return lambda: sampler.sample(scores, groups)
+
+
+@part
+def pair_sampling(quick):
+    """Draw pairs within sessions. "itertools" lists all pairs of each session in a Python loop."""
+    rows = []
+    n = 10**5 if quick else 10**6
+    for length in (20, 200):
+        scores, groups = _sampling_data(n, length)
+        total = n * (length - 1) // 2
+        # Of the longer sessions the loop lists a tenth, and its time is scaled up.
+        some = slice(n if length == 20 else n // 10)
+        share = len(scores[some]) / n
+        lists = scores[some].tolist(), groups[some].tolist()
+        loop = once(lambda lists=lists: itertools_pairs(*lists)) / share
+        for strategy in ("all", "uniform"):
+            n_pairs = total if length == 20 else n
+            if strategy == "all" and length > 20:
+                continue
+            ours = alternate({"ours": _sampled(strategy, n, length, n_pairs)}, 3)["ours"]
+            peak = in_a_process(_sampled, strategy, n, length, n_pairs)[1]
+            row = {"rows": n, "session length": length, "ours": strategy, "pairs": n_pairs}
+            row |= {"ours s": ours, "ours MB": peak, "itertools s": loop}
+            rows.append(row | {"itertools / ours": loop / ours})
+    if find_spec("pytorch_metric_learning"):
+        rows.append(_metric_learning_pairs())
+    return rows
+
+
+def _metric_learning_pairs():
+    """Pairs of rows of one label by pytorch-metric-learning, the sessions as labels."""
+    import torch
+    from pytorch_metric_learning.utils.loss_and_miner_utils import get_all_pairs_indices
+
+    n = 5000  # it compares all rows with all, 10^4 take more than 10 GB
+    scores, groups = _sampling_data(n, 20)
+    labels = torch.from_numpy(groups)
+
+    def rival():
+        first, second, *_ = get_all_pairs_indices(labels)
+        return first[scores[first] > scores[second]]
+
+    seconds = alternate({"ours": _sampled("all", n, 20, None), "rival": rival}, 5)
+    return {
+        "rows": n,
+        "session length": 20,
+        "ours": "all",
+        "pairs": n * 19 // 2,
+        "ours s": seconds["ours"],
+        "metric-learning s": seconds["rival"],
+        "metric-learning / ours": seconds["rival"] / seconds["ours"],
+    }
+
+
+def clustered_rows(n, n_features=384, seed=0):
+    """Rows like embeddings: 200 clusters in 25 dimensions, turned into many, a tenth copies."""
+    rng = np.random.default_rng(seed)
+    latent = rng.standard_normal((200, 25), dtype=np.float32)[rng.integers(200, size=n)]
+    latent += 0.6 * rng.standard_normal((n, 25), dtype=np.float32)
+    X = latent @ rng.standard_normal((25, n_features), dtype=np.float32) / 5
+    for start in range(0, n, 10**5):
+        some = X[start : start + 10**5]
+        some += 0.05 * rng.standard_normal(some.shape, dtype=np.float32)
+    copies = rng.choice(n, n // 10, replace=False)
+    X[copies] = X[rng.integers(n, size=len(copies))]
+    return X, rng.dirichlet(np.ones(3), size=n)
+
+
+def _smoothing(algorithm, n):
+    from skpref import KNNLabelSmoother
+
+    X, y = clustered_rows(n)
+    smoother = KNNLabelSmoother(algorithm=algorithm, random_state=0)
+    return lambda: smoother.fit_transform(X, y)
+
+
+def _sklearn_smoothing(X, y):
+    from sklearn.neighbors import KNeighborsRegressor
+
+    model = KNeighborsRegressor(10, algorithm="brute", metric="cosine").fit(X, y)
+    return lambda: model.predict(X)
+
+
+def _faiss_smoothing(X, y):
+    import faiss
+
+    def run():
+        unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+        index = faiss.IndexFlatIP(X.shape[1])
+        index.add(unit)
+        return y[index.search(unit, 11)[1][:, 1:]].mean(axis=1)
+
+    return run
+
+
+@part
+def smoothing(quick):
+    """Smooth labels over 10 cosine neighbours of rows of 384 features, `fit_transform`."""
+    from skpref import KNNLabelSmoother
+
+    n = 2 * 10**4
+    X, y = clustered_rows(n)
+    approximate = KNNLabelSmoother(algorithm="approximate", random_state=0)
+    rivals = {
+        "exact": lambda: KNNLabelSmoother(algorithm="exact").fit_transform(X, y),
+        "approximate": lambda: approximate.fit_transform(X, y),
+        "scikit-learn brute": _sklearn_smoothing(X, y),
+        "faiss flat": _faiss_smoothing(X, y),
+    }
+    seconds = alternate(rivals, 3)
+    rows = [{"rows": n} | {f"{k} s": v for k, v in seconds.items()}]
+    rows[0]["scikit-learn / exact"] = seconds["scikit-learn brute"] / seconds["exact"]
+    rows[0]["exact / approximate"] = seconds["exact"] / seconds["approximate"]
+    rows[0]["recall"] = approximate.recall_
+    if quick:
+        return rows
+    for n in (10**5, 10**6):
+        X, y = clustered_rows(n)
+        if n == 10**5:
+            exact = once(lambda: KNNLabelSmoother(algorithm="exact").fit_transform(X, y))  # noqa: B023
+        del X, y
+        seconds, peak = in_a_process(_smoothing, "approximate", n)
+        row = {"rows": n, "approximate s": seconds, "approximate MB": peak}
+        if n == 10**5:
+            row |= {"exact s": exact, "exact / approximate": exact / seconds}
+            X, y = clustered_rows(n)
+            row["recall"] = approximate.fit(X, y).recall_
+        rows.append(row)
+    return rows
+
+
+def _calibration(method, step, dtype, n):
+    from skpref import LLMScoreCalibrator
+
+    rng = np.random.default_rng(0)
+    scores = rng.random((n, 6, 5), dtype=np.float32).astype(dtype)
+    y = np.where(rng.random(n) < 0.05, rng.integers(5, size=n), -1)
+    calibrator = LLMScoreCalibrator(method, classes=range(5))
+    if step == "fit":
+        return lambda: calibrator.fit(scores, y)
+    calibrator.fit(scores[:1000], y[:1000])
+    return lambda: calibrator.transform(scores)
+
+
+@part
+def calibration(quick):
+    """Calibrate 6 prompts and 5 classes, 5% of the rows labelled; memory by that of the input."""
+    n = 10**5 if quick else 10**6
+    rows = []
+    for dtype, method in itertools.product(["float32", "float64"], METHODS):
+        size = n * 30 * np.dtype(dtype).itemsize / 2**20
+        row = {"rows": n, "dtype": dtype, "method": method}
+        for step in ("fit", "transform"):
+            seconds, peak = in_a_process(_calibration, method, step, dtype, n)
+            row |= {f"{step} s": seconds, f"{step} MB / input": peak / size}
+        rows.append(row)
+    return rows
+
+
+# --- training ---------------------------------------------------------------------------------
+
+
+def training_data(n=20_000, length=20, n_features=384, seed=0):
+    """Noisy soft labels of sessions that differ in level, and clean labels to test on."""
+    rng = np.random.RandomState(seed)
+    X = rng.randn(n, n_features).astype(np.float32)
+    hidden = np.tanh(X @ rng.randn(n_features, 32) / np.sqrt(n_features))
+    truth = X @ rng.randn(n_features) / np.sqrt(n_features) + hidden @ rng.randn(32) / 4
+    groups = np.arange(n) // length
+    level = rng.randn(groups.max() + 1)[groups]
+    noisy = truth + 0.7 * level + 0.7 * rng.randn(n)
+    return X, 1 / (1 + np.exp(-noisy)), (truth > 0).astype(int), groups
+
+
+class Race:
+    """Times rounds of training, the clock stopped while the held-out sessions are scored."""
+
+    def __init__(self, X, y, groups):
+        self.X, self.y, self.groups = X, y, groups
+        self.path = []
+
+    def start(self):
+        """Start the clock."""
+        self.spent, self.since = 0.0, time.perf_counter()
+
+    def lap(self, score):
+        """Stop the clock, note time and concordance, go on."""
+        from skpref.metrics import within_session_concordance
+
+        self.spent += time.perf_counter() - self.since
+        concordance = within_session_concordance(self.y, score(self.X), groups=self.groups)
+        self.path.append((self.spent, concordance))
+        self.since = time.perf_counter()
+
+    def best(self) -> float:
+        """Give the best concordance."""
+        return max(c for _, c in self.path)
+
+    def reaches(self, concordance) -> float:
+        """Seconds until a concordance is reached; infinite if it is not."""
+        return next((s for s, c in self.path if c >= concordance), np.inf)
+
+
+def race_ours(solver, X, teacher, groups, race):
+    """Train our classifier on the soft labels alone."""
+    from skorch.callbacks import Callback
+
+    from skpref import PairwisePreferenceClassifier
+    from skpref._net import predict_scores
+
+    class Lap(Callback):
+        def on_epoch_end(self, net, **_):
+            race.lap(lambda rows: predict_scores(net.module_, rows)[:, 0])
+
+    only_pairs = {"calibrator": "passthrough", "smoother": "passthrough", "stage2": None}
+    only_pairs |= {"pointwise_weight": 0.0, "device": race.device, "random_state": 0}
+    module = "linear" if solver == "lbfgs" else "mlp"
+    clf = PairwisePreferenceClassifier(module, solver=solver, callbacks=[Lap()], **only_pairs)
+    race.start()
+    clf.fit(X, None, groups=groups, llm_scores=teacher[:, None])
+    if solver == "lbfgs":
+        race.lap(clf.decision_function)
+
+
+def race_explicit(X, teacher, groups, race):
+    """Train the same network on a list of all pairs, both rows encoded for each pair."""
+    import torch
+
+    from skpref import IntraSessionPairSampler
+    from skpref._net import MLP, predict_scores
+
+    torch.manual_seed(0)
+    race.start()
+    module = MLP(X.shape[1], 1).to(race.device)
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3, weight_decay=1e-3)
+    pairs = IntraSessionPairSampler().sample(teacher, groups)
+    rows, margins = torch.from_numpy(X).to(race.device), torch.from_numpy(pairs.margin).float()
+    winner, loser = torch.from_numpy(pairs.winner), torch.from_numpy(pairs.loser)
+    for _ in range(3):
+        for batch in torch.randperm(len(pairs)).split(256):
+            short = 2.0 * margins[batch].to(race.device)
+            short = short - (module(rows[winner[batch]]) - module(rows[loser[batch]]))[:, 0]
+            optimizer.zero_grad()
+            short.clamp(min=0).square().mean().backward()
+            optimizer.step()
+        race.lap(lambda rows: predict_scores(module, rows)[:, 0])
+
+
+def race_xgboost(X, teacher, groups, race):
+    """Train XGBoost's pairwise ranker."""
+    import xgboost
+
+    race.start()
+    data = xgboost.DMatrix(X, teacher, qid=groups)
+    options = {"objective": "rank:pairwise", "eta": 0.1, "max_depth": 6, "device": race.device}
+    booster = xgboost.Booster(options | {"nthread": multiprocessing.cpu_count()}, [data])
+    for number in range(150):
+        booster.update(data, number)
+        if number % 10 == 9:
+            race.lap(lambda rows: booster.predict(xgboost.DMatrix(rows)))
+
+
+def race_lightgbm(X, teacher, groups, race):
+    """Train LightGBM's LambdaRank, the soft labels cut into 16 levels as it asks for."""
+    import lightgbm
+
+    race.start()
+    levels = np.minimum(teacher * 16, 15).astype(int)
+    data = lightgbm.Dataset(X, levels, group=np.bincount(groups))
+    options = {"objective": "lambdarank", "learning_rate": 0.1, "verbose": -1}
+    options |= {"label_gain": list(range(16)), "num_threads": multiprocessing.cpu_count()}
+    booster = lightgbm.Booster(options, data)
+    for number in range(150):
+        booster.update()
+        if number % 10 == 9:
+            race.lap(booster.predict)
+
+
+@part
+def training(quick):
+    """Train to equal concordance within held-out sessions; 20,000 x 384, sessions of 20.
+
+    Each rival trains until it stops getting better; then our time to its best is taken.
+    """
+    n = 4000 if quick else 20_000
+    X, teacher, y, groups = training_data(n + n // 4)
+    train, test = slice(n), slice(n, None)
+    rivals = {
+        "ours, adam": lambda *a: race_ours("adam", *a),
+        "ours, linear lbfgs": lambda *a: race_ours("lbfgs", *a),
+        "explicit pairs": race_explicit,
+    }
+    rivals |= {"xgboost": race_xgboost} if find_spec("xgboost") else {}
+    rivals |= {"lightgbm": race_lightgbm} if find_spec("lightgbm") else {}
+    rows = []
+    for device in devices():
+        races = {}
+        for name, rival in rivals.items():
+            races[name] = Race(X[test], y[test], groups[test])
+            races[name].device = device
+            rival(X[train], teacher[train], groups[train], races[name])
+        for name, race in races.items():
+            best = race.best()
+            row = {"device": device, "rival": name, "its best": best}
+            row["its s to that"] = race.reaches(best)
+            for ours in ("ours, adam", "ours, linear lbfgs"):
+                row[f"{ours}, s"] = races[ours].reaches(best)
+                row[f"its / {ours}"] = race.reaches(best) / races[ours].reaches(best)
+            rows.append(row)
+    return rows
+
+
+def _epochs(n_scores, hidden, pairs, device, n=20_000):
+    """Five epochs of the same network on the same rows, with pairs or pointwise alone."""
+    import torch
+
+    from skpref._net import MLP, SessionDataset, make_net
+
+    rng = np.random.RandomState(0)
+    X = rng.randn(n, 384).astype(np.float32)
+    soft = rng.dirichlet(np.ones(n_scores), n) if n_scores > 1 else rng.rand(n, 1)
+    dataset = SessionDataset(X, soft, np.ones(n), np.arange(n) // 20)
+    torch.manual_seed(0)
+    net = make_net(
+        MLP(384, n_scores, hidden),
+        criterion={
+            "loss": "squared_hinge",
+            "margin": "adaptive",
+            "margin_scale": 2.0,
+            "pairwise_weight": float(pairs),
+            "pointwise_weight": 1.0,
+            "min_margin": 0.0,
+            "class_weight": torch.ones(max(2, n_scores)),
+        },
+        batches={"pairs": "all" if pairs else None},
+        batch_size=256,
+        lr=1e-3,
+        optimizer__weight_decay=1e-3,
+        max_epochs=5,
+        device=device,
+        verbose=0,
+    ).initialize()
+    return _timed(lambda: net.partial_fit(dataset), device)
+
+
+@part
+def epoch_cost(quick):
+    """Train an epoch with pairs, and with cross-entropy alone; 20,000 x 384, batches of 256."""
+    rows = []
+    for device, hidden, n_scores in itertools.product(devices(), [128, 1024], [1, 3]):
+        rivals = {
+            "pairs": _epochs(n_scores, hidden, True, device),
+            "pointwise": _epochs(n_scores, hidden, False, device),
+        }
+        seconds = alternate(rivals, 3 if quick else 9)
+        row = {"device": device, "hidden units": hidden, "scores per row": n_scores}
+        row |= {f"{k} s per epoch": v / 5 for k, v in seconds.items()}
+        rows.append(row | {"pairs / pointwise": seconds["pairs"] / seconds["pointwise"]})
+    return rows
+
+
+# --- prediction -------------------------------------------------------------------------------
+
+
+def _predict_all(n):
+    from skpref import PairwisePreferenceClassifier
+
+    X, _, y, groups = training_data(2000)
+    clf = PairwisePreferenceClassifier(max_epochs=1, smoother="passthrough", random_state=0)
+    clf.fit(X, y, groups=groups)
+    rows = training_data(n)[0]
+    clf.predict_proba(rows[:10])
+    return lambda: clf.predict_proba(rows)
+
+
+@part
+def prediction(quick):
+    """Predict the probabilities of one row and of 10^5 rows of 384 features."""
+    import torch
+    from sklearn.linear_model import LogisticRegression
+
+    from skpref import PairwisePreferenceClassifier
+
+    X, _, y, groups = training_data(2000)
+    regression = LogisticRegression(max_iter=1000).fit(X, y)
+    rows = []
+    for module in ("linear", "mlp"):
+        clf = PairwisePreferenceClassifier(module, max_epochs=1, smoother="passthrough")
+        clf.set_params(device="cpu", random_state=0).fit(X, y, groups=groups)
+        bare = clf.net_.module_
+        for n in (1, 10**5):
+            some = training_data(n)[0]
+
+            def forward(some=some, bare=bare):
+                with torch.inference_mode():
+                    return torch.sigmoid(bare(torch.from_numpy(some)))
+
+            rivals = {
+                "ours": lambda some=some, clf=clf: clf.predict_proba(some),
+                "LogisticRegression": lambda some=some: regression.predict_proba(some),
+                "bare module": forward,
+            }
+            seconds = alternate(rivals, 5 if n > 1 else 300 if quick else 3000)
+            row = {"module": module, "rows": n}
+            row |= {f"{k} ms": 1000 * v for k, v in seconds.items()}
+            row["ours / LogisticRegression"] = seconds["ours"] / seconds["LogisticRegression"]
+            row["ours / bare"] = seconds["ours"] / seconds["bare module"]
+            if n > 1 and module == "mlp":
+                row["ours MB"] = in_a_process(_predict_all, n)[1]
+                row["input MB"] = some.nbytes / 2**20
+            rows.append(row)
+    return rows
+
+
+# --- growth -----------------------------------------------------------------------------------
+
+
+def _fit(n, length, solver):
+    from skpref import PairwisePreferenceClassifier
+
+    X, teacher, _, groups = training_data(n, length, n_features=64)
+    clf = PairwisePreferenceClassifier(
+        "linear" if solver == "lbfgs" else "mlp",
+        solver=solver,
+        max_epochs=2,
+        max_iter=20,
+        calibrator="passthrough",
+        smoother="passthrough",
+        device="cpu",
+        random_state=0,
+    )
+    return lambda: clf.fit(X, None, groups=groups, llm_scores=teacher[:, None])
+
+
+@part
+def growth(quick):
+    """Fit on rows of 64 features: 2 epochs of Adam, or 20 iterations of L-BFGS."""
+    rows = []
+    most = 5 if quick else 6
+    for solver in ("adam", "lbfgs"):
+        sizes = [10**k for k in range(3, most + 1)]
+        runs = [in_a_process(_fit, n, 20, solver) for n in sizes]
+        for n, (seconds, peak) in zip(sizes, runs, strict=True):
+            rows.append({"solver": solver, "rows": n, "length": 20, "s": seconds, "MB": peak})
+        last = slice(1, None)
+        slope = [exponent(sizes[last], [r[k] for r in runs[last]]) for k in (0, 1)]
+        rows.append({"solver": solver, "rows": "exponent", "s": slope[0], "MB": slope[1]})
+        lengths = [10**k for k in range(1, 6)]
+        runs = [in_a_process(_fit, 10**5, length, solver) for length in lengths]
+        for length, (seconds, peak) in zip(lengths, runs, strict=True):
+            row = {"solver": solver, "rows": 10**5, "length": length, "s": seconds, "MB": peak}
+            rows.append(row)
+        slope = [exponent(lengths, [r[k] for r in runs]) for k in (0, 1)]
+        rows.append({"solver": solver, "length": "exponent", "s": slope[0], "MB": slope[1]})
+    return rows
+
+
+# --- the page ---------------------------------------------------------------------------------
+
+
+def show(value) -> str:
+    """Write a value for the table."""
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def table(rows) -> list[str]:
+    """Markdown table of rows that need not have the same columns."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
+    for row in rows:
+        lines.append("| " + " | ".join(show(row.get(name, "")) for name in columns) + " |")
+    return lines
+
+
+def environment() -> dict:
+    """Machine and versions."""
+    import torch
+
+    names = ["skpref", "numpy", "scipy", "scikit-learn", "torch", "skorch", "faiss-cpu"]
+    names += ["xgboost", "lightgbm", "pytorch-metric-learning"]
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    cpu = f"{multiprocessing.cpu_count()} cores of {platform.machine()}"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {"python": platform.python_version(), "CPU": cpu, "GPU": gpu} | versions
+
+
+def page(result) -> str:
+    """Write the results as Markdown."""
+    lines = ["# Speed", "", "`python -m benchmarks.speed`", ""]
+    lines += [", ".join(f"{k} {v}" for k, v in result["environment"].items()) + "."]
+    lines += ["", *NOTE, ""]
+    for name, function in PARTS.items():
+        if name in result["parts"]:
+            lines += [f"## {name.replace('_', ' ')}", "", (function.__doc__ or "").strip(), ""]
+            lines += [*table(result["parts"][name]), ""]
+    return "\n".join(lines)
+
+
+def main(argv=None):
+    """Run the parts and write the page after each."""
+    parser = argparse.ArgumentParser(description="Speed of every part of skpref.")
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--quick", action="store_true", help="small sizes only, to try it out")
+    parser.add_argument("--fresh", action="store_true", help="run what is there already again")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args(argv)
+    if unknown := set(args.parts) - set(PARTS):
+        parser.error(f"unknown parts {sorted(unknown)}; choose from {list(PARTS)}")
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / "speed.json"
+    result = {"environment": environment(), "parts": {}}
+    if path.is_file():
+        result["parts"] = json.loads(path.read_text())["parts"]
+    for name in args.parts or PARTS:
+        if name not in result["parts"] or args.fresh:
+            result["parts"][name] = PARTS[name](args.quick)
+            path.write_text(json.dumps(result, indent=1) + "\n")
+            (args.out / "speed.md").write_text(page(result))
+        print("\n".join([f"## {name}", *table(result["parts"][name]), ""]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The machinery of the speed benchmark, on sizes that take no time."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture(scope="module")
+def speed():
+    path = Path(__file__).parents[1] / "benchmarks" / "speed.py"
+    spec = importlib.util.spec_from_file_location("speed_benchmark", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.mark.parametrize("lengths", [[300], [7] * 20])
+def test_the_rivals_of_the_loss_do_the_same_work(speed, lengths):
+    gradients = [f(lengths)() for f in (speed.exact_loss, speed.dense_loss, speed.pair_list_loss)]
+    directions = [g / g.norm() for g in gradients]  # ours is a mean, the others are sums
+    for other in directions[1:]:
+        torch.testing.assert_close(other, directions[0], rtol=1e-3, atol=1e-6)
+
+
+def test_the_loop_lists_the_pairs_that_the_sampler_draws(speed):
+    scores, groups = speed._sampling_data(60, 6)
+    loop = speed.itertools_pairs(scores.tolist(), groups.tolist())
+    pairs = speed._sampled("all", 60, 6, None)()
+    assert {*map(tuple, loop)} == {*zip(pairs.winner.tolist(), pairs.loser.tolist(), strict=True)}
+
+
+def test_medians_leave_the_first_round_out(speed):
+    calls = []
+    medians = speed.alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
+    assert calls == ["a", "b"] * 4
+    assert set(medians) == {"a", "b"}
+
+
+def test_exponent_of_a_power(speed):
+    sizes = np.array([10, 100, 1000])
+    assert speed.exponent(sizes, 3.0 * sizes**1.5) == pytest.approx(1.5)
+
+
+def test_a_part_that_is_there_is_not_run_again(speed, monkeypatch, tmp_path, capsys):
+    runs = []
+
+    def part(quick):
+        """Count."""
+        runs.append(quick)
+        return [{"rows": 1000, "ratio": 2.5}, {"rows": 2000, "other": "x"}]
+
+    monkeypatch.setattr(speed, "PARTS", {"some_part": part})
+    for arguments in (["--quick"], [], ["--fresh"]):
+        speed.main(["--out", str(tmp_path), *arguments])
+    assert runs == [True, False]
+    assert "| 1,000 | 2.5 |  |" in (tmp_path / "speed.md").read_text()
+    assert json.loads((tmp_path / "speed.json").read_text())["environment"]["torch"]
+    assert "| 2,000 |  | x |" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        speed.main(["nothing"])
