@@ -20,7 +20,7 @@ from torch.nn import functional as F
 # Longest block that is compared pair by pair (benchmarks/results/speed.md).
 LEAF = 128
 # Numbers that a step of such comparisons holds at once: they should stay in the cache.
-_STEP = 2**17
+_STEP = 2**18
 
 
 def pair_loss(violation: Tensor, loss: str) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from skpref._dominance import dominance_sums, pair_loss, pair_sums
 
 # Longest session whose pairs are formed one by one. Longer ones take the sums of O(n log n), or
 # sampled pairs with the logistic loss (crossover in benchmarks/results/speed.md).
-MAX_DENSE = 256
+MAX_DENSE = 128
 # Losers that the logistic loss draws for each winner of a longer session.
 N_DRAWS = 64
 # Winners whose draws are held at once.
