@@ -232,6 +232,35 @@ def loss_of_many_sessions(quick):
     return rows
 
 
+@part
+def pair_by_pair_or_by_halves(quick):
+    """Sum over sessions of one length both ways, which decides where one takes over."""
+    import torch
+
+    from skpref._dominance import dominance_sums, pair_sums
+    from skpref._losses import MAX_DENSE
+
+    rows = []
+    for device, length in itertools.product(devices(), [32, 64, 128, 256, 512, 1024]):
+        shape = (2**15 if quick else 2**17) // length, length
+        generator = torch.Generator().manual_seed(0)
+        residual = torch.randn(shape, generator=generator, dtype=torch.float64).to(device)
+        n_losers = torch.arange(length, device=device).expand(shape).contiguous()
+        single = residual.float()
+        sides = residual, residual, torch.ones_like(residual), n_losers
+        single = single, single, torch.ones_like(single), n_losers
+        rivals = {
+            "pair by pair": _timed(lambda s=single: pair_sums(*s, "squared_hinge"), device),
+            "by halves": _timed(lambda s=sides: dominance_sums(*s, 2, strict=True), device),
+        }
+        seconds = alternate(rivals, 3 if quick else 7)
+        row = {"device": device, "sessions": shape[0], "length": length}
+        row |= {f"{name} s": value for name, value in seconds.items()}
+        row["pair by pair / by halves"] = seconds["pair by pair"] / seconds["by halves"]
+        rows.append(row | {"used": "pair by pair" if length <= MAX_DENSE else "by halves"})
+    return rows
+
+
 # --- pairs, neighbours, calibration ---------------------------------------------------------------
 
 
@@ -240,14 +269,17 @@ def itertools_pairs(scores, groups):
     sessions: dict = {}
     for row, group in enumerate(groups):
         sessions.setdefault(group, []).append(row)
-    pairs = []
+    winners, losers, margins = [], [], []
     for rows in sessions.values():
         for i, j in itertools.combinations(rows, 2):
-            if scores[i] > scores[j]:
-                pairs.append((i, j))
-            elif scores[j] > scores[i]:
-                pairs.append((j, i))
-    return np.array(pairs)
+            margin = scores[i] - scores[j]
+            if margin < 0:
+                i, j, margin = j, i, -margin
+            if margin:
+                winners.append(i)
+                losers.append(j)
+                margins.append(margin)
+    return np.array(winners), np.array(losers), np.array(margins)
 
 
 def _sampling_data(n, length):
@@ -377,19 +409,23 @@ def smoothing(quick):
     rows[0]["recall"] = approximate.recall_
     if quick:
         return rows
-    for n in (10**5, 10**6):
-        X, y = clustered_rows(n)
-        if n == 10**5:
-            exact = once(lambda: KNNLabelSmoother(algorithm="exact").fit_transform(X, y))  # noqa: B023
-        del X, y
-        seconds, peak = in_a_process(_smoothing, "approximate", n)
-        row = {"rows": n, "approximate s": seconds, "approximate MB": peak}
-        if n == 10**5:
-            row |= {"exact s": exact, "exact / approximate": exact / seconds}
-            X, y = clustered_rows(n)
-            row["recall"] = approximate.fit(X, y).recall_
-        rows.append(row)
-    return rows
+    n = 10**5
+    more = clustered_rows(n)
+    exact = once(lambda: KNNLabelSmoother(algorithm="exact").fit_transform(*more))
+    row = {"rows": n, "exact s": exact}
+    row |= alternate({"approximate s": lambda: approximate.fit_transform(*more)}, 3)
+    row["exact / approximate"] = exact / row["approximate s"]
+    row["recall"] = approximate.recall_
+    row["approximate MB"] = in_a_process(_smoothing, "approximate", n)[1]
+    return [*rows, row]
+
+
+@part
+def smoothing_at_scale(quick):
+    """Smooth labels of a million rows of 384 features approximately."""
+    n = 10**5 if quick else 10**6
+    seconds, peak = in_a_process(_smoothing, "approximate", n)
+    return [{"rows": n, "approximate s": seconds, "approximate MB": peak}]
 
 
 def _calibration(method, step, dtype, n):

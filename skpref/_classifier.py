@@ -249,7 +249,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
     `sklearn.calibration.CalibratedClassifierCV`.
 
     Each utterance goes through the network once per step, whatever the number of its pairs. The
-    hinge losses compare all pairs of a session of any length: pair by pair up to 256 utterances,
+    hinge losses compare all pairs of a session of any length: pair by pair up to 128 utterances,
     in longer ones by sums of O(n log n) that give the same. The logistic loss has no such sums; in
     longer sessions it is estimated, without bias, from 64 random losers of each utterance.
 

@@ -81,23 +81,24 @@ def _sum_pairs(student: Tensor, block: dict[str, Tensor], criterion: "Preference
 
 def _sampled_sums(high: Tensor, low: Tensor, weight: Tensor, n_losers: Tensor):
     """Estimate `pair_sums` of the logistic loss without bias from random losers of each winner."""
+    n_groups, length = high.shape
+    first = length * torch.arange(n_groups, device=high.device)
+    first = first.repeat_interleave(length).unsqueeze(1)
+    high, low, weight, n_losers = (side.flatten() for side in (high, low, weight, n_losers))
     value, slope = high.new_zeros(()), torch.zeros_like(high)
-    length = high.shape[1]
-    for group in range(len(high)):
-        for start in range(0, length, _STEP):
-            part = slice(start, start + _STEP)
-            n = n_losers[group, part].unsqueeze(1)
-            draw = torch.rand(len(n), N_DRAWS, dtype=high.dtype, device=high.device)
-            loser = (draw * n).long().clamp_(max=length - 1)
-            violation = high[group, part].unsqueeze(1) - low[group, loser]
-            # Each drawn pair stands for n / N_DRAWS; a winner without losers for none.
-            pair_weight = weight[group, part].unsqueeze(1) * weight[group, loser] * n / N_DRAWS
-            losses, derivative = pair_loss(violation, "logistic")
-            value += (pair_weight * losses).sum()
-            derivative *= pair_weight
-            slope[group, part] += derivative.sum(1)
-            slope[group].index_add_(0, loser.view(-1), -derivative.view(-1))
-    return value, slope
+    for part in torch.arange(len(high), device=high.device).split(_STEP):
+        n = n_losers[part].unsqueeze(1)
+        draw = torch.rand(len(part), N_DRAWS, dtype=torch.float64, device=high.device)
+        # A winner without losers draws what stands for nothing; rounding must not draw past n.
+        loser = first[part] + torch.minimum((draw * n).long(), (n - 1).clamp(min=0))
+        losses, derivative = pair_loss(high[part].unsqueeze(1) - low[loser], "logistic")
+        # Each pair drawn stands for n / N_DRAWS.
+        pair_weight = weight[part].unsqueeze(1) * weight[loser] * n / N_DRAWS
+        value += (pair_weight * losses).sum()
+        derivative = pair_weight * derivative
+        slope[part] += derivative.sum(1)
+        slope.index_add_(0, loser.flatten(), -derivative.flatten())
+    return value, slope.view(n_groups, length)
 
 
 class PreferenceLoss(nn.Module):

@@ -31,9 +31,12 @@ def test_the_rivals_of_the_loss_do_the_same_work(speed, lengths):
 
 def test_the_loop_lists_the_pairs_that_the_sampler_draws(speed):
     scores, groups = speed._sampling_data(60, 6)
-    loop = speed.itertools_pairs(scores.tolist(), groups.tolist())
+    winner, loser, margin = speed.itertools_pairs(scores.tolist(), groups.tolist())
     pairs = speed._sampled("all", 60, 6, None)()
-    assert {*map(tuple, loop)} == {*zip(pairs.winner.tolist(), pairs.loser.tolist(), strict=True)}
+    loop, ours = np.lexsort((loser, winner)), np.lexsort((pairs.loser, pairs.winner))
+    np.testing.assert_array_equal(winner[loop], pairs.winner[ours])
+    np.testing.assert_array_equal(loser[loop], pairs.loser[ours])
+    np.testing.assert_allclose(margin[loop], pairs.margin[ours])
 
 
 def test_medians_leave_the_first_round_out(speed):
