@@ -24,6 +24,7 @@ import numpy as np
 RESULTS = Path(__file__).parent / "results"
 PARTS: dict[str, Callable] = {}
 METHODS = ["batch", "isotonic", "log_pool"]
+PAIRS_SHOWN = [("all", 20), ("uniform", 20), ("uniform", 200)]
 NOTE = [
     "Medians of alternated runs in one process. MB are what a fresh process takes at the peak of a",
     "run of its own beyond what it had before. What reads rival / ours is in our favour above 1.",
@@ -811,6 +812,71 @@ def page(result) -> str:
     return "\n".join(lines)
 
 
+def headline(parts) -> str:
+    """Write the table of the README: one line for each part, the losing cases among them."""
+
+    def find(name, **wanted):
+        return next(r for r in parts[name] if all(r.get(k) == v for k, v in wanted.items()))
+
+    def line(what, ours, *rivals):
+        against = "; ".join(f"{name} {show(ratio)}" for name, ratio in rivals)
+        return f"| {what} | {ours} | {against} |"
+
+    one = {n: find("loss_of_one_session", rows=n) for n in (10**4, 10**6)}
+    many = find("loss_of_many_sessions", sessions="50 of 2000")
+    pairs = [find("pair_sampling", ours=o, **{"session length": n}) for o, n in PAIRS_SHOWN]
+    exact, approximate = (find("smoothing", rows=n) for n in (2 * 10**4, 10**5))
+    lines = [
+        "| work | skpref | time of others, by ours |",
+        "| --- | --- | --- |",
+        line(
+            "loss and gradient over all pairs, one session of 10,000",
+            f"{one[10**4]['ours s'] * 1000:.1f} ms",
+            ("dense torch", one[10**4]["dense / ours"]),
+        ),
+        line(
+            "the same, one session of a million",
+            f"{show(one[10**6]['ours s'])} s, {show(one[10**6]['ours MB'])} MB",
+        ),
+        line(
+            "the same, 50 sessions of 2,000",
+            f"{many['ours s'] * 1000:.0f} ms",
+            ("dense torch", many["dense / ours"]),
+            ("list of pairs", many["pair list / ours"]),
+        ),
+    ]
+    for row in pairs:
+        what = f"{show(row['pairs'])} pairs, {row['ours']}, sessions of {row['session length']}"
+        rival = ("`itertools` loop over all pairs", row["itertools / ours"])
+        lines.append(line(what, f"{show(row['ours s'])} s", rival))
+    brute = ("scikit-learn brute force", exact["scikit-learn / exact"])
+    flat = ("faiss flat", exact["faiss flat s"] / exact["exact s"])
+    own = ("skpref exact", approximate["exact / approximate"])
+    recall = f"recall {approximate['recall']:.3f}"
+    lines += [
+        line("smoothing 20,000 x 384, exact", f"{show(exact['exact s'])} s", brute, flat),
+        line(
+            "smoothing 100,000 x 384, approximate",
+            f"{show(approximate['approximate s'])} s, {recall}",
+            own,
+        ),
+    ]
+    for kind, truth in (("embedding", "spread over all features"), ("table", "in steps of eight")):
+        races = {name: find("training", data=kind, rival=name) for name in ("xgboost", "lightgbm")}
+        ratios = [(f"{n} to its best", r["its / ours, adam"] or "never") for n, r in races.items()]
+        lines.append(line(f"training on 20,000 x 384, truth {truth}", "", *ratios))
+    for n_scores in (1, 3):
+        shape = {"hidden units": 128, "batch": 256, "scores per row": n_scores}
+        row = find("epoch_cost", device="cpu", **shape)
+        what = f"an epoch with pairs, {n_scores} score{'s' * (n_scores > 1)} per row"
+        seconds = f"{show(row['pairs s per epoch'])} s"
+        lines.append(line(what, seconds, ("without pairs", 1 / row["pairs / pointwise"])))
+    row = find("prediction", module="mlp", rows=1)
+    regression = ("LogisticRegression", 1 / row["ours / LogisticRegression"])
+    lines.append(line("`predict_proba` of one row", f"{show(row['ours ms'])} ms", regression))
+    return "\n".join(lines)
+
+
 def main(argv=None):
     """Run the parts and write the page after each."""
     parser = argparse.ArgumentParser(description="Speed of every part of skpref.")
@@ -830,7 +896,7 @@ def main(argv=None):
         if name not in result["parts"] or args.fresh:
             result["parts"][name] = PARTS[name](args.quick)
             path.write_text(json.dumps(result, indent=1) + "\n")
-            (args.out / "speed.md").write_text(page(result))
+        (args.out / "speed.md").write_text(page(result))
         print("\n".join([f"## {name}", *table(result["parts"][name]), ""]), flush=True)
 
 

@@ -183,7 +183,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         at once and goes on until it converges, deterministically and without a learning rate:
         with ``module="linear"``, whose loss is convex, to the one optimum. It needs a smooth
         `loss`, "squared_hinge" or "logistic"; `max_epochs`, `batch_size`, `early_stopping` and
-        `callbacks` do not apply to it.
+        `callbacks` do not apply to it. Fine-tuning in stage 2 is by Adam either way.
     tol : float, default=1e-5
         Largest component of the gradient at which "lbfgs" stops.
     max_iter : int, default=1000
@@ -451,8 +451,10 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         ------
         ValueError
             If `llm_scores` come without `groups`, shapes or classes do not match, no session holds
-            two rows with different soft labels, or stage 2 needs labels and there are none.
+            two rows with different soft labels, stage 2 needs labels and there are none, or
+            "lbfgs" gets a `loss` that is not smooth or `early_stopping`.
         """
+        self._check_solver()
         continues = self.warm_start and hasattr(self, "net_")
         rows = self._prepare(X, y, groups, llm_scores, sample_weight, classes=self.classes)
         self._check_trainable(rows)
@@ -608,6 +610,20 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
             return LLMScoreCalibrator("mean", score_type="probability") if is_calibrator else None
         return clone(value)
 
+    def _check_solver(self):
+        if self.solver == "adam":
+            return
+        if self.loss == "hinge":
+            raise ValueError(
+                "solver='lbfgs' needs a smooth loss but loss='hinge'; pass loss='squared_hinge' or "
+                "'logistic', or solver='adam'."
+            )
+        if self.early_stopping:
+            raise ValueError(
+                "solver='lbfgs' runs to convergence, so early_stopping=True cannot be; pass "
+                "early_stopping=False, or solver='adam'."
+            )
+
     def _check_trainable(self, rows: _Rows):
         if self.stage2 in ("offsets", "finetune") and not (rows.codes >= 0).any():
             raise ValueError(
@@ -743,16 +759,6 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         """Stage 1 by L-BFGS on all sessions at once."""
         from skpref._net import minimize_full_batch
 
-        if self.loss == "hinge":
-            raise ValueError(
-                "solver='lbfgs' needs a smooth loss but loss='hinge'; pass loss='squared_hinge' or "
-                "'logistic', or solver='adam'."
-            )
-        if self.early_stopping:
-            raise ValueError(
-                "solver='lbfgs' runs to convergence, so early_stopping=True cannot be; pass "
-                "early_stopping=False, or solver='adam'."
-            )
         self.net_ = self._make_net(rows, rng, module=module)
         losses = minimize_full_batch(
             self.net_,

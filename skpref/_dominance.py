@@ -52,10 +52,10 @@ def pair_sums(high: Tensor, low: Tensor, weight: Tensor, n_losers: Tensor, loss:
 
     Parameters
     ----------
-    high, low : Tensor of float64, shape (n_groups, length)
+    high, low : Tensor of shape (n_groups, length)
         What each row is worth as a winner and as a loser. The rows of a group stand in ascending
         order of what the teacher says.
-    weight : Tensor of float64, shape (n_groups, length)
+    weight : Tensor of shape (n_groups, length)
         Row weights, 0 where padded.
     n_losers : Tensor of int64, shape (n_groups, length)
         How many rows, from the first of the group, lose to each row.

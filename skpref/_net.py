@@ -555,7 +555,7 @@ def minimize_full_batch(net: NeuralNet, data: SessionDataset, *, l2, tol, max_it
             f"solver='lbfgs' did not reach tol={tol} in max_iter={max_iter} iterations; increase "
             "max_iter, or scale the features to about one.",
             ConvergenceWarning,
-            stacklevel=5,
+            stacklevel=6,  # the line that called fit
         )
     return values
 

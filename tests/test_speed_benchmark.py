@@ -68,3 +68,9 @@ def test_a_part_that_is_there_is_not_run_again(speed, monkeypatch, tmp_path, cap
     assert "| 2,000 |  | x |" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         speed.main(["nothing"])
+
+
+def test_the_table_of_the_readme_is_made_from_the_results(speed):
+    root = Path(__file__).parents[1]
+    parts = json.loads((root / "benchmarks" / "results" / "speed.json").read_text())["parts"]
+    assert speed.headline(parts) in (root / "README.md").read_text()
