@@ -61,6 +61,12 @@ class Linear(nn.Linear):
     def __init__(self, n_features, n_outputs):
         super().__init__(n_features, n_outputs)
 
+    def forward(self, X: Tensor) -> Tensor:
+        """Score the rows of `X`, dense or sparse COO, as (n_rows, n_outputs)."""
+        if X.is_sparse:
+            return torch.sparse.mm(X, self.weight.T) + self.bias
+        return super().forward(X)
+
 
 # So many pairs of a batch, padding included, cost less than to tell short sessions from long ones.
 _FEW_PAIRS = 2**15
@@ -158,6 +164,13 @@ def as_tensor(X) -> Tensor:
     dense = X.toarray() if issparse(X) else X
     # A read-only array, such as a frame's, cannot be shared with torch.
     return torch.from_numpy(dense if dense.flags.writeable else dense.copy())
+
+
+def _as_sparse_tensor(X) -> Tensor:
+    """COO tensor of a CSR matrix."""
+    X = X.tocoo()
+    place = torch.from_numpy(np.stack([X.row, X.col]))
+    return torch.sparse_coo_tensor(place, as_tensor(X.data), X.shape, check_invariants=False)
 
 
 class SessionDataset(torch.utils.data.Dataset):
@@ -567,9 +580,15 @@ def _accumulate_gradients(module, data, criterion, target, device) -> float:
     blocks, and again in blocks pulls back the gradient by the scores.
     """
     blocks = [slice(start, start + _ROWS) for start in range(0, len(data), _ROWS)]
+    # Filling in a large sparse matrix again and again would be most of the work.
+    stays_sparse = issparse(data.X) and isinstance(module, Linear)
+    if stays_sparse:
+        blocks = [slice(None)]
 
     def score(block):
-        return module(as_tensor(data.X[block]).to(device, torch.float64))
+        X = data.X[block]
+        X = _as_sparse_tensor(X) if stays_sparse else as_tensor(X)
+        return module(X.to(device, torch.float64))
 
     if len(blocks) == 1:
         loss = criterion(score(blocks[0]), target)

@@ -8,7 +8,26 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from skpref import IntraSessionPairSampler
-from skpref._net import MLP, SessionBatches, SessionDataset, predict_scores, resolve_device
+from skpref._net import (
+    MLP,
+    Linear,
+    SessionBatches,
+    SessionDataset,
+    _accumulate_gradients,
+    make_net,
+    predict_scores,
+    resolve_device,
+)
+
+CRITERION = {
+    "loss": "squared_hinge",
+    "margin": "adaptive",
+    "margin_scale": 1.0,
+    "pairwise_weight": 1.0,
+    "pointwise_weight": 1.0,
+    "min_margin": 0.0,
+    "class_weight": torch.ones(2),
+}
 
 
 def make_dataset(lengths, convert=np.asarray, n_scores=1):
@@ -137,3 +156,27 @@ def test_prediction_in_parts_is_that_of_the_whole(convert, monkeypatch):
     monkeypatch.setattr("skpref._net._ROWS", 4)
     np.testing.assert_allclose(predict_scores(module, X), whole, atol=1e-6)
     assert predict_scores(module, X[:0]).shape == (0, 1)
+
+
+@pytest.mark.parametrize("module", [MLP, Linear])
+@pytest.mark.parametrize("convert", [np.asarray, csr_matrix])
+def test_gradients_of_all_rows_do_not_depend_on_the_blocks(module, convert, monkeypatch):
+    rng = np.random.RandomState(0)
+    X, soft, session = rng.randn(40, 6), rng.rand(40, 1), np.repeat(np.arange(8), 5)
+    torch.manual_seed(0)
+    module = module(6, 1).double()
+    criterion = make_net(module, criterion=CRITERION).initialize().criterion_
+
+    def gradients(X):
+        dataset = SessionDataset(X, soft, np.ones(40), session)
+        [target] = SessionBatches(dataset, 100).targets()
+        module.zero_grad()
+        value = _accumulate_gradients(module, dataset, criterion, target, "cpu")
+        return value, [p.grad.clone() for p in module.parameters()]
+
+    whole_value, whole = gradients(X)
+    monkeypatch.setattr("skpref._net._ROWS", 7)
+    value, parts = gradients(convert(X))
+    assert value == pytest.approx(whole_value)
+    for part, expected in zip(parts, whole, strict=True):
+        torch.testing.assert_close(part, expected)
