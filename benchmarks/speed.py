@@ -242,8 +242,10 @@ def pair_by_pair_or_by_halves(quick):
     from skpref._losses import MAX_DENSE
 
     rows = []
-    for device, length in itertools.product(devices(), [32, 64, 128, 256, 512, 1024]):
-        shape = (2**15 if quick else 2**17) // length, length
+    sizes = [1, 2**15 if quick else 2**17]  # rows in all, at least one session
+    lengths = [32, 64, 128, 256, 512, 1024]
+    for device, n, length in itertools.product(devices(), sizes, lengths):
+        shape = max(1, n // length), length
         generator = torch.Generator().manual_seed(0)
         residual = torch.randn(shape, generator=generator, dtype=torch.float64).to(device)
         n_losers = torch.arange(length, device=device).expand(shape).contiguous()
@@ -254,7 +256,7 @@ def pair_by_pair_or_by_halves(quick):
             "pair by pair": _timed(lambda s=single: pair_sums(*s, "squared_hinge"), device),
             "by halves": _timed(lambda s=sides: dominance_sums(*s, 2, strict=True), device),
         }
-        seconds = alternate(rivals, 3 if quick else 7)
+        seconds = alternate(rivals, 7 if n > 1 else 101)
         row = {"device": device, "sessions": shape[0], "length": length}
         row |= {f"{name} s": value for name, value in seconds.items()}
         row["pair by pair / by halves"] = seconds["pair by pair"] / seconds["by halves"]

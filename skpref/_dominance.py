@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Longest block that is compared pair by pair (benchmarks/results/speed.md).
+# Longest block that is compared pair by pair.
 LEAF = 128
 # Numbers that a step of such comparisons holds at once: they should stay in the cache.
 _STEP = 2**18

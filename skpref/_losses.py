@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from skpref._dominance import dominance_sums, pair_loss, pair_sums
 
 # Longest session whose pairs are formed one by one. Longer ones take the sums of O(n log n), or
-# sampled pairs with the logistic loss. In a batch of a session or two the sums win from about here
-# on, in a batch of a thousand from 64 on (benchmarks/results/speed.md).
+# sampled pairs with the logistic loss. Between what is best for a batch of one session, some 300,
+# and for one of many, some 100 (benchmarks/results/speed.md, pair by pair or by halves).
 MAX_DENSE = 128
 # Losers that the logistic loss draws for each winner of a longer session.
 N_DRAWS = 64

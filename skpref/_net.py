@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from skpref._losses import MAX_DENSE, PreferenceLoss
-from skpref._sampler import _build_ladder
+from skpref._sampler import _build_ladder, _ranges
 
 
 class MLP(nn.Module):
@@ -209,12 +209,6 @@ def _run_lengths(session: np.ndarray) -> np.ndarray:
     return np.diff(np.flatnonzero(np.diff(session, prepend=-1, append=-1)))
 
 
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Concatenate the ranges of given starts and lengths."""
-    end = np.cumsum(lengths)
-    return np.arange(lengths.sum()) + np.repeat(starts - end + lengths, lengths)
-
-
 class _AllPairs:
     """Every pair of a data set: for each row and class, which rows of its session lose to it.
 
@@ -381,12 +375,11 @@ class SessionBatches:
         """Give each batch what the loss must know of its pairs."""
         if self.pairs is None:
             return ({} for _ in bounds[1:])
-        teacher = self.dataset.teacher[dealt]
-        n_rows = np.diff(ends)
+        n_rows, n_scores = np.diff(ends), self.dataset.teacher.shape[1]
         place = np.empty_like(rows)  # of a row in its batch
         place[rows] = np.arange(len(rows)) - np.repeat(ends[:-1], n_rows)
         if self.pairs == "all":
-            pairs, n_scores = self._all_pairs(teacher, dealt, session), teacher.shape[1]
+            pairs = self._all_pairs(dealt, session)
             # The padding comes first, then the scores of the first row, and so on.
             position = 1 + place[:, None] * n_scores + np.arange(n_scores)
             position = np.append(position, 0)
@@ -394,17 +387,18 @@ class SessionBatches:
             return ({"blocks": pairs.blocks(own, position)} for own in batches)
         batch_of_row = np.empty_like(rows)
         batch_of_row[rows] = np.repeat(np.arange(len(n_rows)), n_rows)
-        pairs = self.pairs.sample(teacher[:, 0] if teacher.shape[1] == 1 else teacher, session)
+        teacher = self.dataset.teacher[dealt]
+        pairs = self.pairs.sample(teacher[:, 0] if n_scores == 1 else teacher, session)
         return self._sampled_pairs(pairs, batch_of_row, place, len(n_rows))
 
-    def _all_pairs(self, teacher, dealt, session) -> _AllPairs:
+    def _all_pairs(self, dealt, session) -> _AllPairs:
         """Describe all pairs, once where no session is dealt out."""
-        if session is self.dataset.session and self._kept is not None:
+        whole = session is self.dataset.session
+        if whole and self._kept is not None:
             return self._kept
-        weight = self.dataset.weight.numpy()[dealt]
+        teacher, weight = self.dataset.teacher[dealt], self.dataset.weight.numpy()[dealt]
         pairs = _AllPairs(teacher, weight, session, **self.pair_options)
-        if session is self.dataset.session:
-            self._kept = pairs
+        self._kept = pairs if whole else None
         return pairs
 
     def _sampled_pairs(self, pairs, batch_of_row, place, n_batches) -> list[dict[str, Tensor]]:

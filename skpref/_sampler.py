@@ -108,6 +108,11 @@ def _run_starts(*columns: np.ndarray) -> IntArray:
     return np.maximum.accumulate(np.where(changed, np.arange(len(changed)), 0))
 
 
+def _ranges(starts: IntArray, lengths: IntArray) -> IntArray:
+    """Concatenate the ranges of given starts and lengths."""
+    return np.arange(lengths.sum()) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
+
+
 def _spread(ends: np.ndarray, points: np.ndarray) -> IntArray:
     """Find the interval of each point; both ascend, and `ends` are the intervals' excluded ends.
 
@@ -145,8 +150,7 @@ def _choose_distinct(sizes: IntArray, cap: int, rng: np.random.RandomState) -> I
         drawn = np.sort(np.concatenate([drawn, new]), kind="stable")
         drawn = drawn[np.diff(drawn, prepend=-1) > 0]
         missing = wanted - np.diff(np.searchsorted(drawn, ends), prepend=0)
-    short, short_ends = sizes[leave], np.cumsum(sizes[leave])
-    listed = np.arange(short.sum()) + np.repeat(ends[leave] - short_ends, short)
+    listed = _ranges((ends - sizes)[leave], sizes[leave])
     return np.setxor1d(drawn, listed, assume_unique=True)
 
 
@@ -156,8 +160,7 @@ def _every_pair(
     """List every valid pair, or `cap` random ones of each session with more."""
     if cap is None:
         winner = np.repeat(np.arange(len(ladder.n_losers)), ladder.n_losers)
-        first = ladder.start + ladder.n_losers - np.cumsum(ladder.n_losers)
-        return winner, np.arange(len(winner)) + first[winner]
+        return winner, _ranges(ladder.start, ladder.n_losers)
     sizes = np.zeros(ladder.session.max(initial=-1) + 1, dtype=np.int64)
     np.add.at(sizes, ladder.session, ladder.n_losers)
     return _decode(ladder, _choose_distinct(sizes, cap, rng))
