@@ -99,7 +99,7 @@ def loss_batch(lengths, device="cpu", seed=0):
     """Scores and soft labels of sessions of given lengths, as the loss gets them."""
     import torch
 
-    from skpref._net import SessionBatches, SessionDataset
+    from skpref._batches import SessionBatches, SessionDataset
 
     rng = np.random.RandomState(seed)
     session = np.repeat(np.arange(len(lengths)), lengths)
@@ -623,7 +623,8 @@ def _epochs(n_scores, hidden, batch_size, pairs, device, n=20_000):
     """Five epochs of the same network on the same rows, with pairs or pointwise alone."""
     import torch
 
-    from skpref._net import MLP, SessionDataset, make_net
+    from skpref._batches import SessionDataset
+    from skpref._net import MLP, make_net
 
     rng = np.random.RandomState(0)
     X = rng.randn(n, 384).astype(np.float32)
@@ -648,7 +649,7 @@ def _epochs(n_scores, hidden, batch_size, pairs, device, n=20_000):
         max_epochs=5,
         device=device,
         verbose=0,
-    ).initialize()
+    )
     return _timed(lambda: net.partial_fit(dataset), device)
 
 

@@ -3,17 +3,21 @@
 from skpref import datasets, metrics
 from skpref._calibrator import LLMScoreCalibrator
 from skpref._classifier import PairwisePreferenceClassifier
+from skpref._context import DialogueContext
+from skpref._encoder import SentenceEncoder
 from skpref._sampler import IntraSessionPairSampler, Pairs
 from skpref._smoother import KNNLabelSmoother
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "DialogueContext",
     "IntraSessionPairSampler",
     "KNNLabelSmoother",
     "LLMScoreCalibrator",
     "Pairs",
     "PairwisePreferenceClassifier",
+    "SentenceEncoder",
     "__version__",
     "datasets",
     "metrics",

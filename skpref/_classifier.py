@@ -3,8 +3,11 @@
 import copy
 from contextlib import contextmanager
 from numbers import Integral, Real
+from os import PathLike
+from pathlib import Path
 from typing import NamedTuple
 
+import joblib
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.metrics import accuracy_score
@@ -24,7 +27,7 @@ from skpref._sklearn import (
 )
 from skpref._smoother import KNNLabelSmoother
 from skpref._typing import BoolArray, FloatArray, IntArray
-from skpref._validation import check_groups, check_labels, check_llm_scores
+from skpref._validation import check_groups, check_labels, check_llm_scores, check_texts
 
 # In stage 2 all soft labels together weigh as much as this many human labels. The labels of a few
 # whole sessions are much alike, so they say less about offsets than their number promises.
@@ -81,8 +84,11 @@ def _canonical_order(X, session) -> IntArray:
     Batches and folds are drawn from this order, so neither shuffling the rows nor renaming the
     sessions changes the fitted model.
     """
-    direction = np.random.RandomState(0).standard_normal(X.shape[1])
-    by_content = np.argsort(X.astype(np.float64) @ direction, kind="stable")
+    content = X
+    if X.dtype != object:  # features; texts have an order of their own
+        direction = np.random.RandomState(0).standard_normal(X.shape[1])
+        content = X.astype(np.float64) @ direction
+    by_content = np.argsort(content, kind="stable")
     rank = check_groups(session[by_content], len(by_content))
     return by_content[np.argsort(rank, kind="stable")]
 
@@ -132,10 +138,11 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
 
     Parameters
     ----------
-    module : {"mlp", "linear"}, nn.Module class, callable or instance, default="mlp"
+    module : {"mlp", "linear", "transformer"}, nn.Module class, callable or instance, default="mlp"
         Network from (n_rows, n_features) to (n_rows, n_outputs), one output for a binary task, else
         one per class. A class or callable gets `n_features` and `n_outputs` where it has such
-        parameters, and every ``module__*`` of this estimator.
+        parameters, and every ``module__*`` of this estimator. "transformer" takes texts as `X` and
+        trains a Hugging Face encoder with a linear head end to end.
     loss : {"squared_hinge", "hinge", "logistic"}, default="squared_hinge"
         Loss of a pair by how far the scores fall short of the margin.
     margin : {"adaptive", "fixed"}, default="adaptive"
@@ -161,23 +168,37 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         From `llm_scores` to soft labels. None means ``LLMScoreCalibrator()``; "passthrough"
         averages the prompts' probabilities as they are.
     smoother : None, "passthrough" or transformer, default=None
-        Smooths the soft labels over `X`. None means ``KNNLabelSmoother()``.
+        Smooths the soft labels over `X`, or over the embeddings that a transformer gives before it
+        is trained. None means ``KNNLabelSmoother()``.
     pair_sampler : None, "passthrough" or IntraSessionPairSampler, default=None
         None and "passthrough" compare all pairs of a session; a sampler with another strategy or a
         cap draws pairs anew in each epoch.
     classes : array-like of shape (n_classes,), default=None
         Class labels in the order of the last axis of `llm_scores`. None takes the sorted labels
         of `y`; needed where `y` may lack a class.
-    max_epochs : int, default=30
-        Passes over the sessions in stage 1.
+    max_epochs : int or "auto", default="auto"
+        Passes over the sessions in stage 1. "auto" is 30, or 5 for a transformer.
     lr : float, default=0.001
-        Learning rate of Adam.
+        Learning rate of Adam; of a transformer, that of its head.
+    encoder_lr : float, default=0.00005
+        Learning rate of a transformer's encoder.
+    warmup : float, "auto" or None, default="auto"
+        Share of the training over which the learning rates rise, before they fall to 0 by its
+        end. None keeps them constant. "auto" is None, or 0.1 for a transformer.
+    max_grad_norm : float, "auto" or None, default="auto"
+        Norm to which a longer gradient is clipped. None does not clip. "auto" is None, or 1.0 for
+        a transformer.
     batch_size : int, default=256
         Utterances per step: whole sessions are packed up to that many. A longer session is a step
         by itself, unless it holds more than a tenth of all utterances: then it is dealt at random,
-        anew in each epoch, into parts of about a tenth, so that an epoch has ten steps.
+        anew in each epoch, into parts of about a tenth, so that an epoch has ten steps. A batch
+        for a transformer has no more than ``module__token_budget`` tokens, too; of a session that
+        has more by itself, the activations are computed again in parts for the gradient.
+    accumulate : int, default=1
+        Batches whose mean gradient makes a step.
     weight_decay : float, default=0.001
-        Strength of the L2 penalty, half the squared norm of the network's parameters.
+        Strength of the L2 penalty, half the squared norm of the network's parameters. For a
+        transformer it is decoupled from the gradient (AdamW).
     solver : {"adam", "lbfgs"}, default="adam"
         How stage 1 minimises the loss. "adam" takes a step per batch. "lbfgs" takes all sessions
         at once and goes on until it converges, deterministically and without a learning rate:
@@ -196,7 +217,16 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
     n_iter_no_change : int, default=5
         Epochs without a lower loss before early stopping.
     callbacks : list of skorch callbacks, default=None
-        Further callbacks of the net.
+        Further callbacks of the net, such as `skorch.callbacks.ProgressBar`.
+    checkpoint_dir : str or path-like, default=None
+        Folder in which the state of stage 1 is kept after each epoch. The same `fit` after a kill
+        (same data, parameters, `random_state` of type int, on the same machine) goes on from
+        there and gives the same result. The file is removed at the end of `fit`.
+    accelerate : bool or dict, default=False
+        Whether stage 1 trains through Hugging Face accelerate, on several GPUs where the script
+        is started by ``accelerate launch``; then `random_state` must be an int, so that all
+        processes draw the same, and `device` applies to prediction alone. A dict has arguments of
+        `accelerate.Accelerator`.
     device : str, default="auto"
         "cpu", "cuda", "cuda:N", or "auto" for CUDA where there is one.
     warm_start : bool, default=False
@@ -207,7 +237,12 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         Seed of the network, the order of the sessions and the pairs.
     **module__params : dict
         Arguments of the module, each named ``module__<argument>``. "mlp" takes
-        ``module__hidden_units`` and ``module__dropout``.
+        ``module__hidden_units`` and ``module__dropout``; "transformer" takes
+        ``module__model_name`` (default: all-MiniLM-L6-v2), ``module__revision``,
+        ``module__max_length`` (tokens), ``module__trainable_layers`` (None for all, 0 for the head
+        alone, k for the last k), ``module__dropout``, ``module__token_budget`` (default: 16384),
+        ``module__gradient_checkpointing``, ``module__bf16`` (default: where CUDA has it),
+        ``module__compile`` and ``module__model_kwargs`` of the encoder.
 
     Attributes
     ----------
@@ -228,7 +263,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
     n_iter_ : int
         Epochs run in stage 1, or iterations of "lbfgs".
     n_features_in_ : int
-        Number of features.
+        Number of features, unless `X` is text.
     feature_names_in_ : ndarray of shape (n_features_in_,)
         Names of the features, where `X` has string column names.
 
@@ -237,6 +272,8 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
     LLMScoreCalibrator : Raw LLM scores to class probabilities.
     KNNLabelSmoother : Smooths soft labels over neighbours.
     IntraSessionPairSampler : Pairs within sessions.
+    SentenceEncoder : Embeds texts by an encoder that stays as it is.
+    DialogueContext : Puts the turns before an utterance into its text.
 
     Notes
     -----
@@ -252,6 +289,10 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
     hinge losses compare all pairs of a session of any length: pair by pair up to 128 utterances,
     in longer ones by sums of O(n log n) that give the same. The logistic loss has no such sums; in
     longer sessions it is estimated, without bias, from 64 random losers of each utterance.
+
+    A transformer is trained as texts of a batch: whole sessions, in passes of texts of about one
+    length, so that little is padding. Each text is encoded once a step, in bfloat16 mixed precision
+    where CUDA has it. Prediction is in single precision everywhere.
 
     Neither the order of the rows nor the names of the sessions change the fitted model.
 
@@ -278,7 +319,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
     __metadata_request__partial_fit = {"groups": True, "llm_scores": True}
 
     _parameter_constraints: dict = {
-        "module": [StrOptions({"linear", "mlp"}), callable],
+        "module": [StrOptions({"linear", "mlp", "transformer"}), callable],
         "loss": [StrOptions({"hinge", "squared_hinge", "logistic"})],
         "margin": [StrOptions({"adaptive", "fixed"})],
         "margin_scale": [Interval(Real, 0, None, closed="neither")],
@@ -291,9 +332,13 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         "smoother": [None, StrOptions({"passthrough"}), HasMethods(["fit_transform"])],
         "pair_sampler": [None, StrOptions({"passthrough"}), HasMethods(["sample"])],
         "classes": [None, "array-like"],
-        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "max_epochs": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "lr": [Interval(Real, 0, None, closed="neither")],
+        "encoder_lr": [Interval(Real, 0, None, closed="neither")],
+        "warmup": [None, StrOptions({"auto"}), Interval(Real, 0, 1, closed="both")],
+        "max_grad_norm": [None, StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "accumulate": [Interval(Integral, 1, None, closed="left")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "solver": [StrOptions({"adam", "lbfgs"})],
         "tol": [Interval(Real, 0, None, closed="neither")],
@@ -302,6 +347,8 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "callbacks": [None, list],
+        "checkpoint_dir": [None, str, PathLike],
+        "accelerate": ["boolean", dict],
         "device": [str],
         "warm_start": ["boolean"],
         "verbose": ["verbose"],
@@ -324,9 +371,13 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         smoother=None,
         pair_sampler=None,
         classes=None,
-        max_epochs=30,
+        max_epochs="auto",
         lr=1e-3,
+        encoder_lr=5e-5,
+        warmup="auto",
+        max_grad_norm="auto",
         batch_size=256,
+        accumulate=1,
         weight_decay=1e-3,
         solver="adam",
         tol=1e-5,
@@ -335,6 +386,8 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         validation_fraction=0.1,
         n_iter_no_change=5,
         callbacks=None,
+        checkpoint_dir=None,
+        accelerate=False,
         device="auto",
         warm_start=False,
         verbose=0,
@@ -356,7 +409,11 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         self.classes = classes
         self.max_epochs = max_epochs
         self.lr = lr
+        self.encoder_lr = encoder_lr
+        self.warmup = warmup
+        self.max_grad_norm = max_grad_norm
         self.batch_size = batch_size
+        self.accumulate = accumulate
         self.weight_decay = weight_decay
         self.solver = solver
         self.tol = tol
@@ -365,6 +422,8 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.callbacks = callbacks
+        self.checkpoint_dir = checkpoint_dir
+        self.accelerate = accelerate
         self.device = device
         self.warm_start = warm_start
         self.verbose = verbose
@@ -428,8 +487,8 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_utterances, n_features)
-            Features of the utterances.
+        X : {array-like, sparse matrix} of shape (n_utterances, n_features), or array-like of str
+            Features of the utterances; their texts for a transformer.
         y : array-like of shape (n_utterances,)
             Human labels. With `llm_scores`, -1 (numbers) or None/NaN (objects) marks an unlabelled
             row, and y=None labels none.
@@ -458,13 +517,17 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         continues = self.warm_start and hasattr(self, "net_")
         rows = self._prepare(X, y, groups, llm_scores, sample_weight, classes=self.classes)
         self._check_trainable(rows)
-        module = self.net_.module_ if continues else None
         with _seeded(self.random_state) as rng:
+            module = self.net_.module_ if continues else self._make_module(rows.X)
+            rows = self._tokenized(rows, module)
+            checkpoint = self._checkpoint(rows)
             held_out = self._hold_out(rows, rng)
             self.history_ = []
-            self._train(rows, held_out, rng, module)
+            self._train(rows, held_out, rng, module, checkpoint)
             self._calibrate(rows, held_out)
             self._finetune(rows, rng)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
         return self
 
     @available_if(_trains_by_epochs)
@@ -478,8 +541,8 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_utterances, n_features)
-            Features of the utterances.
+        X : {array-like, sparse matrix} of shape (n_utterances, n_features), or array-like of str
+            Features of the utterances; their texts for a transformer.
         y : array-like of shape (n_utterances,)
             Human labels, as for `fit`.
         classes : array-like of shape (n_classes,), default=None
@@ -509,9 +572,11 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
             )
         rows = self._prepare(X, y, groups, llm_scores, sample_weight, classes=known, reset=first)
         with _seeded(self.random_state) as rng:
+            module = self._make_module(rows.X) if first else self.net_.module_
+            rows = self._tokenized(rows, module)
             if first:
                 self.history_, self.n_iter_ = [], 0
-                self.net_ = self._make_net(rows, rng)
+                self.net_ = self._make_net(rows, rng, module, warmup=None)
             held_out = self._hold_out(rows, rng)
             self.net_.set_params(max_epochs=1)
             self.net_.partial_fit(self._dataset(rows.take(~held_out)))
@@ -520,8 +585,20 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
             self._calibrate(rows, held_out)
         return self
 
+    def _takes_text(self) -> bool:
+        return isinstance(self.module, str) and self.module == "transformer"
+
+    def _by_input(self, name, text, features):
+        """Value of a parameter that "auto" sets by what `X` is."""
+        value = getattr(self, name)
+        if not (isinstance(value, str) and value == "auto"):
+            return value
+        return text if self._takes_text() else features
+
     def _validate_features(self, X, *, reset):
         """Features in double precision where they come so and the module is known to take it."""
+        if self._takes_text():
+            return check_texts(X)
         from skpref._net import resolve_device
 
         keeps = isinstance(self.module, str) and resolve_device(self.device) == "cpu"
@@ -531,7 +608,9 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
     def _prepare(self, X, y, groups, llm_scores, sample_weight, *, classes, reset=True) -> _Rows:
         """Validate the input and bring it to canonical order, with soft labels."""
         if y is None and llm_scores is None:
-            validate_data(self, X, y)  # raises scikit-learn's own message
+            raise ValueError(
+                "PairwisePreferenceClassifier requires y to be passed, but the target y is None."
+            )
         X = self._validate_features(X, reset=reset)
         n_rows = X.shape[0]
         y = np.full(n_rows, -1) if y is None else y
@@ -597,7 +676,17 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
             return soft
         if smoother.get_params().get("random_state", 0) is None:
             smoother.set_params(random_state=self.random_state)
-        return smoother.fit_transform(X, soft, groups=session)
+        return smoother.fit_transform(self._to_smooth_over(X), soft, groups=session)
+
+    def _to_smooth_over(self, X):
+        """Features of the rows; of texts, the embeddings of the encoder as it was loaded."""
+        if not self._takes_text():
+            return X
+        from skpref._encoder import SentenceEncoder
+
+        given = self._module_params()
+        names = {k: given[k] for k in ("model_name", "revision") if k in given}
+        return SentenceEncoder(**names, device=self.device).fit_transform(X)
 
     def _part(self, name):
         """Clone of the calibrator, smoother or pair sampler; None for no such step."""
@@ -613,6 +702,8 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
     def _check_solver(self):
         if self.solver == "adam":
             return
+        if self._takes_text():
+            raise ValueError("solver='lbfgs' does not train a transformer; pass solver='adam'.")
         if self.loss == "hinge":
             raise ValueError(
                 "solver='lbfgs' needs a smooth loss but loss='hinge'; pass loss='squared_hinge' or "
@@ -645,22 +736,50 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
 
     def _dataset(self, rows: _Rows):
         """Rows of known soft label, as the net takes them."""
-        from skpref._net import SessionDataset
+        from skpref._batches import SessionDataset
 
         rows = rows.take(rows.known())
         soft = rows.soft[:, -self._n_outputs() :]
         return SessionDataset(rows.X, soft, rows.weight, rows.session)
 
-    def _make_net(self, rows: _Rows, rng, *, module=None, criterion=None, **params):
-        """Net around `module`, or around a new one, ready to train."""
+    def _make_module(self, X):
+        """Build a network for the rows."""
         import torch
 
-        from skpref._net import make_net, predict_scores, resolve_device, resolve_module
+        from skpref._net import resolve_module
+
+        is_text = self._takes_text()
+        n_features = None if is_text else X.shape[1]
+        module = resolve_module(self.module, self._module_params(), n_features, self._n_outputs())
+        return module if is_text else module.to(getattr(torch, X.dtype.name))
+
+    def _tokenized(self, rows: _Rows, module) -> _Rows:
+        """Rows as the network takes them."""
+        return rows._replace(X=module.tokenize(rows.X)) if self._takes_text() else rows
+
+    def _checkpoint(self, rows: _Rows):
+        """File that the state of this very training is kept in."""
+        if self.checkpoint_dir is None:
+            return None
+        if not isinstance(self.random_state, Integral):
+            raise ValueError(
+                f"checkpoint_dir was given but random_state={self.random_state!r}: a training that "
+                "goes on must draw the same again; pass an int."
+            )
+        apart = ("checkpoint_dir", "device", "verbose", "callbacks", "accelerate")
+        params = {k: v for k, v in self.get_params().items() if k not in apart}
+        X = np.concatenate(rows.X) if self._takes_text() else rows.X
+        folder = Path(self.checkpoint_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{joblib.hash((params, self.classes_, X, *rows[1:]))}.pt"
+
+    def _make_net(self, rows: _Rows, rng, module, *, criterion=None, accelerate=False, **params):
+        """Net around a module, ready to train."""
+        import torch
+
+        from skpref._net import make_net, predict_scores, resolve_device
 
         n_outputs = self._n_outputs()
-        if module is None:
-            module = resolve_module(self.module, self._module_params(), rows.X.shape[1], n_outputs)
-            module = module.to(getattr(torch, rows.X.dtype.name))
         sampler = self._part("pair_sampler")
         # All pairs are formed from the scores of a batch; only fewer of them need drawing.
         draws = sampler is not None and (
@@ -684,6 +803,22 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
             "min_margin": min_margin,
             "session_weight": getattr(sampler, "session_weight", "equal"),
         }
+        optimizer = {}
+        if self._takes_text():
+            batches["token_budget"] = module.token_budget
+            optimizer = {
+                "optimizer": torch.optim.AdamW,
+                "optimizer__param_groups": [("encoder.*", {"lr": self.encoder_lr})],
+            }
+        if accelerate:
+            from accelerate import Accelerator
+
+            options = self.accelerate if isinstance(self.accelerate, dict) else {}
+            params["accelerator"] = Accelerator(**options)
+        settings = {
+            "warmup": self._by_input("warmup", 0.1, None),
+            "max_grad_norm": self._by_input("max_grad_norm", 1.0, None),
+        }
         net = make_net(
             module,
             criterion=criterion,
@@ -691,12 +826,13 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
             iterator_train__pairs=sampler if draws and all_pairs else all_pairs,
             callbacks=copy.deepcopy(self.callbacks),
             batch_size=self.batch_size,
+            accumulate=self.accumulate,
             lr=self.lr,
             optimizer__weight_decay=self.weight_decay,
             device=resolve_device(self.device),
             verbose=self.verbose,
-            **params,
-        ).initialize()
+            **(optimizer | settings | params),
+        )
         shape = predict_scores(net.module_, rows.X[:1]).shape
         if shape != (1, n_outputs):
             raise ValueError(
@@ -737,29 +873,31 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         order = order[np.argsort(~labelled, kind="stable")]
         return np.isin(unit, order[: min(wanted, unit[-1])])
 
-    def _train(self, rows: _Rows, held_out, rng, module):
+    def _train(self, rows: _Rows, held_out, rng, module, checkpoint):
         """Stage 1: pairs and cross-entropy on the soft labels."""
+        from skpref._net import release_training
+
         if self.solver == "lbfgs":
             self._minimize(rows.take(~held_out), rng, module)
             return
-        stopping = {}
+        options = {"max_epochs": self._by_input("max_epochs", 5, 30), "checkpoint": checkpoint}
         if self.early_stopping:
-            valid = self._dataset(rows.take(held_out))
-            stopping = {"valid": valid, "n_iter_no_change": self.n_iter_no_change}
-        self.net_ = self._make_net(rows, rng, module=module, max_epochs=self.max_epochs, **stopping)
+            options["valid"] = self._dataset(rows.take(held_out))
+            options["n_iter_no_change"] = self.n_iter_no_change
+        accelerate = self.accelerate is not False
+        self.net_ = self._make_net(rows, rng, module, accelerate=accelerate, **options)
         self.net_.partial_fit(self._dataset(rows.take(~held_out)))
-        if self.early_stopping:
-            from skpref._net import release_held_out
-
-            release_held_out(self.net_)
         self.n_iter_ = len(self.net_.history)
         self._record("pairs", self.net_.history)
+        if accelerate:  # what was accelerated cannot be pickled
+            self.net_ = self._make_net(rows, rng, self.net_.module_)
+        release_training(self.net_)
 
     def _minimize(self, rows: _Rows, rng, module):
         """Stage 1 by L-BFGS on all sessions at once."""
         from skpref._net import minimize_full_batch
 
-        self.net_ = self._make_net(rows, rng, module=module)
+        self.net_ = self._make_net(rows, rng, module)
         losses = minimize_full_batch(
             self.net_,
             self._dataset(rows),
@@ -812,7 +950,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         net = self._make_net(
             one_hot,
             rng,
-            module=self.net_.module_,  # trained in place, so net_ keeps its part in partial_fit
+            self.net_.module_,  # trained in place, so net_ keeps its part in partial_fit
             criterion=criterion,
             max_epochs=self.finetune_epochs,
         )
@@ -831,9 +969,12 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
 
     def _logits(self, X) -> FloatArray:
         check_is_fitted(self)
-        # Cast to the network's precision batch by batch, not all rows at once.
-        dtype = [np.float64, np.float32]
-        X = validate_data(self, X, accept_sparse="csr", dtype=dtype, reset=False)
+        if self._takes_text():
+            X = self.net_.module_.tokenize(check_texts(X))
+        else:
+            # Cast to the network's precision batch by batch, not all rows at once.
+            dtype = [np.float64, np.float32]
+            X = validate_data(self, X, accept_sparse="csr", dtype=dtype, reset=False)
         scores = self._scores(X)
         return (self.scale_ * scores + self.offsets_).astype(scores.dtype)
 
@@ -842,8 +983,8 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_utterances, n_features)
-            Features.
+        X : {array-like, sparse matrix} of shape (n_utterances, n_features), or array-like of str
+            Features, or texts, as in `fit`.
 
         Returns
         -------
@@ -858,8 +999,8 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_utterances, n_features)
-            Features.
+        X : {array-like, sparse matrix} of shape (n_utterances, n_features), or array-like of str
+            Features, or texts, as in `fit`.
 
         Returns
         -------
@@ -874,8 +1015,8 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_utterances, n_features)
-            Features.
+        X : {array-like, sparse matrix} of shape (n_utterances, n_features), or array-like of str
+            Features, or texts, as in `fit`.
 
         Returns
         -------
@@ -890,8 +1031,8 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_utterances, n_features)
-            Features.
+        X : {array-like, sparse matrix} of shape (n_utterances, n_features), or array-like of str
+            Features, or texts, as in `fit`.
         y : array-like of shape (n_utterances,)
             Human labels. -1 and None/NaN mark unlabelled rows, which do not count, unless -1 is a
             class.
@@ -916,5 +1057,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
+        tags.input_tags.sparse = not self._takes_text()
+        tags.input_tags.two_d_array = not self._takes_text()
+        tags.input_tags.one_d_array = tags.input_tags.string = self._takes_text()
         return tags

@@ -1,9 +1,8 @@
-"""What the classifier composes with skorch: modules, batches of whole sessions, the net itself."""
+"""What the classifier composes with skorch: the modules and the net itself."""
 
 import copy
 import inspect
 import warnings
-from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -13,14 +12,16 @@ from scipy.optimize import minimize
 from scipy.sparse import issparse
 from sklearn.exceptions import ConvergenceWarning
 from skorch import NeuralNet
-from skorch.callbacks import EarlyStopping
+from skorch.callbacks import EarlyStopping, GradientNormClipping
 from skorch.helper import predefined_split
-from skorch.utils import noop, to_tensor
+from skorch.hf import AccelerateMixin
+from skorch.utils import TeeGenerator, noop, to_tensor
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from skpref._losses import MAX_DENSE, PreferenceLoss
-from skpref._sampler import _build_ladder, _ranges
+from skpref._batches import SessionBatches, SessionDataset, as_tensor
+from skpref._callbacks import Resume, WarmUp
+from skpref._losses import PreferenceLoss
 
 
 class MLP(nn.Module):
@@ -68,11 +69,8 @@ class Linear(nn.Linear):
         return super().forward(X)
 
 
-# So many pairs of a batch, padding included, cost less than to tell short sessions from long ones.
-_FEW_PAIRS = 2**15
 # Rows that go through the network at once where all rows do.
 _ROWS = 8192
-_STOPPER = "session_early_stopping"
 _MODULES = {"linear": Linear, "mlp": MLP}
 
 
@@ -81,7 +79,7 @@ def resolve_module(module: Any, params: dict, n_features: int, n_outputs: int) -
 
     Parameters
     ----------
-    module : {"linear", "mlp"}, nn.Module class, callable or instance
+    module : {"linear", "mlp", "transformer"}, nn.Module class, callable or instance
         A class or callable gets `n_features` and `n_outputs` where its signature has them. An
         instance is copied, so that the parameter of the estimator stays as it was given.
     params : dict
@@ -106,7 +104,9 @@ def resolve_module(module: Any, params: dict, n_features: int, n_outputs: int) -
                 "pass the class of the module instead."
             )
         return copy.deepcopy(module)
-    if isinstance(module, str):
+    if module == "transformer":
+        from skpref._text import TransformerScorer as module
+    elif isinstance(module, str):
         module = _MODULES[module]
     accepted = inspect.signature(module).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
@@ -148,24 +148,6 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def as_tensor(X) -> Tensor:
-    """Dense tensor of some rows; sparse ones are only filled in here, batch by batch.
-
-    Parameters
-    ----------
-    X : ndarray or CSR matrix of shape (n_rows, n_features)
-        Features.
-
-    Returns
-    -------
-    Tensor of shape (n_rows, n_features)
-        The same, dense.
-    """
-    dense = X.toarray() if issparse(X) else X
-    # A read-only array, such as a frame's, cannot be shared with torch.
-    return torch.from_numpy(dense if dense.flags.writeable else dense.copy())
-
-
 def _as_sparse_tensor(X) -> Tensor:
     """COO tensor of a CSR matrix."""
     X = X.tocoo()
@@ -173,250 +155,77 @@ def _as_sparse_tensor(X) -> Tensor:
     return torch.sparse_coo_tensor(place, as_tensor(X.data), X.shape, check_invariants=False)
 
 
-class SessionDataset(torch.utils.data.Dataset):
-    """Rows with their soft labels, sorted so that each session stands together.
+class SessionNet(NeuralNet):
+    """Net whose optimiser takes a step after several batches.
 
     Parameters
     ----------
-    X : ndarray or CSR matrix of shape (n_rows, n_features)
-        Features; their dtype is the one the net computes in.
-    soft : ndarray of shape (n_rows, n_scores)
-        Soft labels; only the positive class for a binary task.
-    weight : ndarray of shape (n_rows,)
-        Row weights.
-    session : ndarray of int, shape (n_rows,)
-        Session codes in ascending order.
+    *args, **kwargs
+        Arguments of `skorch.NeuralNet`.
+    accumulate : int, default=1
+        Batches whose mean gradient makes a step.
     """
 
-    def __init__(self, X, soft, weight, session):
-        self.X = X
-        self.session = session
-        self.teacher = soft
-        self.soft = torch.from_numpy(soft.astype(X.dtype))
-        self.weight = torch.from_numpy(weight.astype(X.dtype))
+    def __init__(self, *args, accumulate=1, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.accumulate = accumulate
+        self._n_waiting = 0
 
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.session)
+    def fit_loop(self, X, y=None, epochs=None, **kwargs):
+        """Run the epochs; those that a resumed training has behind it count."""
+        epochs = self.max_epochs if epochs is None else epochs
+        done = [c.n_done_ for _, c in self.callbacks_ if isinstance(c, Resume)]
+        return super().fit_loop(X, y, epochs=epochs - sum(done), **kwargs)
 
-    def features(self, rows: np.ndarray) -> Tensor:
-        """Return the features of `rows`."""
-        return as_tensor(self.X[rows])
+    def train_step(self, batch, **fit_params):
+        """Add the gradient of a batch, and take a step where it is time."""
+        if not self._n_waiting:
+            self._zero_grad_optimizer()
+        step = self.train_step_single(batch, **fit_params)
+        self._n_waiting += 1
+        if self._n_waiting == self.accumulate:
+            self._take_step(batch)
+        return step
+
+    def run_single_epoch(self, iterator, training, **kwargs):
+        """Run an epoch; its last batches make a step however few they are."""
+        super().run_single_epoch(iterator, training, **kwargs)
+        if self._n_waiting:
+            self._take_step(None)
+
+    def _take_step(self, batch):
+        if self._n_waiting > 1:
+            for _, parameter in self.get_all_learnable_params():
+                if parameter.grad is not None:
+                    parameter.grad /= self._n_waiting
+        self._n_waiting = 0
+        parameters = TeeGenerator(self.get_all_learnable_params())
+        self.notify("on_grad_computed", named_parameters=parameters, batch=batch, training=True)
+        self._step_optimizer(None)
 
 
-def _run_lengths(session: np.ndarray) -> np.ndarray:
-    """Lengths of the runs of equal values."""
-    return np.diff(np.flatnonzero(np.diff(session, prepend=-1, append=-1)))
+class AcceleratedNet(AccelerateMixin, SessionNet):
+    """Net that trains through Hugging Face accelerate, on several devices where there are.
 
-
-class _AllPairs:
-    """Every pair of a data set: for each row and class, which rows of its session lose to it.
-
-    The entries, one for each row and class, are sorted by session, class and soft label, so that
-    the losers of an entry are the first ones of its session and class. A last one that weighs
-    nothing stands for padding. The loss of a batch is the sum of the losses of its pairs, each
-    times the `share` of its session, by the sum of `mass` over its sessions.
+    accelerate moves and shares out the batches of a `DataLoader`; the batches of sessions are not
+    one, so they do that by themselves (`SessionBatches`, `shard`).
     """
 
-    def __init__(self, teacher, weight, session, min_margin: float, session_weight: str):
-        ladder = _build_ladder(teacher, session, min_margin)
-        self.n_scores = teacher.shape[1]
-        self.length = _run_lengths(session)
-        self.start = (np.cumsum(self.length) - self.length) * self.n_scores
-        ends = np.r_[0.0, np.cumsum(weight[ladder.row], dtype=np.float64)]
-        won = weight[ladder.row] * (ends[ladder.start + ladder.n_losers] - ends[ladder.start])
-        self.mass = np.add.reduceat(won, self.start)
-        self.share = np.ones(len(self.mass))
-        if session_weight == "equal":
-            self.share = 1 / np.where(self.mass > 0, self.mass, np.inf)
-            self.mass = (self.mass > 0) * 1.0
-        score = ladder.row * self.n_scores + ladder.class_index
-        self.score = np.append(score, teacher.size)
-        self.teacher = np.append(ladder.score, 0).astype(weight.dtype)
-        self.weight = np.append(weight[ladder.row], 0).astype(weight.dtype)
-        self.n_losers = np.append(ladder.n_losers, 0)
+    def infer(self, x, **fit_params):
+        """Score a batch on the device of the accelerator."""
+        return super().infer(to_tensor(x, device=self.accelerator.device), **fit_params)
 
-    def blocks(self, session, position) -> list[dict[str, Tensor]]:
-        """Pad the entries of some sessions to blocks of about one length.
+    def get_loss(self, y_pred, y_true, *args, **kwargs):
+        """Compute the loss on the device of the accelerator."""
+        y_true = to_tensor(y_true, device=self.accelerator.device)
+        return super().get_loss(y_pred, y_true, *args, **kwargs)
 
-        `position` is where each score stands in the batch, the last that of the padding.
-        """
-        mass = self.mass[session]
-        session = session[mass > 0]
-        # Both rows of a pair bring the square root of what a pair of the session counts.
-        scale = np.sqrt(self.share[session] / mass.sum()).astype(self.weight.dtype)
-        blocks = []
-        for part in _of_about_one_length(self.length[session], self.n_scores):
-            length = self.length[session[part], None, None]
-            place = np.arange(length.max())
-            start = self.start[session[part], None, None]
-            start = start + length * np.arange(self.n_scores)[:, None]
-            entry = np.where(place < length, start + place, len(self.score) - 1)
-            weight = self.weight[entry] * scale[part, None, None]
-            columns = {
-                "entry": position[self.score[entry]],
-                "teacher": self.teacher[entry],
-                "weight": weight,
-                "n_losers": self.n_losers[entry],
-            }
-            block = {k: torch.from_numpy(v.reshape(-1, len(place))) for k, v in columns.items()}
-            blocks.append(block)
-        return blocks
+    def evaluation_step(self, batch, training=False):
+        """Score a batch of held-out sessions, which each process does by itself."""
+        return SessionNet.evaluation_step(self, batch, training=training)
 
-
-def _of_about_one_length(lengths: np.ndarray, n_scores: int) -> list:
-    """Tell which sessions to pad together: those of a length from one power of 2 to the next.
-
-    Less than half of what comes is padding then. All sessions, where they make few pairs.
-    """
-    if not len(lengths):
-        return []
-    longest = lengths.max()
-    if longest <= MAX_DENSE and len(lengths) * n_scores * longest**2 <= _FEW_PAIRS:
-        return [slice(None)]
-    size = np.ceil(np.log2(lengths))
-    return [size == s for s in np.unique(size)]
-
-
-class SessionBatches:
-    """Iterate over batches of whole sessions, packed to about `batch_size` rows.
-
-    Parameters
-    ----------
-    dataset : SessionDataset
-        The rows.
-    batch_size : int
-        Most rows of a batch, but for a longer session, see Notes.
-    shuffle : bool, default=False
-        Whether the sessions come in a new random order each epoch.
-    pairs : "all", IntraSessionPairSampler or None, default="all"
-        "all" leaves all pairs of a session to the loss; a sampler draws pairs anew each epoch;
-        None gives none.
-    min_margin : float, default=0.0
-        Least soft-label gap of a pair, for "all".
-    session_weight : {"equal", "pairs"}, default="equal"
-        Whether each session counts the same, or each pair, for "all".
-
-    Notes
-    -----
-    A session that is longer than `batch_size` is a batch by itself. Only one that holds more than
-    a tenth of all rows is dealt out at random, anew in each epoch, into parts of about that many,
-    so that an epoch has ten steps or more: every pair has the same chance to be compared.
-    """
-
-    def __init__(
-        self,
-        dataset,
-        batch_size,
-        shuffle=False,
-        pairs="all",
-        min_margin=0.0,
-        session_weight="equal",
-    ):
-        self.dataset = dataset
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.pairs = pairs
-        self.pair_options = {"min_margin": min_margin, "session_weight": session_weight}
-        self._kept: _AllPairs | None = None
-
-    def __iter__(self) -> Iterator[tuple[Tensor, dict]]:
-        """Yield ``(features, target)`` of each batch."""
-        for rows, target in self._batches():
-            yield self.dataset.features(rows), target
-
-    def targets(self) -> Iterator[dict]:
-        """Yield the target of each batch alone."""
-        return (target for _, target in self._batches())
-
-    def _batches(self) -> Iterator[tuple[np.ndarray, dict]]:
-        """Yield the rows of each batch and what the loss must know of them."""
-        data = self.dataset
-        dealt, session = self._deal()
-        lengths = _run_lengths(session)
-        order = np.arange(len(lengths))
-        if self.shuffle:
-            order = torch.randperm(len(order)).numpy()
-        rows = _ranges((np.cumsum(lengths) - lengths)[order], lengths[order])
-        bounds = self._pack(lengths[order])
-        ends = np.r_[0, np.cumsum(lengths[order])][bounds]
-        targets = self._pair_targets(dealt, session, order, bounds, rows, ends)
-        for (start, end), target in zip(pairwise(ends.tolist()), targets, strict=True):
-            chosen = dealt[rows[start:end]]
-            yield chosen, target | {"soft": data.soft[chosen], "weight": data.weight[chosen]}
-
-    def _deal(self) -> tuple[np.ndarray, np.ndarray]:
-        """Order of the rows and their sessions, in which a part of a long session is one, too."""
-        session = self.dataset.session
-        rows, lengths = np.arange(len(session)), _run_lengths(session)
-        most = max(self.batch_size, len(session) // 10)
-        if lengths.max() <= most:
-            return rows, session
-        length = np.repeat(lengths, lengths)
-        place = rows - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        part = place // -(-length // -(-length // most))
-        if self.shuffle:
-            key = np.where(length > most, torch.rand(len(rows)).numpy(), place)
-            rows = np.lexsort((key, session))
-        new = (np.diff(session, prepend=-1) != 0) | (np.diff(part, prepend=-1) != 0)
-        return rows, np.cumsum(new) - 1
-
-    def _pack(self, lengths: np.ndarray) -> np.ndarray:
-        """Fill batches with sessions, in order: bounds of the batches among the sessions."""
-        bounds, filled = [0], 0
-        for number, length in enumerate(lengths.tolist()):
-            if filled and filled + length > self.batch_size:
-                bounds.append(number)
-                filled = 0
-            filled += length
-        return np.array([*bounds, len(lengths)])
-
-    def _pair_targets(self, dealt, session, order, bounds, rows, ends) -> Iterable[dict]:
-        """Give each batch what the loss must know of its pairs."""
-        if self.pairs is None:
-            return ({} for _ in bounds[1:])
-        n_rows, n_scores = np.diff(ends), self.dataset.teacher.shape[1]
-        place = np.empty_like(rows)  # of a row in its batch
-        place[rows] = np.arange(len(rows)) - np.repeat(ends[:-1], n_rows)
-        if self.pairs == "all":
-            pairs = self._all_pairs(dealt, session)
-            # The padding comes first, then the scores of the first row, and so on.
-            position = 1 + place[:, None] * n_scores + np.arange(n_scores)
-            position = np.append(position, 0)
-            batches = (order[start:end] for start, end in pairwise(bounds.tolist()))
-            return ({"blocks": pairs.blocks(own, position)} for own in batches)
-        batch_of_row = np.empty_like(rows)
-        batch_of_row[rows] = np.repeat(np.arange(len(n_rows)), n_rows)
-        teacher = self.dataset.teacher[dealt]
-        pairs = self.pairs.sample(teacher[:, 0] if n_scores == 1 else teacher, session)
-        return self._sampled_pairs(pairs, batch_of_row, place, len(n_rows))
-
-    def _all_pairs(self, dealt, session) -> _AllPairs:
-        """Describe all pairs, once where no session is dealt out."""
-        whole = session is self.dataset.session
-        if whole and self._kept is not None:
-            return self._kept
-        teacher, weight = self.dataset.teacher[dealt], self.dataset.weight.numpy()[dealt]
-        pairs = _AllPairs(teacher, weight, session, **self.pair_options)
-        self._kept = pairs if whole else None
-        return pairs
-
-    def _sampled_pairs(self, pairs, batch_of_row, place, n_batches) -> list[dict[str, Tensor]]:
-        """Hand each pair to the batch of its session."""
-        weight = self.dataset.weight
-        batch_of_pair = batch_of_row[pairs.winner]
-        order = np.argsort(batch_of_pair, kind="stable")
-        bounds = np.searchsorted(batch_of_pair[order], np.arange(1, n_batches))
-        return [
-            {
-                "winner": torch.from_numpy(place[pairs.winner[chosen]]),
-                "loser": torch.from_numpy(place[pairs.loser[chosen]]),
-                "class_index": torch.from_numpy(pairs.class_index[chosen].astype(np.int64)),
-                "margin": torch.from_numpy(pairs.margin[chosen]).to(weight),
-                "pair_weight": torch.from_numpy(pairs.weight[chosen]).to(weight),
-            }
-            for chosen in np.split(order, bounds)
-        ]
+    def _step_optimizer(self, step_fn):
+        NeuralNet._step_optimizer(self, step_fn)  # the gradient is there already
 
 
 def make_net(
@@ -426,6 +235,10 @@ def make_net(
     batches=None,
     valid=None,
     n_iter_no_change=None,
+    warmup=None,
+    max_grad_norm=None,
+    checkpoint=None,
+    accelerator=None,
     callbacks=None,
     **params,
 ):
@@ -443,40 +256,66 @@ def make_net(
         Held-out sessions; None trains without early stopping.
     n_iter_no_change : int, default=None
         Epochs without a better loss on `valid` before training stops.
+    warmup : float, default=None
+        Share of the training over which the learning rates rise; None keeps them constant.
+    max_grad_norm : float, default=None
+        Largest norm of the gradient; None does not clip.
+    checkpoint : Path, default=None
+        File of the state of the training.
+    accelerator : accelerate.Accelerator, default=None
+        What puts the training on devices.
     callbacks : list, default=None
         Further skorch callbacks.
     **params : dict
-        Further arguments of `skorch.NeuralNet`.
+        Further arguments of `SessionNet`.
 
     Returns
     -------
-    skorch.NeuralNet
-        The net, not yet trained.
+    SessionNet
+        The net, initialised but not yet trained.
     """
-    callbacks = list(callbacks or [])
+    own: list = []
+    stopper = None
     if valid is not None:
         sink = print if params.get("verbose") else noop
         stopper = EarlyStopping(patience=n_iter_no_change, load_best=True, sink=sink)
-        callbacks.append((_STOPPER, stopper))
+        own.append(stopper)
+    if warmup is not None:
+        own.append(WarmUp(warmup))
+    if max_grad_norm is not None:
+        own.append(GradientNormClipping(max_grad_norm))
+    if checkpoint is not None:
+        pairs = params.get("iterator_train__pairs")
+        sampler = pairs if hasattr(pairs, "sample") else None
+        writes = accelerator is None or accelerator.is_main_process
+        own.append(Resume(checkpoint, stopper, sampler, writes))
+    net_class = SessionNet
+    if accelerator is not None:
+        net_class = AcceleratedNet
+        shard = (accelerator.process_index, accelerator.num_processes)
+        params |= {"accelerator": accelerator, "device": None, "iterator_train__shard": shard}
     for name, value in (batches or {}).items():
         params.setdefault(f"iterator_train__{name}", value)
         params[f"iterator_valid__{name}"] = value
-    return NeuralNet(
+    params.setdefault("optimizer", torch.optim.Adam)
+    net = net_class(
         module,
         criterion=PreferenceLoss,
         **{f"criterion__{k}": v for k, v in criterion.items()},
-        optimizer=torch.optim.Adam,
         iterator_train=SessionBatches,
         iterator_train__shuffle=True,
         iterator_valid=SessionBatches,
         train_split=None if valid is None else predefined_split(valid),
-        callbacks=callbacks,
+        callbacks=[*(callbacks or []), *[(f"skpref_{i}", c) for i, c in enumerate(own)]],
         **params,
-    )
+    ).initialize()
+    # The net would keep, and pickle, the module once more as the parameter it was given by.
+    net.module = type(module)
+    return net
 
 
-def release_held_out(net: NeuralNet) -> None:
-    """Drop early stopping and the rows it watched, so that the net neither keeps nor needs them.
+def release_training(net: NeuralNet) -> None:
+    """Drop what belongs to one training from a net: held-out rows, early stopping, schedule, state.
 
     Parameters
     ----------
@@ -484,12 +323,12 @@ def release_held_out(net: NeuralNet) -> None:
         A trained net.
     """
     net.train_split = None
-    net.callbacks = [c for c in net.callbacks if not _is_stopper(c)]
-    net.callbacks_ = [c for c in net.callbacks_ if not _is_stopper(c)]
+    net.callbacks = [c for c in net.callbacks if not _is_own(c)]
+    net.callbacks_ = [c for c in net.callbacks_ if not _is_own(c)]
 
 
-def _is_stopper(callback) -> bool:
-    return isinstance(callback, tuple) and callback[0] == _STOPPER
+def _is_own(callback) -> bool:
+    return isinstance(callback, tuple) and callback[0].startswith("skpref_")
 
 
 def minimize_full_batch(net: NeuralNet, data: SessionDataset, *, l2, tol, max_iter) -> list[float]:
@@ -604,8 +443,8 @@ def predict_scores(module: nn.Module, X) -> np.ndarray:
     ----------
     module : nn.Module
         The fitted network.
-    X : ndarray or CSR matrix of shape (n_rows, n_features)
-        Features.
+    X : ndarray or CSR matrix of shape (n_rows, n_features), or ndarray of object, shape (n_rows,)
+        Features, or the token ids of each row.
 
     Returns
     -------
@@ -619,6 +458,8 @@ def predict_scores(module: nn.Module, X) -> np.ndarray:
     parts = []
     with torch.inference_mode():
         for start in range(0, max(1, X.shape[0]), _ROWS):
-            scores = module(as_tensor(X[start : start + _ROWS]).to(like))
+            rows = as_tensor(X[start : start + _ROWS])
+            rows = rows.to(like) if rows.is_floating_point() else rows.to(like.device)
+            scores = module(rows)
             parts.append(scores.cpu().numpy())
     return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""Checks of the inputs that several estimators share: session ids, human labels, LLM scores."""
+"""Checks of the inputs that several estimators share: session ids, labels, LLM scores, texts."""
 
 from collections import defaultdict
 from itertools import count
@@ -222,3 +222,56 @@ def check_llm_scores(llm_scores: ArrayLike, n_samples: int | None = None) -> Flo
             "llm_scores has infinite values (inf); pass NaN where the LLM gave no score."
         )
     return scores
+
+
+def check_texts(X) -> np.ndarray:
+    """Read one text per row.
+
+    Parameters
+    ----------
+    X : array-like of str, shape (n_samples,) or (n_samples, 1)
+        Texts: a list, an array, a column of a frame, or a frame of one column.
+
+    Returns
+    -------
+    ndarray of object, shape (n_samples,)
+        The texts.
+
+    Raises
+    ------
+    ValueError
+        If `X` is a single string, has several columns or no rows, or a row is missing or not
+        text.
+    """
+    if isinstance(X, str):
+        raise ValueError("X is a single string; pass a list of texts, one per row.")
+    if isinstance(X, list | tuple):
+        texts = np.fromiter(X, dtype=object, count=len(X))
+    else:
+        texts = np.asarray(X.to_numpy() if hasattr(X, "to_numpy") else X).astype(object)
+    if texts.ndim == 2 and texts.shape[1] != 1:
+        raise ValueError(
+            f"X has {texts.shape[1]} columns, but one text per row is needed; pick one column, "
+            'for example X["text"], or put DialogueContext before.'
+        )
+    if texts.ndim not in (1, 2):
+        raise ValueError(
+            f"X must be text, one per row, but is a {type(X).__name__} with {texts.ndim} "
+            "dimensions; pass a list of str, or a column of a frame."
+        )
+    texts = texts.ravel()
+    if not len(texts):
+        raise ValueError("Found array with 0 sample(s) in X while a minimum of 1 is required.")
+    if (missing := is_missing(texts)).any():
+        first = ", ".join(map(str, np.flatnonzero(missing)[:5]))
+        raise ValueError(
+            f"X has no text in {missing.sum()} rows (first: {first}); leave those rows out, or "
+            'pass "" where nothing was said.'
+        )
+    for row, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(
+                f"X must be text, but row {row} holds {text!r:.60} of type "
+                f"{type(text).__name__}; pass str, one per row."
+            )
+    return texts

@@ -232,7 +232,7 @@ def converged(**params):
 @pytest.mark.parametrize("max_dense", [4, 256])
 def test_lbfgs_reaches_the_optimum_of_an_independent_convex_solver(margin, max_dense, monkeypatch):
     monkeypatch.setattr("skpref._losses.MAX_DENSE", max_dense)
-    monkeypatch.setattr("skpref._net.MAX_DENSE", max_dense)
+    monkeypatch.setattr("skpref._batches.MAX_DENSE", max_dense)
     monkeypatch.setattr("skpref._dominance.LEAF", 4)
     rng = np.random.RandomState(0)
     X, groups = rng.randn(90, 5), np.repeat([0, 1, 2], [40, 30, 20])
@@ -273,7 +273,7 @@ def test_lbfgs_in_blocks_of_rows_finds_the_same(data, convert, monkeypatch):
 
 def test_lbfgs_converges_on_sampled_pairs_of_the_logistic_loss(data, monkeypatch):
     monkeypatch.setattr("skpref._losses.MAX_DENSE", 4)
-    monkeypatch.setattr("skpref._net.MAX_DENSE", 4)
+    monkeypatch.setattr("skpref._batches.MAX_DENSE", 4)
     clf = fit(converged(loss="logistic", tol=1e-6), data)
     assert clf.n_iter_ < clf.max_iter
     assert clf.score(data.X, data.y_true) > 0.5

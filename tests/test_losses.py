@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skpref import IntraSessionPairSampler
+from skpref._batches import SessionBatches, SessionDataset
 from skpref._dominance import pair_loss
 from skpref._losses import PreferenceLoss
-from skpref._net import SessionBatches, SessionDataset
 
 PAIR = {
     "hinge": lambda v: max(0.0, v),
@@ -93,8 +93,8 @@ def test_all_pairs_agree_with_brute_force(
         max_dense = 256  # else it is an estimate
     with (
         mock.patch("skpref._losses.MAX_DENSE", max_dense),
-        mock.patch("skpref._net.MAX_DENSE", max_dense),
-        mock.patch("skpref._net._FEW_PAIRS", few),
+        mock.patch("skpref._batches.MAX_DENSE", max_dense),
+        mock.patch("skpref._batches._FEW_PAIRS", few),
         mock.patch("skpref._dominance.LEAF", 2),
     ):
         dataset = SessionDataset(scores, soft, weight, session)
@@ -122,7 +122,7 @@ def test_gradient_agrees_with_finite_differences(loss, margin, max_dense, monkey
     if loss == "logistic" and max_dense == 2:
         pytest.skip("the logistic loss of long sessions is an estimate")
     monkeypatch.setattr("skpref._losses.MAX_DENSE", max_dense)
-    monkeypatch.setattr("skpref._net.MAX_DENSE", max_dense)
+    monkeypatch.setattr("skpref._batches.MAX_DENSE", max_dense)
     monkeypatch.setattr("skpref._dominance.LEAF", 3)
     scores, soft, weight, session = make_rows(5, n_rows=25)
     X, target = one_batch(SessionDataset(scores, soft, weight, session))

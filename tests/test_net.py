@@ -8,11 +8,10 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from skpref import IntraSessionPairSampler
+from skpref._batches import SessionBatches, SessionDataset
 from skpref._net import (
     MLP,
     Linear,
-    SessionBatches,
-    SessionDataset,
     _accumulate_gradients,
     make_net,
     predict_scores,
@@ -51,7 +50,7 @@ def test_batches_hold_each_row_once_and_no_pair_crosses_a_session(
 ):
     dataset = make_dataset(lengths, n_scores=n_scores)
     rows, entries = [], []
-    with mock.patch("skpref._net._FEW_PAIRS", few):
+    with mock.patch("skpref._batches._FEW_PAIRS", few):
         batches = list(SessionBatches(dataset, batch_size, shuffle=shuffle))
     for X, target in batches:
         numbers = X[:, 0].long().numpy()
@@ -165,7 +164,7 @@ def test_gradients_of_all_rows_do_not_depend_on_the_blocks(module, convert, monk
     X, soft, session = rng.randn(40, 6), rng.rand(40, 1), np.repeat(np.arange(8), 5)
     torch.manual_seed(0)
     module = module(6, 1).double()
-    criterion = make_net(module, criterion=CRITERION).initialize().criterion_
+    criterion = make_net(module, criterion=CRITERION).criterion_
 
     def gradients(X):
         dataset = SessionDataset(X, soft, np.ones(40), session)

@@ -18,10 +18,12 @@ def test_all_names_what_is_there():
     assert sorted(skpref.__all__) == sorted(set(skpref.__all__))
     assert all(hasattr(skpref, name) for name in skpref.__all__)
     assert {e.__name__ for e in ESTIMATORS} == {
+        "DialogueContext",
         "IntraSessionPairSampler",
         "KNNLabelSmoother",
         "LLMScoreCalibrator",
         "PairwisePreferenceClassifier",
+        "SentenceEncoder",
     }
 
 

@@ -2,12 +2,19 @@ import re
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from skpref._validation import check_groups, check_labels, check_llm_scores, is_missing
+from skpref._validation import (
+    check_groups,
+    check_labels,
+    check_llm_scores,
+    check_texts,
+    is_missing,
+)
 
 
 @given(st.lists(st.sampled_from(["b", "a", "c"]), min_size=1))
@@ -135,3 +142,52 @@ def test_scores_keep_their_precision():
 def test_scores_of_another_form(scores, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         check_llm_scores(scores, 2)
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        ["a", ""],
+        ("a", ""),
+        np.array(["a", ""]),
+        np.array([["a"], [""]], dtype=object),
+        np.array(["a", ""], dtype=np.dtypes.StringDType()),
+        pd.Series(["a", ""], index=[7, 8]),
+        pd.Series(["a", ""], dtype="category"),
+        pd.Series(["a", ""], dtype="string"),
+        pd.DataFrame({"text": ["a", ""]}),
+        pl.Series(["a", ""]),
+        pl.DataFrame({"text": ["a", ""]}),
+    ],
+    ids=lambda X: f"{type(X).__name__}-{getattr(X, 'dtype', '')}",
+)
+def test_texts_of_any_kind(X):
+    texts = check_texts(X)
+    assert texts.dtype == object
+    assert texts.tolist() == ["a", ""]
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        ("a", "X is a single string; pass a list"),
+        (["a", None, np.nan, "b", pd.NA], "X has no text in 3 rows (first: 1, 2, 4)"),
+        (pd.Series(["a", None]), "X has no text in 1 rows (first: 1)"),
+        (pl.Series(["a", None]), "X has no text in 1 rows (first: 1)"),
+        ([None] * 9, "X has no text in 9 rows (first: 0, 1, 2, 3, 4)"),
+        (["a", 1], "X must be text, but row 1 holds 1 of type int"),
+        (np.ones((2, 1)), "X must be text, but row 0 holds 1.0 of type float"),
+        ([["a"], ["b", "c"]], "X must be text, but row 0 holds ['a'] of type list"),
+        ([b"a"], "X must be text, but row 0 holds b'a' of type bytes"),
+        (pd.DataFrame({"a": ["x"], "b": ["y"]}), 'pick one column, for example X["text"]'),
+        (np.ones((3, 2)), "X has 2 columns"),
+        (None, "X must be text, one per row, but is a NoneType with 0 dimensions"),
+        (np.ones((1, 1, 1)), "X must be text, one per row, but is a ndarray with 3 dimensions"),
+        ([], "Found array with 0 sample(s)"),
+        (pd.DataFrame({"a": []}), "Found array with 0 sample(s)"),
+    ],
+    ids=repr,
+)
+def test_what_is_not_text(X, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_texts(X)

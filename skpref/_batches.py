@@ -1,0 +1,315 @@
+"""Batches of whole sessions, and all their pairs as the loss takes them."""
+
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+import numpy as np
+import torch
+from scipy.sparse import issparse
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from skpref._losses import MAX_DENSE
+from skpref._sampler import _build_ladder, _ranges
+
+# So many pairs of a batch, padding included, cost less than to tell short sessions from long ones.
+_FEW_PAIRS = 2**15
+
+
+def as_tensor(X) -> Tensor:
+    """Dense tensor of some rows; sparse or ragged ones are only filled in here, batch by batch.
+
+    Parameters
+    ----------
+    X : ndarray or CSR matrix of shape (n_rows, n_features), or ndarray of object, shape (n_rows,)
+        Features, or the token ids of each row.
+
+    Returns
+    -------
+    Tensor of shape (n_rows, n_features)
+        The same, dense; token ids are followed by -1.
+    """
+    if X.dtype == object:
+        ids = [torch.from_numpy(row) for row in X]
+        return pad_sequence(ids, batch_first=True, padding_value=-1).long()
+    dense = X.toarray() if issparse(X) else X
+    # A read-only array, such as a frame's, cannot be shared with torch.
+    return torch.from_numpy(dense if dense.flags.writeable else dense.copy())
+
+
+class SessionDataset(torch.utils.data.Dataset):
+    """Rows with their soft labels, sorted so that each session stands together.
+
+    Parameters
+    ----------
+    X : ndarray or CSR matrix of shape (n_rows, n_features), or ndarray of object, shape (n_rows,)
+        Features, whose dtype is the one the net computes in, or the token ids of each row.
+    soft : ndarray of shape (n_rows, n_scores)
+        Soft labels; only the positive class for a binary task.
+    weight : ndarray of shape (n_rows,)
+        Row weights.
+    session : ndarray of int, shape (n_rows,)
+        Session codes in ascending order.
+    """
+
+    def __init__(self, X, soft, weight, session):
+        self.X = X
+        self.session = session
+        self.teacher = soft
+        is_text = X.dtype == object
+        self.n_tokens = np.array([len(row) for row in X]) if is_text else None
+        dtype = np.float32 if is_text else X.dtype
+        self.soft = torch.from_numpy(soft.astype(dtype))
+        self.weight = torch.from_numpy(weight.astype(dtype))
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.session)
+
+    def features(self, rows: np.ndarray) -> Tensor:
+        """Return the features of `rows`."""
+        return as_tensor(self.X[rows])
+
+
+def _run_lengths(session: np.ndarray) -> np.ndarray:
+    """Lengths of the runs of equal values."""
+    return np.diff(np.flatnonzero(np.diff(session, prepend=-1, append=-1)))
+
+
+class _AllPairs:
+    """Every pair of a data set: for each row and class, which rows of its session lose to it.
+
+    The entries, one for each row and class, are sorted by session, class and soft label, so that
+    the losers of an entry are the first ones of its session and class. A last one that weighs
+    nothing stands for padding. The loss of a batch is the sum of the losses of its pairs, each
+    times the `share` of its session, by the sum of `mass` over its sessions.
+    """
+
+    def __init__(self, teacher, weight, session, min_margin: float, session_weight: str):
+        ladder = _build_ladder(teacher, session, min_margin)
+        self.n_scores = teacher.shape[1]
+        self.length = _run_lengths(session)
+        self.start = (np.cumsum(self.length) - self.length) * self.n_scores
+        ends = np.r_[0.0, np.cumsum(weight[ladder.row], dtype=np.float64)]
+        won = weight[ladder.row] * (ends[ladder.start + ladder.n_losers] - ends[ladder.start])
+        self.mass = np.add.reduceat(won, self.start)
+        self.share = np.ones(len(self.mass))
+        if session_weight == "equal":
+            self.share = 1 / np.where(self.mass > 0, self.mass, np.inf)
+            self.mass = (self.mass > 0) * 1.0
+        score = ladder.row * self.n_scores + ladder.class_index
+        self.score = np.append(score, teacher.size)
+        self.teacher = np.append(ladder.score, 0).astype(weight.dtype)
+        self.weight = np.append(weight[ladder.row], 0).astype(weight.dtype)
+        self.n_losers = np.append(ladder.n_losers, 0)
+
+    def blocks(self, session, position) -> list[dict[str, Tensor]]:
+        """Pad the entries of some sessions to blocks of about one length.
+
+        `position` is where each score stands in the batch, the last that of the padding.
+        """
+        mass = self.mass[session]
+        session = session[mass > 0]
+        # Both rows of a pair bring the square root of what a pair of the session counts.
+        scale = np.sqrt(self.share[session] / mass.sum()).astype(self.weight.dtype)
+        blocks = []
+        for part in _of_about_one_length(self.length[session], self.n_scores):
+            length = self.length[session[part], None, None]
+            place = np.arange(length.max())
+            start = self.start[session[part], None, None]
+            start = start + length * np.arange(self.n_scores)[:, None]
+            entry = np.where(place < length, start + place, len(self.score) - 1)
+            weight = self.weight[entry] * scale[part, None, None]
+            columns = {
+                "entry": position[self.score[entry]],
+                "teacher": self.teacher[entry],
+                "weight": weight,
+                "n_losers": self.n_losers[entry],
+            }
+            block = {k: torch.from_numpy(v.reshape(-1, len(place))) for k, v in columns.items()}
+            blocks.append(block)
+        return blocks
+
+
+def _of_about_one_length(lengths: np.ndarray, n_scores: int) -> list:
+    """Tell which sessions to pad together: those of a length from one power of 2 to the next.
+
+    Less than half of what comes is padding then. All sessions, where they make few pairs.
+    """
+    if not len(lengths):
+        return []
+    longest = lengths.max()
+    if longest <= MAX_DENSE and len(lengths) * n_scores * longest**2 <= _FEW_PAIRS:
+        return [slice(None)]
+    size = np.ceil(np.log2(lengths))
+    return [size == s for s in np.unique(size)]
+
+
+class SessionBatches:
+    """Iterate over batches of whole sessions, packed to about `batch_size` rows.
+
+    Parameters
+    ----------
+    dataset : SessionDataset
+        The rows.
+    batch_size : int
+        Most rows of a batch, but for a longer session, see Notes.
+    token_budget : int, default=None
+        Most tokens of a batch of texts, but for a longer session; None sets no limit.
+    shuffle : bool, default=False
+        Whether the sessions come in a new random order each epoch.
+    pairs : "all", IntraSessionPairSampler or None, default="all"
+        "all" leaves all pairs of a session to the loss; a sampler draws pairs anew each epoch;
+        None gives none.
+    min_margin : float, default=0.0
+        Least soft-label gap of a pair, for "all".
+    session_weight : {"equal", "pairs"}, default="equal"
+        Whether each session counts the same, or each pair, for "all".
+    shard : (int, int), default=(0, 1)
+        Number of this process among those that train together, and how many they are. Each takes
+        its share of the batches, all as many.
+
+    Notes
+    -----
+    A session that is longer than `batch_size` is a batch by itself. Only one that holds more than
+    a tenth of all rows is dealt out at random, anew in each epoch, into parts of about that many,
+    so that an epoch has ten steps or more: every pair has the same chance to be compared.
+    """
+
+    def __init__(
+        self,
+        dataset,
+        batch_size,
+        shuffle=False,
+        pairs="all",
+        min_margin=0.0,
+        session_weight="equal",
+        token_budget=None,
+        shard=(0, 1),
+    ):
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.token_budget = token_budget
+        self.shard = shard
+        self.shuffle = shuffle
+        self.pairs = pairs
+        self.pair_options = {"min_margin": min_margin, "session_weight": session_weight}
+        self._kept: _AllPairs | None = None
+        # What else the processes draw, such as dropout, must not part the orders they draw.
+        self._generator = None
+        if shard[1] > 1:
+            self._generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, dict]]:
+        """Yield ``(features, target)`` of each batch."""
+        for rows, target in self._batches():
+            yield self.dataset.features(rows), target
+
+    def targets(self) -> Iterator[dict]:
+        """Yield the target of each batch alone."""
+        return (target for _, target in self._batches())
+
+    def _batches(self) -> Iterator[tuple[np.ndarray, dict]]:
+        """Yield the rows of each batch and what the loss must know of them."""
+        data = self.dataset
+        dealt, session = self._deal()
+        lengths = _run_lengths(session)
+        order = np.arange(len(lengths))
+        if self.shuffle:
+            order = torch.randperm(len(order), generator=self._generator).numpy()
+        rows = _ranges((np.cumsum(lengths) - lengths)[order], lengths[order])
+        bounds = self._pack(lengths[order], dealt[rows])
+        ends = np.r_[0, np.cumsum(lengths[order])][bounds]
+        targets = self._pair_targets(dealt, session, order, bounds, rows, ends)
+        batches = zip(pairwise(ends.tolist()), targets, strict=True)
+        for (start, end), target in self._own(batches, len(bounds) - 1):
+            chosen = dealt[rows[start:end]]
+            yield chosen, target | {"soft": data.soft[chosen], "weight": data.weight[chosen]}
+
+    def _own(self, batches, n_batches) -> Iterable:
+        """Batches of this process; the first ones come again where the last round lacks some."""
+        rank, n_processes = self.shard
+        if n_processes == 1:
+            return batches
+        batches, rounds = list(batches), -(-n_batches // n_processes)
+        return (batches[(rank + n_processes * i) % n_batches] for i in range(rounds))
+
+    def _deal(self) -> tuple[np.ndarray, np.ndarray]:
+        """Order of the rows and their sessions, in which a part of a long session is one, too."""
+        session = self.dataset.session
+        rows, lengths = np.arange(len(session)), _run_lengths(session)
+        most = max(self.batch_size, len(session) // 10)
+        if lengths.max() <= most:
+            return rows, session
+        length = np.repeat(lengths, lengths)
+        place = rows - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        part = place // -(-length // -(-length // most))
+        if self.shuffle:
+            draws = torch.rand(len(rows), generator=self._generator).numpy()
+            key = np.where(length > most, draws, place)
+            rows = np.lexsort((key, session))
+        new = (np.diff(session, prepend=-1) != 0) | (np.diff(part, prepend=-1) != 0)
+        return rows, np.cumsum(new) - 1
+
+    def _pack(self, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Fill batches with sessions, in order: bounds of the batches among the sessions."""
+        tokens, budget = np.zeros_like(lengths), self.token_budget
+        if budget is not None:
+            tokens = np.add.reduceat(self.dataset.n_tokens[rows], np.cumsum(lengths) - lengths)
+        bounds, n_rows, n_tokens = [0], 0, 0
+        sizes = zip(lengths.tolist(), tokens.tolist(), strict=True)
+        for number, (more_rows, more_tokens) in enumerate(sizes):
+            too_many = budget is not None and n_tokens + more_tokens > budget
+            if n_rows and (too_many or n_rows + more_rows > self.batch_size):
+                bounds.append(number)
+                n_rows = n_tokens = 0
+            n_rows += more_rows
+            n_tokens += more_tokens
+        return np.array([*bounds, len(lengths)])
+
+    def _pair_targets(self, dealt, session, order, bounds, rows, ends) -> Iterable[dict]:
+        """Give each batch what the loss must know of its pairs."""
+        if self.pairs is None:
+            return ({} for _ in bounds[1:])
+        n_rows, n_scores = np.diff(ends), self.dataset.teacher.shape[1]
+        place = np.empty_like(rows)  # of a row in its batch
+        place[rows] = np.arange(len(rows)) - np.repeat(ends[:-1], n_rows)
+        if self.pairs == "all":
+            pairs = self._all_pairs(dealt, session)
+            # The padding comes first, then the scores of the first row, and so on.
+            position = 1 + place[:, None] * n_scores + np.arange(n_scores)
+            position = np.append(position, 0)
+            batches = (order[start:end] for start, end in pairwise(bounds.tolist()))
+            return ({"blocks": pairs.blocks(own, position)} for own in batches)
+        batch_of_row = np.empty_like(rows)
+        batch_of_row[rows] = np.repeat(np.arange(len(n_rows)), n_rows)
+        teacher = self.dataset.teacher[dealt]
+        pairs = self.pairs.sample(teacher[:, 0] if n_scores == 1 else teacher, session)
+        return self._sampled_pairs(pairs, batch_of_row, place, len(n_rows))
+
+    def _all_pairs(self, dealt, session) -> _AllPairs:
+        """Describe all pairs, once where no session is dealt out."""
+        whole = session is self.dataset.session
+        if whole and self._kept is not None:
+            return self._kept
+        teacher, weight = self.dataset.teacher[dealt], self.dataset.weight.numpy()[dealt]
+        pairs = _AllPairs(teacher, weight, session, **self.pair_options)
+        self._kept = pairs if whole else None
+        return pairs
+
+    def _sampled_pairs(self, pairs, batch_of_row, place, n_batches) -> list[dict[str, Tensor]]:
+        """Hand each pair to the batch of its session."""
+        weight = self.dataset.weight
+        batch_of_pair = batch_of_row[pairs.winner]
+        order = np.argsort(batch_of_pair, kind="stable")
+        bounds = np.searchsorted(batch_of_pair[order], np.arange(1, n_batches))
+        return [
+            {
+                "winner": torch.from_numpy(place[pairs.winner[chosen]]),
+                "loser": torch.from_numpy(place[pairs.loser[chosen]]),
+                "class_index": torch.from_numpy(pairs.class_index[chosen].astype(np.int64)),
+                "margin": torch.from_numpy(pairs.margin[chosen]).to(weight),
+                "pair_weight": torch.from_numpy(pairs.weight[chosen]).to(weight),
+            }
+            for chosen in np.split(order, bounds)
+        ]

@@ -1,0 +1,117 @@
+"""Callbacks of the net: the learning rate's schedule, and training that goes on after a kill."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from skorch.callbacks import Callback
+
+
+class WarmUp(Callback):
+    """Let the learning rates rise in a straight line, then fall in one to 0 at the end.
+
+    skorch's `LRScheduler` counts steps; how many an epoch has depends here on how the sessions are
+    packed, and a training that goes on must find its place again. So this one follows the share of
+    the rows that were seen.
+
+    Parameters
+    ----------
+    fraction : float
+        Share of the training over which the rates rise.
+    """
+
+    def __init__(self, fraction):
+        self.fraction = fraction
+
+    def on_train_begin(self, net, **_):
+        """Remember the rates to reach."""
+        self.rates_ = [group["lr"] for group in net.optimizer_.param_groups]
+
+    def on_epoch_begin(self, _net, dataset_train=None, **_):
+        """Start to count rows."""
+        self.n_seen_, self.n_rows_ = 0, len(dataset_train)
+
+    def on_batch_begin(self, net, batch=None, training=False, **_):
+        """Set the rates for a batch, by what is behind when half of it is."""
+        if not training:
+            return
+        n_rows = len(batch[0])
+        done = len(net.history) - 1 + min(1, (self.n_seen_ + n_rows / 2) / self.n_rows_)
+        done /= net.max_epochs
+        self.n_seen_ += n_rows
+        rise = done / self.fraction if self.fraction else 1.0
+        fall = (1 - done) / (1 - self.fraction) if self.fraction < 1 else 1.0
+        for group, rate in zip(net.optimizer_.param_groups, self.rates_, strict=True):
+            group["lr"] = rate * min(rise, fall)
+
+    def on_train_end(self, net, **_):
+        """Leave the rates as they were, for training that follows."""
+        for group, rate in zip(net.optimizer_.param_groups, self.rates_, strict=True):
+            group["lr"] = rate
+
+
+class Resume(Callback):
+    """Save the state of the training after each epoch, and go on from a state that is there.
+
+    skorch's `Checkpoint` leaves out the state of the random numbers and of early stopping, and a
+    kill can leave a part of its files. Here everything that the next epoch depends on is in one
+    file, which takes the place of the last one at once.
+
+    Parameters
+    ----------
+    path : Path
+        File of the state.
+    stopper : EarlyStopping or None
+        Early stopping of the same net.
+    sampler : IntraSessionPairSampler or None
+        Sampler that draws the pairs of the net's batches.
+    writes : bool, default=True
+        Whether this process saves, of those that train together.
+    """
+
+    def __init__(self, path, stopper, sampler, writes=True):
+        self.path = Path(path)
+        self.stopper = stopper
+        self.sampler = sampler
+        self.writes = writes
+
+    def on_train_begin(self, net, **_):
+        """Take up the saved state."""
+        self.n_done_ = 0
+        if not self.path.is_file():
+            return
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        net.module_.load_state_dict(state["module"])
+        net.optimizer_.load_state_dict(state["optimizer"])
+        net.history.extend(json.loads(state["history"]))
+        self.n_done_ = len(net.history)
+        if self.stopper is not None:
+            vars(self.stopper).update(state["stopper"])
+        if self.sampler is not None:
+            kind, keys, *rest = state["sampler"]
+            self.sampler.random_state.set_state((kind, keys.numpy(), *rest))
+        torch.set_rng_state(state["random"])
+        if torch.cuda.is_available() and state["cuda_random"]:
+            torch.cuda.set_rng_state_all(state["cuda_random"])
+
+    def on_epoch_end(self, net, **_):
+        """Save the state."""
+        if not self.writes:
+            return
+        state = {
+            "module": net.module_.state_dict(),
+            "optimizer": net.optimizer_.state_dict(),
+            "history": json.dumps(list(net.history)),
+            "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+        if self.stopper is not None:
+            kept = ("misses_", "dynamic_threshold_", "best_model_weights_", "best_epoch_")
+            state["stopper"] = {name: getattr(self.stopper, name) for name in kept}
+        if self.sampler is not None:
+            kind, keys, *rest = self.sampler.random_state.get_state()
+            state["sampler"] = [kind, torch.from_numpy(keys.astype("int64")), *rest]
+        part = self.path.with_suffix(".part")
+        torch.save(state, part)
+        os.replace(part, self.path)
