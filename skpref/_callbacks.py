@@ -107,8 +107,9 @@ class Resume(Callback):
             "cuda_random": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
         if self.stopper is not None:
-            kept = ("misses_", "dynamic_threshold_", "best_model_weights_", "best_epoch_")
+            kept = ("misses_", "best_model_weights_", "best_epoch_")
             state["stopper"] = {name: getattr(self.stopper, name) for name in kept}
+            state["stopper"]["dynamic_threshold_"] = float(self.stopper.dynamic_threshold_)
         if self.sampler is not None:
             kind, keys, *rest = self.sampler.random_state.get_state()
             state["sampler"] = [kind, torch.from_numpy(keys.astype("int64")), *rest]

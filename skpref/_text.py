@@ -11,7 +11,7 @@ from skpref._encoder import DEFAULT_MODEL, load_sentence_transformer
 
 # Tokens that go through the encoder at once. Texts of about one length go together, so that little
 # is padding: many short passes keep a CPU busy, a GPU wants long ones.
-_PASS_TOKENS = {"cpu": 2**11, "cuda": 2**15}
+_PASS_TOKENS = {"cpu": 2**9, "cuda": 2**15}
 
 
 class TransformerScorer(nn.Module):
@@ -76,7 +76,10 @@ class TransformerScorer(nn.Module):
             self.encoder.max_seq_length = max_length
         self._freeze(trainable_layers)
         if gradient_checkpointing:
-            self.encoder.gradient_checkpointing_enable()
+            # Recent releases of transformers warn of the older name.
+            model = self.encoder[0].model
+            enable = getattr(model, "activation_checkpointing_enable", None)
+            (enable or model.gradient_checkpointing_enable)()
         if compile:
             self.encoder.compile(dynamic=True)
         dim = self.encoder.get_embedding_dimension()
@@ -174,7 +177,7 @@ class TransformerScorer(nn.Module):
 
     def _passes(self, lengths) -> Iterator[tuple[slice, int]]:
         """Cut texts, longest first, into passes of about so many tokens, padding included."""
-        start, most = 0, _PASS_TOKENS.get(self.device.type, _PASS_TOKENS["cuda"])
+        start, most = 0, _PASS_TOKENS["cpu" if self.device.type == "cpu" else "cuda"]
         while start < len(lengths):
             end = start + max(1, most // lengths[start])
             yield slice(start, end), lengths[start]
