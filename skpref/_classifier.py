@@ -833,6 +833,8 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
             verbose=self.verbose,
             **(optimizer | settings | params),
         )
+        if not rows.X.shape[0]:  # read from a file
+            return net
         shape = predict_scores(net.module_, rows.X[:1]).shape
         if shape != (1, n_outputs):
             raise ValueError(
@@ -890,7 +892,9 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         self.n_iter_ = len(self.net_.history)
         self._record("pairs", self.net_.history)
         if accelerate:  # what was accelerated cannot be pickled
-            self.net_ = self._make_net(rows, rng, self.net_.module_)
+            unwrap = self.net_.accelerator.unwrap_model
+            module = unwrap(self.net_.module_, keep_fp32_wrapper=False)
+            self.net_ = self._make_net(rows, rng, module)
         release_training(self.net_)
 
     def _minimize(self, rows: _Rows, rng, module):
@@ -1054,6 +1058,152 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
             sample_weight = np.asarray(sample_weight)[labelled]
         truth = np.asarray(y)[labelled]
         return accuracy_score(truth, self.predict(X)[labelled], sample_weight=sample_weight)
+
+    def save_pretrained(self, folder):
+        """Write the fitted classifier to a folder, without pickle.
+
+        The folder holds ``config.json`` (parameters, classes, scale and offsets),
+        ``model.safetensors`` (the network's weights) and for ``module="transformer"`` ``encoder``,
+        which `SentenceTransformer` loads, too.
+
+        Parameters
+        ----------
+        folder : str or path-like
+            Where to. What is there must be empty or written by this method; it is replaced when
+            all is written, so that a crash leaves no half of a model.
+
+        Raises
+        ------
+        FileExistsError
+            If there is something else at `folder`.
+        ImportError
+            If safetensors is not installed.
+        TypeError
+            If the labels are neither numbers, strings nor booleans.
+
+        See Also
+        --------
+        from_pretrained : Reads the folder.
+        to_onnx : Writes a graph that needs neither torch nor this library.
+
+        Notes
+        -----
+        What only training needs is not saved: the calibrator and smoother of the LLM scores, the
+        soft labels and the state of the optimiser. Parameters that JSON cannot hold, such as a
+        `calibrator` or `callbacks`, are at their default in the loaded estimator; ``config.json``
+        lists them.
+
+        `skops.io` writes fitted classifiers as well, but is no safer than pickle here: a skorch net
+        keeps its network as a pickle. To trust are, for "mlp": ``builtins.print``,
+        ``functools.partial``, ``skorch.callbacks.logging.EpochTimer``,
+        ``skorch.callbacks.logging.PrintLog``, ``skorch.callbacks.scoring.PassthroughScoring``,
+        ``skorch.dataset.Dataset``, ``skorch.history.History``, ``skorch.setter.optimizer_setter``,
+        ``skpref._batches.SessionBatches``, ``skpref._calibrator.LLMScoreCalibrator``,
+        ``skpref._calibrator._Pool``, ``skpref._classifier.PairwisePreferenceClassifier``,
+        ``skpref._losses.PreferenceLoss``, ``skpref._net.MLP``, ``skpref._net.SessionNet`` and
+        ``torch.optim.adam.Adam``.
+
+        Examples
+        --------
+        >>> from tempfile import TemporaryDirectory
+        >>> from skpref import PairwisePreferenceClassifier
+        >>> X, y = [[0.0], [1.0], [2.0], [3.0]], ["no", "no", "yes", "yes"]
+        >>> clf = PairwisePreferenceClassifier("linear", random_state=0).fit(X, y)
+        >>> with TemporaryDirectory() as folder:
+        ...     clf.save_pretrained(folder)
+        ...     again = PairwisePreferenceClassifier.from_pretrained(folder)
+        >>> bool((again.predict_proba(X) == clf.predict_proba(X)).all())
+        True
+        """
+        from skpref._persistence import save_pretrained
+
+        save_pretrained(self, folder)
+
+    @classmethod
+    def from_pretrained(cls, folder, *, module=None, device="auto"):
+        """Read a classifier that `save_pretrained` wrote.
+
+        Nothing is unpickled, and no code that a file names is imported.
+
+        Parameters
+        ----------
+        folder : str or path-like
+            The folder.
+        module : nn.Module class, callable or instance, default=None
+            What the parameter `module` was, where it was not a name.
+        device : str, default="auto"
+            Device of the classifier, whatever it was trained on.
+
+        Returns
+        -------
+        PairwisePreferenceClassifier
+            The fitted classifier. It predicts as the saved one, and `partial_fit` goes on from it,
+            with a new optimiser.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such folder, or a file of it is missing.
+        ValueError
+            If the folder is of something else or of a newer version, `module` does not go with it,
+            or the machine has no such `device`.
+        ImportError
+            If safetensors is not installed, or for texts sentence-transformers is not.
+
+        See Also
+        --------
+        save_pretrained : Writes the folder, with an example.
+
+        Notes
+        -----
+        A text classifier takes its encoder from the folder, but keeps the parameter
+        ``module__model_name``: `fit` starts from that model again. Training with `llm_scores` needs
+        it, too, to smooth over its embeddings.
+        """
+        from skpref._persistence import load_pretrained
+
+        return load_pretrained(cls, folder, module=module, device=device)
+
+    def to_onnx(self, path):
+        """Write the fitted classifier as one ONNX file, in single precision.
+
+        Its output ``probabilities``, float32 of shape (n_rows, n_classes), is that of
+        `predict_proba`, with the classes in the order of `classes_`. Its input is ``features``,
+        float32 of shape (n_rows, n_features), or for texts ``input_ids`` and ``attention_mask``,
+        int64 of shape (n_texts, n_tokens).
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file.
+
+        Raises
+        ------
+        ImportError
+            If onnx or onnxscript is not installed.
+
+        See Also
+        --------
+        save_pretrained : Writes the tokenizer of texts, in the folder ``encoder``.
+
+        Notes
+        -----
+        Tokenize texts by ``tokenizer(texts, padding=True, truncation=True)``, where `tokenizer` is
+        ``AutoTokenizer.from_pretrained("<folder>/encoder")`` of transformers.
+
+        Examples
+        --------
+        >>> from skpref import PairwisePreferenceClassifier
+        >>> X, y = [[0.0], [1.0], [2.0], [3.0]], ["no", "no", "yes", "yes"]
+        >>> clf = PairwisePreferenceClassifier("linear", random_state=0).fit(X, y)
+        >>> clf.to_onnx("student.onnx")  # doctest: +SKIP
+        >>> import onnxruntime  # doctest: +SKIP
+        >>> session = onnxruntime.InferenceSession("student.onnx")  # doctest: +SKIP
+        >>> session.run(None, {"features": np.float32(X)})  # doctest: +SKIP
+        """
+        from skpref._persistence import export_onnx
+
+        export_onnx(self, path)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

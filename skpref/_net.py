@@ -211,6 +211,14 @@ class AcceleratedNet(AccelerateMixin, SessionNet):
     one, so they do that by themselves (`SessionBatches`, `shard`).
     """
 
+    def _initialize_accelerator(self):
+        # Without parameters the criterion has nothing that processes could keep in step.
+        criteria, self._criteria = self._criteria, []
+        try:
+            return super()._initialize_accelerator()
+        finally:
+            self._criteria = criteria
+
     def infer(self, x, **fit_params):
         """Score a batch on the device of the accelerator."""
         return super().infer(to_tensor(x, device=self.accelerator.device), **fit_params)
@@ -294,6 +302,10 @@ def make_net(
         net_class = AcceleratedNet
         shard = (accelerator.process_index, accelerator.num_processes)
         params |= {"accelerator": accelerator, "device": None, "iterator_train__shard": shard}
+        # Early stopping takes up weights at the end by the names of the module as it is wrapped.
+        params["unwrap_after_train"] = False
+        # skorch minds `verbose` only where the sink is `print` itself.
+        params["callbacks__print_log__sink"] = accelerator.print if params.get("verbose") else noop
     for name, value in (batches or {}).items():
         params.setdefault(f"iterator_train__{name}", value)
         params[f"iterator_valid__{name}"] = value

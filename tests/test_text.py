@@ -317,17 +317,13 @@ def test_a_dialogue_goes_through_a_pipeline_and_a_search(tiny_model, tmp_path, k
     texts, y, groups = make_texts(n_sessions=8)
     turn = np.arange(len(y)) % 6
     frame = library.DataFrame({"text": texts.tolist(), "session_id": groups, "turn": turn})
-    steps = [
-        SentenceEncoder(tiny_model, cache=tmp_path),
-        PairwisePreferenceClassifier(max_epochs=2),
-    ]
-    pipe = make_pipeline(DialogueContext(), *(steps if frozen else [tiny(tiny_model)]))
-    grid = {
-        "dialoguecontext__n_turns": [0, 2],
-        "pairwisepreferenceclassifier__margin_scale": [1, 2],
-    }
+    encoder = SentenceEncoder(tiny_model, cache=tmp_path)
+    steps = [encoder, PairwisePreferenceClassifier(max_epochs=2)] if frozen else [tiny(tiny_model)]
+    pipe = make_pipeline(DialogueContext(), *steps)
+    step = "pairwisepreferenceclassifier"
+    grid = {"dialoguecontext__n_turns": [0, 2], f"{step}__margin_scale": [1, 2]}
     search = GridSearchCV(pipe, grid, cv=GroupKFold(2), error_score="raise")
-    search.fit(frame, y, groups=groups, pairwisepreferenceclassifier__groups=groups)
+    search.fit(frame, y, groups=groups, **{f"{step}__groups": groups})
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
     model = pickle.loads(pickle.dumps(search.best_estimator_))
     whole = model.predict_proba(frame)
@@ -384,7 +380,7 @@ def test_a_static_model_is_sent_to_the_sentence_encoder(tmp_path, tiny_model):
 def test_checkpoints_want_a_seed(tmp_path):
     clf = PairwisePreferenceClassifier(checkpoint_dir=tmp_path)
     with pytest.raises(ValueError, match=re.escape("random_state=None")):
-        clf.fit(np.random.rand(4, 2), [0, 1, 0, 1])
+        clf.fit(np.eye(4), [0, 1, 0, 1])
 
 
 # Fits with checkpoints, and kills itself in an epoch where asked to.
@@ -472,6 +468,30 @@ def test_accelerate_gives_the_same_in_one_process(tiny_model):
     found = pickle.loads(pickle.dumps(through)).predict_proba(texts)
     np.testing.assert_allclose(found, expected, atol=1e-6)
     through.partial_fit(texts, y, groups=groups)
+
+
+TOGETHER = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_text import make_texts, tiny
+
+texts, y, groups = make_texts(n_sessions=10)
+clf = tiny({model!r}, early_stopping=True, accelerate={{"cpu": True}}, batch_size=12)
+clf.fit(texts, y, groups=groups)
+print("sum", clf.n_iter_, (clf.predict_proba(texts) ** 2).sum())
+"""
+
+
+def test_two_processes_train_one_model(tiny_model, tmp_path):
+    pytest.importorskip("accelerate")
+    script = tmp_path / "together.py"
+    script.write_text(TOGETHER.format(tests=str(Path(__file__).parent), model=tiny_model))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", str(script)]
+    done = subprocess.run(launch, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("sum")]
+    assert len(lines) == 2
+    assert len(set(lines)) == 1
 
 
 @pytest.mark.cuda
