@@ -8,6 +8,8 @@ import pandas as pd
 from joblib import Memory
 from sklearn.utils import Bunch
 
+from skpref import DialogueContext
+
 # Whole train sessions beyond this many are left out, so that a run on two cores ends in an hour.
 MAX_TRAIN_SESSIONS = 400
 
@@ -87,7 +89,7 @@ def _with_context(frame: pd.DataFrame, cache: Path) -> np.ndarray:
     return np.hstack(parts)
 
 
-def load_task(name: str, data_dir: Path, cache: Path) -> Bunch:
+def load_task(name: str, data_dir: Path, cache: Path, student: str = "frozen") -> Bunch:
     """Read, embed and split one task.
 
     Parameters
@@ -98,6 +100,8 @@ def load_task(name: str, data_dir: Path, cache: Path) -> Bunch:
         Folder of the parquet files.
     cache : Path
         Folder where embeddings are kept between runs.
+    student : {"frozen", "finetuned"}, default="frozen"
+        Whether `X` is the embeddings or the texts, of an utterance and the two before it.
 
     Returns
     -------
@@ -122,13 +126,16 @@ def load_task(name: str, data_dir: Path, cache: Path) -> Bunch:
     inside = (frame["split"] != "train").to_numpy() | np.isin(sessions, kept)
     frame, label, scores = frame[inside], label[inside], scores[inside]
 
-    X = _with_context(frame, cache)
+    if student == "frozen":
+        X = _with_context(frame, cache).astype(np.float32)
+    else:
+        X = DialogueContext(n_turns=2).fit_transform(frame)
     is_train = (frame["split"] == "train").to_numpy()
     has_score = ~np.isnan(scores).all(axis=(1, 2))
     used = label.notna().to_numpy() & (has_score | ~is_train)
     codes = label.map({c: k for k, c in enumerate(classes)})
     return Bunch(
-        X=X[used].astype(np.float32),
+        X=X[used],
         y=codes[used].to_numpy(int),
         llm_scores=scores[used],
         groups=frame["session_id"].to_numpy()[used],

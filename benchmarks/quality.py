@@ -5,7 +5,8 @@
 trains on the train sessions with their LLM scores and N human labels from whole sessions, and
 scores on the test sessions against human labels. Every trained row is first tuned over six settings
 of its own on the dev sessions. Writes NAME.md, NAME.json and NAME.png; a run that was stopped goes
-on from NAME.json.
+on from NAME.json. With `--student finetuned` the students are all-MiniLM-L6-v2, fine-tuned on the
+texts, and the files are called NAME-finetuned; that wants a GPU, or few `--trials`.
 """
 
 import argparse
@@ -35,6 +36,9 @@ METRICS = {
     "ece": "ECE",
     "fit_seconds": "fit s",
 }
+
+
+TRIALS = 6
 
 
 def grid(**values) -> list[dict]:
@@ -74,6 +78,20 @@ ROWS = {
     "skpref, no stage 2": ("student", [s | {"stage2": None} for s in PAIRWISE]),
     "skpref, offsets only": ("student", []),
     "skpref, always fine-tuned": ("student", []),
+}
+# A fine-tuned student tries three rates for the encoder, each with two numbers of epochs, or two
+# weights of the pairs. What comes first is the default.
+RATES = [5e-5, 2e-5, 1e-4]
+DISTILLED = [
+    {"pairwise_weight": 0.0, "max_epochs": n, "encoder_lr": rate} for n in (5, 3) for rate in RATES
+]
+FINETUNED_ROWS = {
+    "distillation": ("student", DISTILLED),
+    "distillation, balanced": ("student", [s | {"class_weight": "balanced"} for s in DISTILLED]),
+    "skpref": (
+        "student",
+        [{"pairwise_weight": w, "encoder_lr": rate} for w in (1.0, 0.3) for rate in RATES],
+    ),
 }
 # Rows that take the settings of skpref and change one.
 AS_SKPREF = {
@@ -122,10 +140,16 @@ def fit_predict(kind: str, setting: dict, data: Bunch, y, seed: int, where) -> t
         scores = calibrator.fit_transform(scores, y[train], groups=groups)[:, None]
         groups = np.random.RandomState(seed).permutation(groups)
         setting = setting | {"calibrator": "passthrough"}
-    model = PairwisePreferenceClassifier(classes=classes, random_state=seed, **setting)
+    module = "mlp" if data.X.ndim == 2 else "transformer"
+    model = PairwisePreferenceClassifier(module, classes=classes, random_state=seed, **setting)
     model.fit(data.X[train], y[train], groups=groups, llm_scores=scores)
     seconds = time.perf_counter() - started
     return model.predict_proba(data.X[where]), seconds
+
+
+def rows_of(student: str) -> dict:
+    """Rows of the table: how each is made and the settings to try."""
+    return ROWS if student == "frozen" else FINETUNED_ROWS
 
 
 def evaluate(row: str, setting: dict, data: Bunch, n_labels: int, seed: int, split: str) -> dict:
@@ -151,9 +175,8 @@ def evaluate(row: str, setting: dict, data: Bunch, n_labels: int, seed: int, spl
     }
 
 
-def tune(row: str, data: Bunch, n_labels: int, seeds) -> dict:
+def tune(row: str, settings: list[dict], data: Bunch, n_labels: int, seeds) -> dict:
     """Find the setting of the best mean macro-F1 on the dev sessions."""
-    settings = ROWS[row][1]
     if len(settings) == 1:
         return settings[0]
     means = [
@@ -172,7 +195,12 @@ def table(result: dict) -> str:
         "",
         "Mean ± standard deviation over seeds; a seed draws the labelled sessions and the network. "
         "In brackets: difference to skpref on the same seeds, mean ± its standard error. Tuning: "
-        f"six settings per trained row, macro-F1 on dev sessions, {result['tuning']}.",
+        + (
+            f"up to {result['trials']} settings per trained row, macro-F1 on dev sessions, "
+            f"{result['tuning']}."
+            if result["trials"] > 1
+            else "none, all at their defaults."
+        ),
         "",
     ]
     for n_labels in result["labels"]:
@@ -245,16 +273,21 @@ def plot(result: dict, path: Path):
 
 def run(args) -> dict:
     """Run what is not in the JSON yet, and write table, JSON and plot."""
-    data = load_task(args.task, args.data_dir, args.cache)
+    data = load_task(args.task, args.data_dir, args.cache, args.student)
     args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / f"{args.task}.json"
+    is_frozen = args.student == "frozen"
+    name = args.task if is_frozen else f"{args.task}-{args.student}"
+    path = args.out / f"{name}.json"
     tuning = f"{args.tuning_labels} labels, {args.tuning_seeds} seeds of their own"
     result = {
-        "task": args.task,
+        "task": name,
         "command": f"python benchmarks/quality.py {args.task} --labels "
         f"{','.join(map(str, args.labels))} --seeds {args.seeds} --tuning-seeds "
-        f"{args.tuning_seeds} --tuning-labels {args.tuning_labels}",
+        f"{args.tuning_seeds} --tuning-labels {args.tuning_labels}"
+        + ("" if is_frozen else f" --student {args.student}")
+        + ("" if args.trials == TRIALS else f" --trials {args.trials}"),
         "tuning": tuning,
+        "trials": args.trials,
         "labels": args.labels,
         "rows": args.rows,
         "settings": {},
@@ -262,7 +295,7 @@ def run(args) -> dict:
     }
     if path.is_file() and not args.fresh:
         earlier = json.loads(path.read_text())
-        if earlier["tuning"] == tuning:
+        if (earlier["tuning"], earlier.get("trials", TRIALS)) == (tuning, args.trials):
             result |= {"settings": earlier["settings"], "runs": earlier["runs"]}
     done = {(r["row"], r["n_labels"], r["seed"]) for r in result["runs"]}
     with tqdm(total=len(args.rows) * len(args.labels) * args.seeds, desc=args.task) as bar:
@@ -273,7 +306,8 @@ def run(args) -> dict:
             elif row not in result["settings"]:
                 # Seeds that no reported run uses.
                 seeds = range(1000, 1000 + args.tuning_seeds)
-                result["settings"][row] = tune(row, data, args.tuning_labels, seeds)
+                settings = rows_of(args.student)[row][1][: args.trials]
+                result["settings"][row] = tune(row, settings, data, args.tuning_labels, seeds)
             for n_labels, seed in product(args.labels, range(args.seeds)):
                 if (row, n_labels, seed) not in done:
                     scores = evaluate(row, result["settings"][row], data, n_labels, seed, "test")
@@ -281,8 +315,8 @@ def run(args) -> dict:
                     result["runs"].append(run_key | scores)
                 bar.update()
             path.write_text(json.dumps(result, indent=1))
-    (args.out / f"{args.task}.md").write_text(table(result))
-    plot(result, args.out / f"{args.task}.png")
+    (args.out / f"{name}.md").write_text(table(result))
+    plot(result, args.out / f"{name}.png")
     return result
 
 
@@ -303,8 +337,11 @@ def parse_args(argv=None):
     parser.add_argument(
         "--rows",
         type=lambda text: text.split(";"),
-        default=list(ROWS),
-        help="rows of the table, separated by semicolons",
+        help="rows of the table, separated by semicolons (default: all)",
+    )
+    parser.add_argument("--student", choices=["frozen", "finetuned"], default="frozen")
+    parser.add_argument(
+        "--trials", type=int, default=TRIALS, help="settings tried on dev per row; 1 for defaults"
     )
     parser.add_argument(
         "--data-dir",
@@ -320,11 +357,13 @@ def parse_args(argv=None):
         parser.error(
             "no data directory; give --data-dir or set SKPREF_DATA to the folder of the parquets"
         )
-    unknown = set(args.rows) - set(ROWS)
-    if AS_SKPREF.keys() & args.rows and "skpref" not in args.rows:
+    rows = rows_of(args.student)
+    args.rows = args.rows or list(rows)
+    unknown = set(args.rows) - set(rows)
+    if AS_SKPREF.keys() & set(args.rows) and "skpref" not in args.rows:
         parser.error(f"--rows: {list(AS_SKPREF)} take the settings of skpref; name it before them")
     if unknown:
-        parser.error(f"--rows: unknown {sorted(unknown)}; choose from {list(ROWS)}")
+        parser.error(f"--rows: unknown {sorted(unknown)}; choose from {list(rows)}")
     args.data_dir = Path(args.data_dir)
     return args
 

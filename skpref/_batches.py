@@ -222,17 +222,20 @@ class SessionBatches:
         ends = np.r_[0, np.cumsum(lengths[order])][bounds]
         targets = self._pair_targets(dealt, session, order, bounds, rows, ends)
         batches = zip(pairwise(ends.tolist()), targets, strict=True)
-        for (start, end), target in self._own(batches, len(bounds) - 1):
+        n_batches = len(bounds) - 1
+        n_own = -(-n_batches // self.shard[1])
+        for number, ((start, end), target) in enumerate(self._own(batches, n_batches, n_own)):
             chosen = dealt[rows[start:end]]
-            yield chosen, target | {"soft": data.soft[chosen], "weight": data.weight[chosen]}
+            row = {"soft": data.soft[chosen], "weight": data.weight[chosen]}
+            yield chosen, target | row | {"done": (number + 0.5) / n_own}
 
-    def _own(self, batches, n_batches) -> Iterable:
+    def _own(self, batches, n_batches, n_own) -> Iterable:
         """Batches of this process; the first ones come again where the last round lacks some."""
         rank, n_processes = self.shard
         if n_processes == 1:
             return batches
-        batches, rounds = list(batches), -(-n_batches // n_processes)
-        return (batches[(rank + n_processes * i) % n_batches] for i in range(rounds))
+        batches = list(batches)
+        return (batches[(rank + n_processes * i) % n_batches] for i in range(n_own))
 
     def _deal(self) -> tuple[np.ndarray, np.ndarray]:
         """Order of the rows and their sessions, in which a part of a long session is one, too."""

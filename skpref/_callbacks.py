@@ -12,8 +12,8 @@ class WarmUp(Callback):
     """Let the learning rates rise in a straight line, then fall in one to 0 at the end.
 
     skorch's `LRScheduler` counts steps; how many an epoch has depends here on how the sessions are
-    packed, and a training that goes on must find its place again. So this one follows the share of
-    the rows that were seen.
+    packed, and a training that goes on must find its place again. So this one asks the batches how
+    much of the epoch is done.
 
     Parameters
     ----------
@@ -28,18 +28,11 @@ class WarmUp(Callback):
         """Remember the rates to reach."""
         self.rates_ = [group["lr"] for group in net.optimizer_.param_groups]
 
-    def on_epoch_begin(self, _net, dataset_train=None, **_):
-        """Start to count rows."""
-        self.n_seen_, self.n_rows_ = 0, len(dataset_train)
-
     def on_batch_begin(self, net, batch=None, training=False, **_):
         """Set the rates for a batch, by what is behind when half of it is."""
         if not training:
             return
-        n_rows = len(batch[0])
-        done = len(net.history) - 1 + min(1, (self.n_seen_ + n_rows / 2) / self.n_rows_)
-        done /= net.max_epochs
-        self.n_seen_ += n_rows
+        done = (len(net.history) - 1 + batch[1]["done"]) / net.max_epochs
         rise = done / self.fraction if self.fraction else 1.0
         fall = (1 - done) / (1 - self.fraction) if self.fraction < 1 else 1.0
         for group, rate in zip(net.optimizer_.param_groups, self.rates_, strict=True):

@@ -156,7 +156,7 @@ def _as_sparse_tensor(X) -> Tensor:
 
 
 class SessionNet(NeuralNet):
-    """Net whose optimiser takes a step after several batches.
+    """Net whose optimiser takes a step after several batches, and that can be interrupted.
 
     Parameters
     ----------
@@ -171,11 +171,31 @@ class SessionNet(NeuralNet):
         self.accumulate = accumulate
         self._n_waiting = 0
 
+    def notify(self, method_name, **kwargs):
+        """Call the callbacks; one that wants training to stop raises KeyboardInterrupt."""
+        try:
+            super().notify(method_name, **kwargs)
+        except KeyboardInterrupt:
+            self._stops = True
+            raise
+
+    def partial_fit(self, *args, **kwargs):
+        """Train; skorch returns as if trained where a user interrupts, here that is raised."""
+        self._stops = self._interrupted = False
+        super().partial_fit(*args, **kwargs)
+        if self._interrupted:
+            raise KeyboardInterrupt
+        return self
+
     def fit_loop(self, X, y=None, epochs=None, **kwargs):
         """Run the epochs; those that a resumed training has behind it count."""
         epochs = self.max_epochs if epochs is None else epochs
         done = [c.n_done_ for _, c in self.callbacks_ if isinstance(c, Resume)]
-        return super().fit_loop(X, y, epochs=epochs - sum(done), **kwargs)
+        try:
+            return super().fit_loop(X, y, epochs=epochs - sum(done), **kwargs)
+        except KeyboardInterrupt:
+            self._interrupted = not self._stops
+            raise
 
     def train_step(self, batch, **fit_params):
         """Add the gradient of a batch, and take a step where it is time."""

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
+from skorch.callbacks import Callback
 
 from skpref import IntraSessionPairSampler
 from skpref._batches import SessionBatches, SessionDataset
@@ -179,3 +180,25 @@ def test_gradients_of_all_rows_do_not_depend_on_the_blocks(module, convert, monk
     assert value == pytest.approx(whole_value)
     for part, expected in zip(parts, whole, strict=True):
         torch.testing.assert_close(part, expected)
+
+
+def test_an_interrupt_by_the_user_is_raised_and_one_by_a_callback_stops():
+    class Interrupted(MLP):
+        def forward(self, X):
+            if self.training and at == "module":
+                raise KeyboardInterrupt
+            return super().forward(X)
+
+    class Stop(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            if at == "callback":
+                raise KeyboardInterrupt
+
+    X, soft = np.eye(6, dtype=np.float32), np.linspace(0, 1, 6)[:, None]
+    data = SessionDataset(X, soft, np.ones(6), np.zeros(6, dtype=int))
+    net = make_net(Interrupted(6, 1), criterion=CRITERION, callbacks=[Stop()], verbose=0)
+    at = "callback"
+    assert len(net.partial_fit(data).history) == 1
+    at = "module"
+    with pytest.raises(KeyboardInterrupt):
+        net.partial_fit(data)

@@ -120,3 +120,19 @@ def test_summary_pairs_the_seeds(monkeypatch):
     assert summary.difference(result, "distillation", 50, "accuracy") == "+0.000 ± 0.100"
     assert summary.mean(result, "skpref", 50, "accuracy") == pytest.approx(0.7)
     sys.modules.pop("summary")
+
+
+def test_finetuned_students_learn_from_texts_with_context(quality, folder, tiny_model, monkeypatch):
+    tiny = {"module__model_name": tiny_model, "max_epochs": 1}
+    rows = {row: ("student", [tiny, {}]) for row in ("distillation", "skpref")}
+    monkeypatch.setattr(quality, "FINETUNED_ROWS", rows)
+    options = ["--student", "finetuned", "--trials", "1", "--rows", "distillation;skpref"]
+    result = quality.run(arguments(quality, folder, *options))
+    assert result["settings"]["skpref"] == tiny
+    assert len(result["runs"]) == 8
+    assert "--student finetuned --trials 1" in result["command"]
+    assert "Tuning: none" in (folder / "out" / "delidata-finetuned.md").read_text()
+    data = quality.load_task("delidata", folder, folder / "cache", "finetuned")
+    first = np.r_[True, data.groups[1:] != data.groups[:-1]]
+    assert {text.count("\n") for text in data.X[first]} == {0}
+    assert max(text.count("\n") for text in data.X) == 2
