@@ -36,7 +36,7 @@ class WarmUp(Callback):
         rise = done / self.fraction if self.fraction else 1.0
         fall = (1 - done) / (1 - self.fraction) if self.fraction < 1 else 1.0
         for group, rate in zip(net.optimizer_.param_groups, self.rates_, strict=True):
-            group["lr"] = rate * min(rise, fall)
+            group["lr"] = rate * max(0.0, min(rise, fall))
 
     def on_train_end(self, net, **_):
         """Leave the rates as they were, for training that follows."""

@@ -27,7 +27,13 @@ from skpref._sklearn import (
 )
 from skpref._smoother import KNNLabelSmoother
 from skpref._typing import BoolArray, FloatArray, IntArray
-from skpref._validation import check_groups, check_labels, check_llm_scores, check_texts
+from skpref._validation import (
+    check_groups,
+    check_labels,
+    check_llm_scores,
+    check_texts,
+    import_optional,
+)
 
 # In stage 2 all soft labels together weigh as much as this many human labels. The labels of a few
 # whole sessions are much alike, so they say less about offsets than their number promises.
@@ -188,12 +194,13 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
     max_grad_norm : float, "auto" or None, default="auto"
         Norm to which a longer gradient is clipped. None does not clip. "auto" is None, or 1.0 for
         a transformer.
-    batch_size : int, default=256
-        Utterances per step: whole sessions are packed up to that many. A longer session is a step
-        by itself, unless it holds more than a tenth of all utterances: then it is dealt at random,
-        anew in each epoch, into parts of about a tenth, so that an epoch has ten steps. A batch
-        for a transformer has no more than ``module__token_budget`` tokens, too; of a session that
-        has more by itself, the activations are computed again in parts for the gradient.
+    batch_size : int or "auto", default="auto"
+        Utterances per step: whole sessions are packed up to that many. "auto" is 256, or 64 for a
+        transformer. A longer session is a step by itself, unless it holds more than a tenth of all
+        utterances: then it is dealt at random, anew in each epoch, into parts of about a tenth, so
+        that an epoch has ten steps. A batch for a transformer has no more than
+        ``module__token_budget`` tokens, too; of a session that has more by itself, the activations
+        are computed again in parts for the gradient.
     accumulate : int, default=1
         Batches whose mean gradient makes a step.
     weight_decay : float, default=0.001
@@ -221,7 +228,8 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
     checkpoint_dir : str or path-like, default=None
         Folder in which the state of stage 1 is kept after each epoch. The same `fit` after a kill
         (same data, parameters, `random_state` of type int, on the same machine) goes on from
-        there and gives the same result. The file is removed at the end of `fit`.
+        there and gives the same result; only `callbacks` of your own start anew. The file is
+        removed at the end of `fit`.
     accelerate : bool or dict, default=False
         Whether stage 1 trains through Hugging Face accelerate, on several GPUs where the script
         is started by ``accelerate launch``; then `random_state` must be an int, so that all
@@ -337,7 +345,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         "encoder_lr": [Interval(Real, 0, None, closed="neither")],
         "warmup": [None, StrOptions({"auto"}), Interval(Real, 0, 1, closed="both")],
         "max_grad_norm": [None, StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "accumulate": [Interval(Integral, 1, None, closed="left")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "solver": [StrOptions({"adam", "lbfgs"})],
@@ -376,7 +384,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         encoder_lr=5e-5,
         warmup="auto",
         max_grad_norm="auto",
-        batch_size=256,
+        batch_size="auto",
         accumulate=1,
         weight_decay=1e-3,
         solver="adam",
@@ -811,10 +819,14 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
                 "optimizer__param_groups": [("encoder.*", {"lr": self.encoder_lr})],
             }
         if accelerate:
-            from accelerate import Accelerator
-
+            library = import_optional("accelerate", "accelerate=True", "accelerate")
             options = self.accelerate if isinstance(self.accelerate, dict) else {}
-            params["accelerator"] = Accelerator(**options)
+            params["accelerator"] = accelerator = library.Accelerator(**options)
+            if accelerator.num_processes > 1 and not isinstance(self.random_state, Integral):
+                raise ValueError(
+                    f"accelerate trains in {accelerator.num_processes} processes, which must draw "
+                    f"the same, but random_state={self.random_state!r}; pass an int."
+                )
         settings = {
             "warmup": self._by_input("warmup", 0.1, None),
             "max_grad_norm": self._by_input("max_grad_norm", 1.0, None),
@@ -825,7 +837,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
             batches=batches,
             iterator_train__pairs=sampler if draws and all_pairs else all_pairs,
             callbacks=copy.deepcopy(self.callbacks),
-            batch_size=self.batch_size,
+            batch_size=self._by_input("batch_size", 64, 256),
             accumulate=self.accumulate,
             lr=self.lr,
             optimizer__weight_decay=self.weight_decay,
@@ -1076,8 +1088,6 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         ------
         FileExistsError
             If there is something else at `folder`.
-        ImportError
-            If safetensors is not installed.
         TypeError
             If the labels are neither numbers, strings nor booleans.
 
@@ -1148,7 +1158,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
             If the folder is of something else or of a newer version, `module` does not go with it,
             or the machine has no such `device`.
         ImportError
-            If safetensors is not installed, or for texts sentence-transformers is not.
+            If sentence-transformers, which texts need, is not installed.
 
         See Also
         --------

@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpref._sklearn import Interval, StrOptions, _fit_context
 from skpref._typing import FloatArray
-from skpref._validation import _factorize, check_texts
+from skpref._validation import _factorize, check_texts, import_optional
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -39,13 +39,7 @@ _LOCK = threading.RLock()
 
 
 def _import(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f"Encoding texts needs {name}, which cannot be imported; install it with "
-            '`pip install "skpref[text]"`.'
-        ) from error
+    return import_optional(name, "Encoding texts", "text")
 
 
 def _load_error(model_name, reason) -> OSError:

@@ -169,7 +169,6 @@ class SessionNet(NeuralNet):
     def __init__(self, *args, accumulate=1, **kwargs):
         super().__init__(*args, **kwargs)
         self.accumulate = accumulate
-        self._n_waiting = 0
 
     def notify(self, method_name, **kwargs):
         """Call the callbacks; one that wants training to stop raises KeyboardInterrupt."""
@@ -182,6 +181,7 @@ class SessionNet(NeuralNet):
     def partial_fit(self, *args, **kwargs):
         """Train; skorch returns as if trained where a user interrupts, here that is raised."""
         self._stops = self._interrupted = False
+        self._n_waiting = 0
         super().partial_fit(*args, **kwargs)
         if self._interrupted:
             raise KeyboardInterrupt

@@ -1,7 +1,6 @@
 """Fitted classifiers as folders that no pickle is in, and as ONNX graphs."""
 
 import copy
-import importlib
 import json
 import logging
 import os
@@ -15,12 +14,14 @@ from uuid import uuid4
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 import skpref
 from skpref._classifier import _Rows, _seeded
 from skpref._net import resolve_device, resolve_module
+from skpref._validation import import_optional
 
 # Raise it when a folder is written that older code would read wrongly.
 FORMAT_VERSION = 1
@@ -43,8 +44,6 @@ def save_pretrained(clf, folder) -> None:
     ------
     FileExistsError
         If there is something else at `folder`.
-    ImportError
-        If safetensors is not installed.
     """
     check_is_fitted(clf)
     folder = Path(folder).resolve()
@@ -84,8 +83,6 @@ def load_pretrained(cls, folder, *, module=None, device="auto") -> Any:
         If there is no such folder, or a file of it is missing.
     ValueError
         If the folder is of something else or of a newer version, or `module` does not go with it.
-    ImportError
-        If safetensors is not installed.
     """
     folder = Path(folder)
     config = _read_config(folder)
@@ -117,7 +114,7 @@ def export_onnx(clf, path) -> None:
     """
     check_is_fitted(clf)
     for name in ("onnx", "onnxscript"):
-        _import(name, "Exporting to ONNX", '"skpref[onnx]"')
+        import_optional(name, "Exporting to ONNX", "onnx")
     # A copy also leaves out what torch.compile made of the network.
     network = copy.deepcopy(clf.net_.module_).cpu().float()
     if clf._takes_text():
@@ -142,20 +139,6 @@ def export_onnx(clf, path) -> None:
             dynamo=True,
             verbose=False,
         )
-
-
-def _import(name, purpose, package) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f"{purpose} needs {name}, which cannot be imported; install it with "
-            f"`pip install {package}`."
-        ) from error
-
-
-def _safetensors() -> Any:
-    return _import("safetensors.torch", "Saving and loading weights", "safetensors")
 
 
 # --- writing a folder -----------------------------------------------------------------------
@@ -200,7 +183,7 @@ def _write(clf, config, folder: Path):
         network = network.head
     # safetensors takes neither views nor tensors that share memory.
     state = {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
-    _safetensors().save_file(state, folder / _WEIGHTS)
+    save_file(state, folder / _WEIGHTS)
     (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -362,7 +345,7 @@ def _read_network(clf, config: dict, folder: Path) -> nn.Module:
     network: Any = resolve_module(clf.module, params, n_features, clf._n_outputs())
     if not is_text:
         network = network.to(getattr(torch, config["dtype"]))
-    weights = _safetensors().load_file(folder / _WEIGHTS)
+    weights = load_file(folder / _WEIGHTS)
     try:
         (network.head if is_text else network).load_state_dict(weights)
     except RuntimeError as error:

