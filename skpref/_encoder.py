@@ -6,7 +6,8 @@ import os
 import threading
 import zlib
 from collections import OrderedDict
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 from io import BytesIO
 from numbers import Integral
@@ -120,7 +121,7 @@ def load_sentence_transformer(model_name, *, revision=None, device="cpu", **kwar
         If sentence-transformers is not installed.
     """
     load = _import("sentence_transformers").SentenceTransformer
-    folder = _local_folder(model_name, revision)
+    folder, commit = _local_folder(model_name, revision), None
     if folder is None:
         commit = _downloaded_commit(model_name, revision)
         offline = _connection_error(model_name)
@@ -128,9 +129,23 @@ def load_sentence_transformer(model_name, *, revision=None, device="cpu", **kwar
             raise _load_error(model_name, offline) from offline
         kwargs |= {"revision": commit or revision, "local_files_only": offline is not None}
     try:
-        return load(str(folder or model_name), device=device, **kwargs)
+        with _no_progress_bars() if folder or commit else nullcontext():
+            return load(str(folder or model_name), device=device, **kwargs)
     except (OSError, ValueError) as error:
         raise _load_error(model_name, error) from error
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Hide the bars that transformers draws even for what is on the disk."""
+    logging = _import("transformers.utils.logging")
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _model_identity(model_name, revision) -> str:

@@ -530,6 +530,15 @@ def test_packaged_model_needs_no_network(name, monkeypatch):
     assert by_path._identity() == SentenceEncoder(name)._identity()
 
 
+def test_a_model_on_the_disk_is_loaded_without_a_word(tiny_model, capfd):
+    from transformers.utils import logging
+
+    logging.enable_progress_bar()
+    load_sentence_transformer(tiny_model)
+    assert capfd.readouterr() == ("", "")
+    assert logging.is_progress_bar_enabled()
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05)])
