@@ -313,6 +313,8 @@ def run(args) -> dict:
                     scores = evaluate(row, result["settings"][row], data, n_labels, seed, "test")
                     run_key = {"row": row, "n_labels": n_labels, "seed": seed}
                     result["runs"].append(run_key | scores)
+                    # A fine-tuned student takes minutes, which a kill must not cost.
+                    path.write_text(json.dumps(result, indent=1))
                 bar.update()
             path.write_text(json.dumps(result, indent=1))
     (args.out / f"{name}.md").write_text(table(result))
