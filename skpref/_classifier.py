@@ -298,9 +298,9 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
     in longer ones by sums of O(n log n) that give the same. The logistic loss has no such sums; in
     longer sessions it is estimated, without bias, from 64 random losers of each utterance.
 
-    A transformer is trained as texts of a batch: whole sessions, in passes of texts of about one
-    length, so that little is padding. Each text is encoded once a step, in bfloat16 mixed precision
-    where CUDA has it. Prediction is in single precision everywhere.
+    A transformer reads the texts of a batch, which are whole sessions, in passes of texts of about
+    one length, so that little is padding. Each text is encoded once a step, in bfloat16 mixed
+    precision where CUDA has it. Prediction is in single precision everywhere.
 
     Neither the order of the rows nor the names of the sessions change the fitted model.
 

@@ -303,6 +303,7 @@ def make_net(
         The net, initialised but not yet trained.
     """
     own: list = []
+    clipping = [] if max_grad_norm is None else [GradientNormClipping(max_grad_norm)]
     stopper = None
     if valid is not None:
         sink = print if params.get("verbose") else noop
@@ -310,8 +311,6 @@ def make_net(
         own.append(stopper)
     if warmup is not None:
         own.append(WarmUp(warmup))
-    if max_grad_norm is not None:
-        own.append(GradientNormClipping(max_grad_norm))
     if checkpoint is not None:
         pairs = params.get("iterator_train__pairs")
         sampler = pairs if hasattr(pairs, "sample") else None
@@ -338,7 +337,7 @@ def make_net(
         iterator_train__shuffle=True,
         iterator_valid=SessionBatches,
         train_split=None if valid is None else predefined_split(valid),
-        callbacks=[*(callbacks or []), *[(f"skpref_{i}", c) for i, c in enumerate(own)]],
+        callbacks=[*(callbacks or []), *clipping, *[(f"skpref_{i}", c) for i, c in enumerate(own)]],
         **params,
     ).initialize()
     # The net would keep, and pickle, the module once more as the parameter it was given by.

@@ -167,21 +167,14 @@ class TransformerScorer(nn.Module):
         order = lengths.argsort(descending=True, stable=True)
         again = self.training and int(lengths.sum()) > self.token_budget
         parts = []
-        for part, length in self._passes(lengths[order].tolist()):
+        most = _PASS_TOKENS["cpu" if X.is_cpu else "cuda"]
+        for part, length in _passes(lengths[order].tolist(), most):
             tokens = X[order[part], :length]
             # Checkpointing keeps the state of the random numbers, so dropout is the same again.
             score = self._score
             parts.append(checkpoint(score, tokens, use_reentrant=False) if again else score(tokens))
         scores = torch.cat(parts)
         return scores[order.argsort()]
-
-    def _passes(self, lengths) -> Iterator[tuple[slice, int]]:
-        """Cut texts, longest first, into passes of about so many tokens, padding included."""
-        start, most = 0, _PASS_TOKENS["cpu" if self.device.type == "cpu" else "cuda"]
-        while start < len(lengths):
-            end = start + max(1, most // lengths[start])
-            yield slice(start, end), lengths[start]
-            start = end
 
     def _score(self, tokens: Tensor) -> Tensor:
         bf16 = self.bf16
@@ -191,7 +184,11 @@ class TransformerScorer(nn.Module):
             embedding = self.embed(tokens)
         return self.head(embedding.float())
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the parameters."""
-        return self.head[-1].weight.device
+
+def _passes(lengths, most) -> Iterator[tuple[slice, int]]:
+    """Cut texts, longest first, into passes of at most so many tokens, padding included."""
+    start = 0
+    while start < len(lengths):
+        end = start + max(1, most // lengths[start])
+        yield slice(start, end), lengths[start]
+        start = end

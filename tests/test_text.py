@@ -248,6 +248,14 @@ def test_long_gradients_are_clipped(tiny_model):
     assert free.norms[-1] != pytest.approx(clipped.norms[-1])
 
 
+def test_gradients_are_clipped_in_training_that_follows(tiny_model):
+    texts, y, groups = make_texts(n_sessions=10)
+    clf = tiny(tiny_model, max_grad_norm=1e-6).fit(texts, y, groups=groups)
+    clf.partial_fit(texts, y, groups=groups)
+    parameters = [p.grad for p in clf.net_.module_.parameters() if p.grad is not None]
+    assert torch.stack([grad.norm() for grad in parameters]).norm() < 1.1e-6
+
+
 def test_accumulated_batches_make_the_step_of_one():
     rng = np.random.RandomState(0)
     X, y = rng.randn(40, 3), np.tile([0, 1], 20)
