@@ -5,6 +5,8 @@ from skpref._calibrator import LLMScoreCalibrator
 from skpref._classifier import PairwisePreferenceClassifier
 from skpref._context import DialogueContext
 from skpref._encoder import SentenceEncoder
+from skpref._labeler import LLMLabeler
+from skpref._prompts import PromptBank
 from skpref._sampler import IntraSessionPairSampler, Pairs
 from skpref._smoother import KNNLabelSmoother
 
@@ -14,9 +16,11 @@ __all__ = [
     "DialogueContext",
     "IntraSessionPairSampler",
     "KNNLabelSmoother",
+    "LLMLabeler",
     "LLMScoreCalibrator",
     "Pairs",
     "PairwisePreferenceClassifier",
+    "PromptBank",
     "SentenceEncoder",
     "__version__",
     "datasets",

