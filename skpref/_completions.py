@@ -290,7 +290,7 @@ class Runner:
             The questions; only so many are taken at once as are under way.
         """
         outcome: list[BaseException] = []
-        started = threading.Event()
+        started, ended = threading.Event(), threading.Event()
 
         async def main():
             self._stop = asyncio.get_running_loop(), asyncio.current_task()
@@ -304,18 +304,18 @@ class Runner:
                 outcome.append(error)
             finally:
                 started.set()
+                ended.set()
 
-        thread = threading.Thread(target=work, name="skpref-llm", daemon=True)
-        thread.start()
+        threading.Thread(target=work, name="skpref-llm", daemon=True).start()
         try:
-            while thread.is_alive():
-                thread.join(0.2)  # not forever, which Ctrl-C cannot end on Windows
+            while not ended.wait(0.2):  # not forever, which Ctrl-C cannot end on Windows
+                pass
         except BaseException:
             started.wait()
             loop, task = self._stop
             with suppress(RuntimeError):  # it has just ended by itself
                 loop.call_soon_threadsafe(task.cancel)
-            thread.join()
+            ended.wait()
             raise
         if outcome:
             raise outcome[0]

@@ -80,7 +80,7 @@ def _draw_examples(turns: _Turns, codes: IntArray, n_classes: int, n: int, rng) 
             if of_session[session] < n:
                 of_session[session] += 1
                 kept.append((session, turns.turn(row, k)))
-            if len(kept) - max(of_session.values()) >= n:
+            if len(kept) - max(of_session.values(), default=0) >= n:
                 break
         drawn.append(kept)
     return drawn
@@ -370,7 +370,8 @@ class LLMLabeler(TransformerMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples, n_prompts, n_classes)
             Scores that sum to 1 over classes, NaN where no answer came. With `set_output`, a
-            frame of shape (n_samples, n_prompts * n_classes), prompt by prompt.
+            frame of shape (n_samples, n_prompts * n_classes), prompt by prompt, or (n_samples,
+            n_prompts) with the second class of two, as :class:`LLMScoreCalibrator` takes them.
 
         Raises
         ------
@@ -412,7 +413,7 @@ class LLMLabeler(TransformerMixin, BaseEstimator):
             self._add_cost()
         self._warn()
         if _get_output_config("transform", self)["dense"] != "default":
-            return scores.reshape(len(scores), -1)
+            return scores[:, :, self._n_implied() :].reshape(len(scores), -1)
         return scores
 
     def get_feature_names_out(self, input_features=None):  # noqa: ARG002
@@ -425,11 +426,18 @@ class LLMLabeler(TransformerMixin, BaseEstimator):
 
         Returns
         -------
-        ndarray of str, shape (n_prompts * n_classes,)
-            "prompt__class", in the order of the scores.
+        ndarray of str, shape (n_prompts * n_classes,) or (n_prompts,)
+            "prompt__class", in the order of the scores; of two classes the second.
         """
-        names = [f"{p}__{c}" for p in self._bank() for c in np.asarray(self.classes).tolist()]
-        return np.asarray(names, dtype=object)
+        return np.asarray(self._names(self._n_implied()), dtype=object)
+
+    def _n_implied(self) -> int:
+        """Count the classes that a table leaves out, since the others imply them."""
+        return int(len(self.classes) == 2)
+
+    def _names(self, first: int = 0) -> list[str]:
+        classes = np.asarray(self.classes).tolist()[first:]
+        return [f"{prompt}__{c}" for prompt in self._bank() for c in classes]
 
     def to_frame(self, scores, X=None):
         """Put scores into a frame, to be saved as parquet.
@@ -452,7 +460,7 @@ class LLMLabeler(TransformerMixin, BaseEstimator):
         ValueError
             If the shape does not fit the prompts and classes, or `X`.
         """
-        names = self.get_feature_names_out().tolist()
+        names = self._names()
         scores = check_llm_scores(scores)
         shape = (len(self._bank()), len(self.classes))
         if scores.shape[1:] != shape:
@@ -491,7 +499,7 @@ class LLMLabeler(TransformerMixin, BaseEstimator):
         ValueError
             If a column is missing.
         """
-        names = self.get_feature_names_out().tolist()
+        names = self._names()
         frame = _check_frame(frame)
         if missing := [name for name in names if name not in frame.columns]:
             raise ValueError(
@@ -642,17 +650,13 @@ class LLMLabeler(TransformerMixin, BaseEstimator):
                 f"{len(self.failures_)} of {n} answers are missing: {listed}. See failures_.",
                 stacklevel=3,
             )
-        known = np.isfinite(self.option_mass_).any(axis=0)
-        for name, mass in zip(
-            np.asarray(self.prompt_names_)[known],
-            np.nanmean(self.option_mass_[:, known], axis=0),
-            strict=True,
-        ):
-            if mass < 0.5:
+        for name, mass in zip(self.prompt_names_, self.option_mass_.T, strict=True):
+            known = mass[np.isfinite(mass)]
+            if len(known) and known.mean() < 0.5:
                 warnings.warn(
-                    f"With the prompt {name!r} only {mass:.0%} of the probability is on the "
-                    "options, the rest on other tokens: the model may not answer as it is told. "
-                    "See option_mass_, and try another prompt or scoring.",
+                    f"With the prompt {name!r} only {known.mean():.0%} of the probability is on "
+                    "the options, the rest on other tokens: the model may not answer as it is "
+                    "told. See option_mass_, and try another prompt or scoring.",
                     stacklevel=3,
                 )
 

@@ -55,6 +55,10 @@ ANSWERS = {
 }
 
 
+# Those that JSON leaves as they are.
+_LINE_ENDS = {ord(c): f"\\u{ord(c):04x}" for c in "\x85\u2028\u2029"}
+
+
 class Turn(NamedTuple):
     """An utterance to label, as lines of text, and the number of its class where it is known."""
 
@@ -88,7 +92,7 @@ def quote_turn(text: str, speaker: str | None = None) -> str:
     str
         The text as a JSON string, after the speaker where there is one.
     """
-    quoted = json.dumps(text, ensure_ascii=False)
+    quoted = json.dumps(text, ensure_ascii=False).translate(_LINE_ENDS)
     return quoted if speaker is None else f"{' '.join(speaker.split())}: {quoted}"
 
 

@@ -1,0 +1,114 @@
+"""A chat completion server on loopback that misbehaves on demand."""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+def completion(content="A", tokens=None, **message):
+    logprobs = None
+    if tokens:
+        top = [{"token": t, "logprob": p} for t, p in tokens.items()]
+        logprobs = {"content": [{**top[0], "top_logprobs": top}]}
+    choice = {"message": {"content": content, **message}, "logprobs": logprobs}
+    usage = {"prompt_tokens": 10, "completion_tokens": 1}
+    return {"choices": [choice], "usage": usage}
+
+
+def by_letter(request):
+    """Answer with log-probabilities that depend on the question alone."""
+    asked = request["messages"][-1]["content"]
+    seed = sum(map(ord, asked)) % 7
+    return completion("A", {"A": -0.5 - 0.1 * seed, " b": -1.5, "The": -3.0})
+
+
+class StubLLM:
+    """Answers by a list of faults first, then by `answer`.
+
+    A fault is an int (a status), a tuple (status, headers), "reset", "truncated", "hang" or a
+    dict (the response).
+    """
+
+    def __init__(self, answer=by_letter, faults=(), port=0):
+        self.answer = answer
+        self.faults = list(faults)
+        self.requests, self.keys = [], []
+        self.now = self.most = 0
+        self.delay = 0.0
+        self.stopped = False
+        lock = threading.Lock()
+        stub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *args):
+                pass
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                with lock:
+                    stub.requests.append(json.loads(body))
+                    stub.keys.append(self.headers.get("Authorization"))
+                    fault = stub.faults.pop(0) if stub.faults else None
+                    stub.now += 1
+                    stub.most = max(stub.most, stub.now)
+                time.sleep(stub.delay)
+                try:
+                    self.respond(fault, json.loads(body))
+                finally:
+                    with lock:
+                        stub.now -= 1
+
+            def respond(self, fault, request):
+                status, headers = 200, {}
+                if fault == "reset" or stub.stopped:
+                    self.close_connection = True
+                    self.connection.close()
+                    return
+                if fault == "hang":
+                    time.sleep(1.5)
+                if isinstance(fault, int):
+                    status = fault
+                if isinstance(fault, tuple):
+                    status, headers = fault
+                answer = stub.answer(request)
+                told = f"no, not with {self.headers.get('Authorization')}"
+                if isinstance(answer, int):
+                    status = answer
+                if isinstance(answer, tuple):
+                    status, told = answer
+                if isinstance(fault, dict):
+                    answer = fault
+                if status != 200:
+                    answer = {"error": {"message": told}}
+                content = json.dumps(answer).encode()
+                if fault == "truncated":
+                    content = content[: len(content) // 2]
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 128
+
+            def handle_error(self, *args):
+                pass
+
+        self.server = Server(("127.0.0.1", port), Handler)
+        self.port = self.server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
+        self.thread.start()
+
+    def stop(self):
+        self.stopped = True  # for the connections that are open
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
