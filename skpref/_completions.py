@@ -381,7 +381,7 @@ class Runner:
                 "'label', which need none."
             ) from None
         self._streak, self._answered = 0, True
-        body = json.dumps(completion, ensure_ascii=False, separators=(",", ":"))
+        body = json.dumps(completion, separators=(",", ":"))
         self._cache.set(key, zlib.compress(body.encode(), 1), retry=True)
         tokens = completion.get("usage") or {}
         for name in ("prompt_tokens", "completion_tokens"):

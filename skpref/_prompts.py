@@ -180,7 +180,9 @@ class PromptBank(MutableMapping):
         definitions: Mapping | None = None,
         n_examples: int = 2,
     ):
-        self.task = task
+        if not (isinstance(n_examples, int) and n_examples >= 0):
+            raise ValueError(f"n_examples={n_examples!r} must be an int of 0 or more.")
+        self.task = str(task)
         self.definitions = dict(definitions or {})
         self.n_examples = n_examples
         self._templates: dict[str, str] = {}
@@ -308,29 +310,33 @@ def _check_template(name: str, template: str) -> None:
             f"The template {name!r} is {template!r:.60}; pass names and templates as str."
         )
     try:
-        fields = _find_fields(template)
+        parsed = [part[1:] for part in Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
         raise ValueError(
             f"The template {name!r} is no format ({error}); write {{{{ and }}}} for braces."
         ) from None
+    fields = [field for field, *_ in parsed]
     known = "; ".join(f"{{{field}}}: {meaning}" for field, meaning in _FIELDS.items())
-    if unknown := sorted(fields - set(_FIELDS)):
-        raise ValueError(
-            f"The template {name!r} has the unknown field {{{unknown[0]}}}; the fields are {known}."
+    problem = None
+    if unknown := [field for field in fields if field not in _FIELDS]:
+        problem = f"has the unknown field {{{unknown[0]}}}"
+    elif any(spec or conversion for _, spec, conversion in parsed):
+        problem = "has a field with a format or conversion; write the name alone"
+    elif missing := [field for field in ("utterance", "answer") if field not in fields]:
+        problem = f"lacks the field {{{missing[0]}}}"
+    elif not {"options", "definitions"} & set(fields):
+        problem = "lacks the field {options} or {definitions}"
+    elif "{{examples}}" in template or fields.count("examples") > 1:
+        problem = "has {examples} more than once, or in double braces"
+    elif {"utterance", "context"} & _find_fields(template.partition("{examples}")[0]) and (
+        "examples" in fields
+    ):
+        problem = (
+            "has {utterance} or {context} before {examples}, after which all is repeated for each "
+            "example"
         )
-    missing = [field for field in ("utterance", "answer") if field not in fields]
-    if not fields & {"options", "definitions"}:
-        missing.append("options")
-    if missing:
-        raise ValueError(
-            f"The template {name!r} lacks the field {{{missing[0]}}}; the fields are {known}."
-        )
-    head, marker, _ = template.partition("{examples}")
-    if marker and _find_fields(head) & {"utterance", "context"}:
-        raise ValueError(
-            f"The template {name!r} has {{utterance}} or {{context}} before {{examples}}; put "
-            "them after it, since what follows it is repeated for each example."
-        )
+    if problem:
+        raise ValueError(f"The template {name!r} {problem}; the fields are {known}.")
 
 
 def write_messages(question: Question, turn: Turn, examples: list[Turn]) -> list[dict[str, str]]:

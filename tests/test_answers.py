@@ -75,15 +75,14 @@ def test_empty_answer_is_malformed(text, logprobs):
 @pytest.mark.parametrize("text", ["", None, "good", '{"bad": 0, "good": 1}'])
 @pytest.mark.parametrize("how", [{"refusal": "I can't."}, {"finish_reason": "content_filter"}])
 def test_refusal_is_an_answer_that_gives_no_scores(scoring, text, how):
-    logprobs = with_tokens({"B": 0.9})["choices"][0]["logprobs"]
-    body = read_completion(completion(text, logprobs=logprobs, **how))
-    assert_nothing(read_answer(body, scoring, NAMES, ["A", "B"]), "refused")
+    for logprobs in (None, with_tokens({"B": 0.9})["choices"][0]["logprobs"]):
+        body = read_completion(completion(text, logprobs=logprobs, **how))
+        assert_nothing(read_answer(body, scoring, NAMES, ["A", "B"]), "refused")
 
 
-@pytest.mark.parametrize("how", [{"refusal": None}, {"refusal": ""}, {"finish_reason": "length"}])
-def test_answer_that_is_no_refusal_is_read(how):
-    body = read_completion(completion("good", **how))
-    assert read_answer(body, "label", NAMES, NAMES).scores.tolist() == [0.0, 1.0]
+def test_answer_that_is_no_refusal_is_read():
+    for how in ({"refusal": None}, {"refusal": ""}, {"finish_reason": "length"}):
+        assert read_answer(completion("good", **how), "label", NAMES, NAMES).scores[1] == 1
 
 
 @pytest.mark.parametrize(
@@ -154,11 +153,11 @@ def test_answer_without_logprobs_is_told_apart(logprobs):
         read_answer(completion("A", logprobs=logprobs), "logprobs", NAMES, ["A", "B"])
 
 
-@pytest.mark.parametrize("top", [None, []])
-def test_token_that_was_drawn_is_read_where_no_likeliest_are_listed(top):
-    first = {"token": "A", "logprob": math.log(0.5), "top_logprobs": top}
-    body = completion(logprobs={"content": [first, {"token": "B", "logprob": 0.0}]})
-    assert read_answer(body, "logprobs", NAMES, ["A", "B"]).mass == pytest.approx(0.5)
+def test_token_that_was_drawn_is_read_where_no_likeliest_are_listed():
+    for top in (None, []):
+        body = with_tokens({"A": 0.5})
+        body["choices"][0]["logprobs"]["content"][0]["top_logprobs"] = top
+        assert read_answer(body, "logprobs", NAMES, ["A", "B"]).mass == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +188,7 @@ def each(values):
     [
         ("0 or more for ['bad'] in", each("-0.1 NaN -Infinity true false null [1] {}")),
         ("0 or more for ['bad'] in", each('"high" "" "%" "-5%" "nan" "0,2" "-inf"')),
-        ("confidences do not add up in", each('Infinity 1e400 "inf" "1e999%"')),
+        ("0 or more for ['bad'] in", each('Infinity 1e400 "inf" "1e999%" 1e308')),
         ("no JSON object in", ['{"bad": 0.2, "good":', '{"bad": 0.2, "good": 0.8', "{{{", ""]),
         ("no JSON object in", ["{'bad': 0.2}", "{bad: 1}", "[0.2, 0.8]", "good", "I'm sorry."]),
         ("0 or more for ['good'] in", ['{"bad": 1}', '{"bad": 1, "goods": 1}']),
@@ -218,15 +217,10 @@ def test_any_text_gives_a_distribution_or_a_reason(text):
         assert reason or (min(scores) >= 0 and sum(scores) == pytest.approx(1))
 
 
-@pytest.mark.parametrize(
-    "texts",
-    [
-        ("good", " Good.\n", "**GOOD**", "`good`", '"good"', "- good", "(good)", "“good”"),
-        ("Option: good", "good good", "It is good, not bade.", "good\n\nThe client is thankful."),
-    ],
-)
-def test_label_that_alone_is_mentioned_is_read(texts):
-    assert {label(text) for text in texts} == {"good"}
+def test_label_that_alone_is_mentioned_is_read():
+    texts = ["good", " Good.\n", "**GOOD**", "`good`", '"good"', "- good", "(good)", "“good”"]
+    texts += ["Option: Good", "good good", "It is good, not bade.", "good\n\nThe man is thankful."]
+    assert [label(text) for text in texts] == ["good"] * len(texts)
 
 
 def test_whole_answer_goes_before_names_in_it():
@@ -239,16 +233,11 @@ def test_whole_answer_goes_before_names_in_it():
     assert label("choose (x|y) here", ["(x|y)", "z"]) == "(x|y)"
 
 
-@pytest.mark.parametrize(
-    ("what", "texts"),
-    [
-        ("several options", ["good or bad", "Not good but bad.", "good-bad", "bad\ngood"]),
-        ("no option", ["goodness", "ungood", "good_ness", "badgood", "goo", "", " ", "I'm sorry."]),
-    ],
-)
-def test_several_labels_or_none_or_parts_of_words_give_no_scores(what, texts):
-    for text in texts:
-        assert label(text) == f"{what} in {text!r}"
+def test_several_labels_or_none_or_parts_of_words_give_no_scores():
+    for text in ("good or bad", "Not good but bad.", "good-bad", "bad\ngood"):
+        assert label(text) == f"several options in {text!r}"
+    for text in ("goodness", "ungood", "good_ness", "badgood", "goo", "", " ", "I'm sorry."):
+        assert label(text) == f"no option in {text!r}"
 
 
 @pytest.mark.parametrize("scoring", ["verbalized", "label"])
@@ -257,3 +246,57 @@ def test_reason_shows_the_beginning_of_a_long_answer_or_that_there_is_none(scori
     assert 80 <= len(reason) <= 110
     body = read_completion(with_tokens({"A": 0.5}, text=None))
     assert_nothing(read_answer(body, scoring, NAMES, NAMES), "in ''")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("-1", 0), ("The answer is -1.", 0), ("1", 2), ("It is 0", 1)]
+)
+def test_signs_belong_to_labels(text, expected):
+    answer = read_answer(
+        {"choices": [{"message": {"content": text}}]}, "label", ["-1", "0", "1"], []
+    )
+    assert answer.scores.argmax() == expected
+
+
+def test_the_longest_label_that_is_named_counts():
+    names = ["angry", "very angry"]
+    answer = read_answer(
+        {"choices": [{"message": {"content": "It is very angry"}}]}, "label", names, []
+    )
+    assert answer.scores.tolist() == [0, 1]
+
+
+def test_tokens_that_read_alike_add_up_and_a_lone_one_leaves_the_rest():
+    def read(*pairs):
+        top = [{"token": token, "logprob": math.log(p)} for token, p in pairs]
+        choice = {"message": {}, "logprobs": {"content": [{**top[0], "top_logprobs": top}]}}
+        return read_answer({"choices": [choice]}, "logprobs", ["bad", "good"], ["A", "B"])
+
+    assert read(("A", 0.6), ("A", 0.1), ("B", 0.2)).scores == pytest.approx([7 / 9, 2 / 9])
+    assert read(("A", 0.9)).scores == pytest.approx([0.9, 0.1])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"choices": [{"message": None}]},
+        {"choices": [{"message": "hi"}]},
+        {"choices": [{"message": {"content": ["x"]}}]},
+        {"choices": [{"message": {"content": ""}, "logprobs": {"content": ["x"]}}]},
+        "[" * 100_000,
+    ],
+    ids=range(5),
+)
+def test_what_only_looks_like_a_completion_is_malformed(body):
+    with pytest.raises(Malformed):
+        read_completion(body)
+
+
+def test_odd_numbers_in_answers_break_nothing():
+    top = [{"token": "A", "logprob": float("nan")}, {"token": "B", "logprob": 710}]
+    choice = {"message": {}, "logprobs": {"content": [{"top_logprobs": top}]}}
+    answer = read_answer({"choices": [choice]}, "logprobs", ["bad", "good"], ["A", "B"])
+    assert answer.scores.tolist() == [0, 1]
+    for text in ('{"bad": ' + "9" * 400 + ', "good": 1}', '{"a":' * 100_000):
+        completion = {"choices": [{"message": {"content": text}}]}
+        assert read_answer(completion, "verbalized", ["bad", "good"], []).scores is None

@@ -684,11 +684,40 @@ def test_progress_is_shown_unless_switched_off(stub, capfd):
     assert "3/3" in capfd.readouterr().err
 
 
-def test_workers_of_a_cluster_share_the_cache(stub, tmp_path):
-    joblib = pytest.importorskip("joblib")
-    labeler = make(stub, cache=tmp_path, api_key=None).fit(FRAME)
-    parts = [part for _, part in FRAME.groupby("session_id")]
-    with joblib.parallel_config("loky", n_jobs=2):
-        scores = joblib.Parallel()(joblib.delayed(labeler.transform)(part) for part in parts)
-    np.testing.assert_array_equal(np.concatenate(scores), labeler.transform(FRAME))
-    assert labeler.usage_["requests"] == 0
+CLUSTER = """
+import sys
+import numpy as np
+import pandas as pd
+from distributed import Client
+from skpref import LLMLabeler
+
+if __name__ == "__main__":
+    url, cache = sys.argv[1:]
+    session = np.repeat(np.arange(12), 5)
+    frame = pd.DataFrame({"session_id": session, "turn": np.tile(np.arange(5), 12)})
+    frame["text"] = [f"text {i}" for i in range(60)]
+    frame = frame.sample(frac=1, random_state=0)
+    prompts = {"p": "{options} {answer} {context} {utterance}"}
+    labeler = LLMLabeler(
+        ["bad", "good"], prompts, model="m", base_url=url, cache=cache, progress=False
+    ).fit(frame)
+    shard = frame["session_id"] % 4
+    parts = [frame[shard == i] for i in range(4)]
+    with Client(n_workers=2, threads_per_worker=1, dashboard_address=None) as client:
+        scores = client.gather(client.map(labeler.transform, parts))
+    rows = np.argsort(shard, kind="stable")  # the rows of the parts, one part after another
+    scores = np.concatenate(scores)[np.argsort(rows)]
+    assert np.array_equal(scores, labeler.transform(frame)), "other scores"
+    print(labeler.usage_["requests"], labeler.usage_["cache_hits"])
+"""
+
+
+def test_workers_of_a_dask_cluster_label_by_session_and_share_the_cache(stub, tmp_path):
+    pytest.importorskip("distributed", reason="needs distributed, of the extra test")
+    script = tmp_path / "cluster.py"
+    script.write_text(CLUSTER)
+    command = [sys.executable, str(script), stub.url, str(tmp_path / "cache")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["0", "60"]
+    assert len(stub.requests) == 60

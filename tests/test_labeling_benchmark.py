@@ -3,12 +3,14 @@
 import asyncio
 import importlib
 import json
+import multiprocessing
 import sys
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("openai")
+for package in ("diskcache", "openai", "tqdm"):
+    pytest.importorskip(package)
 
 COUNTS = {"LLMLabeler": 60, "bare openai": 60, "all in the cache": 0}
 
@@ -52,9 +54,8 @@ def test_small_run_writes_what_it_counts(labeling, tmp_path, capsys):
     assert str(tmp_path) not in text
 
 
-def test_rivals_send_the_same_requests_and_get_answers_of_use(labeling, monkeypatch):
+def test_rivals_send_the_same_requests_and_get_answers_of_use(labeling):
     pieces = []
-    monkeypatch.setattr(labeling.Chat, "response", labeling.make_response())
     head, _, body = labeling.Chat.response.partition(b"\r\n\r\n")
     assert f"Content-Length: {len(body)}".encode() in head
     [token] = json.loads(body)["choices"][0]["logprobs"]["content"]
@@ -93,9 +94,7 @@ def read_bodies(pieces):
     return bodies
 
 
-def test_server_ends_with_its_parent_and_counts(labeling):
-    import multiprocessing
-
+def test_server_counts_and_ends_with_the_pipe(labeling):
     with labeling.stub_server() as (url, counts):
         [process] = multiprocessing.active_children()
         pid = process.pid

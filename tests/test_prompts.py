@@ -65,7 +65,7 @@ def test_dialogue_changes_its_own_line_of_a_prompt_only(name, scoring, text):
     [
         *((CLASSES, "ABC"), ([f"c{i}" for i in range(26)], ascii_uppercase)),
         # Digits, where a letter that would be shown is a class.
-        *((["a", "x"], "12"), (["x", "c", "y"], "123"), (["a", *"qrstuvwx"], "123456789")),
+        *((["a", "x"], "12"), (["x", "C", "y"], "123"), (["a", *"qrstuvwx"], "123456789")),
         *((["X", "Y"], "AB"), (["1", "2"], "AB"), (["ab", "abc"], "AB")),
     ],
 )
@@ -164,17 +164,14 @@ def test_examples_are_answered_by_the_letters_of_their_prompt():
 
 def test_head_and_context_are_shown_without_examples_too():
     question = ask("{options} {answer} {examples}{context} > {utterance}", ["x", "y"])
-    answer = question.values["answer"]
-    (content,) = write(question, Turn('"u"', '"c"\n"d"'))
-    assert content == f'A. x\nB. y {answer} "c"\n"d" > "u"'
+    said = f'A. x\nB. y {question.values["answer"]} "c"\n"d" > "u"'
+    assert write(question, Turn('"u"', '"c"\n"d"')) == [said]
 
 
-@pytest.mark.parametrize(
-    ("template", "scoring", "n"),
-    [(CHAT, "logprobs", 3), (CHAT, "label", 3), (CHAT, "verbalized", 0), (SHORT, "logprobs", 0)],
-)
-def test_number_of_examples_is_that_of_the_bank_where_they_are_shown(template, scoring, n):
-    assert ask(template, scoring=scoring, n_examples=3).n_examples == n
+def test_number_of_examples_is_that_of_the_bank_where_they_are_shown():
+    for scoring, n in (("logprobs", 3), ("label", 3), ("verbalized", 0)):
+        assert ask(CHAT, scoring=scoring, n_examples=3).n_examples == n
+        assert ask(SHORT, scoring=scoring, n_examples=3).n_examples == 0
 
 
 @pytest.mark.parametrize(("name", "template"), [(1, SHORT), ("t", None), ("t", b"x"), (None, "")])
@@ -198,12 +195,15 @@ def test_unknown_field_is_refused_with_those_that_there_are(field):
         ("{options}{answer}{examples}", "lacks the field {utterance}; the fields are"),
         ("{options}{answer}{{utterance}}", "lacks the field {utterance}; the fields are"),
         ("{options}{utterance}{{answer}}", "lacks the field {answer}; the fields are"),
-        ("{task}{answer}{utterance}", "lacks the field {options}; the fields are"),
+        ("{task}{answer}{utterance}", "lacks the field {options} or {definitions}; the fields are"),
         (
             "{utterance}{options}{answer}{examples}",
             "has {utterance} or {context} before {examples}",
         ),
-        ("{context}{examples}" + SHORT, "has {utterance} or {context} before {examples}; put them"),
+        (
+            "{context}{examples}" + SHORT,
+            "has {utterance} or {context} before {examples}, after which all",
+        ),
     ],
 )
 def test_template_that_would_ask_nothing_is_refused(template, message):
@@ -229,8 +229,7 @@ def test_empty_bank_and_definitions_of_no_class_are_refused():
 
 def test_bank_is_a_mapping_in_the_order_of_its_templates():
     bank = PromptBank()
-    assert len(bank) == 6
-    assert len(set(bank.values())) == 6
+    assert len(bank) == len(set(bank.values())) == 6
     del bank["plain"]
     bank["context"] = SHORT
     bank["new"] = CHAT
@@ -251,3 +250,25 @@ def test_uses_tells_of_fields_and_not_of_words():
     assert not bank.uses("context")
     bank["c"] = SHORT + "{context}"
     assert bank.uses("context")
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{options!x}{answer}{utterance}", "a format or conversion"),
+        ("{options!r}{answer}{utterance}", "a format or conversion"),
+        ("{options}{answer}{utterance:d}", "a format or conversion"),
+        ("{task:{x}}{options}{answer}{utterance}", "a format or conversion"),
+        ("{options}{answer}{examples}{examples}{utterance}", "more than once"),
+        ("{options}{answer}{{examples}}{utterance}", "in double braces"),
+    ],
+)
+def test_fields_that_would_fail_later_are_refused(template, message):
+    with pytest.raises(ValueError, match=message):
+        PromptBank({"t": template})
+
+
+@pytest.mark.parametrize("n_examples", [-1, 1.5])
+def test_number_of_examples_is_checked(n_examples):
+    with pytest.raises(ValueError, match=f"n_examples={n_examples} must be"):
+        PromptBank(n_examples=n_examples)

@@ -1,0 +1,96 @@
+"""LLMLabeler against a real LLM behind llama.cpp's server."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+
+from skpref import LLMLabeler, LLMScoreCalibrator, PromptBank
+from skpref.datasets import load_support_chats
+
+CLASSES = ["negative", "positive"]
+SOUNDS = {"sounds": "{answer}\n\nMessage: {utterance}\n\nThe speaker sounds\n{options}"}
+TEXTS = {
+    "negative": [
+        "This is the worst service I have ever had.",
+        "I am so angry, it broke again.",
+        "Terrible. I want my money back.",
+        "I am very disappointed and sad.",
+    ],
+    "positive": [
+        "Thank you so much, you are wonderful!",
+        "It works perfectly, I love it.",
+        "Great, that made my day!",
+        "What a lovely surprise, thanks.",
+    ],
+}
+FRAME = pd.DataFrame(
+    [
+        {"session_id": f"{label}-{i % 2}", "turn": i // 2, "text": text, "label": label}
+        for label, texts in TEXTS.items()
+        for i, text in enumerate(texts)
+    ]
+)
+
+
+def make(url, prompts=None, **params):
+    params = {"model": "smollm2", "base_url": url, "progress": False, "max_concurrency": 4} | params
+    return LLMLabeler(CLASSES, prompts, **params)
+
+
+@pytest.mark.filterwarnings("default:With the prompt:UserWarning")
+def test_log_probabilities_tell_classes_apart(real_llm, tmp_path):
+    bank = PromptBank(SOUNDS, task="the mood")
+    labeler = make(real_llm, bank, cache=tmp_path)
+    scores = labeler.fit_transform(FRAME)
+    np.testing.assert_allclose(scores.sum(axis=2), 1)
+    assert (labeler.option_mass_ > 0.01).all()
+    assert labeler.usage_["prompt_tokens"] > 200
+    assert roc_auc_score(FRAME.label == "positive", scores[:, 0, 1]) > 0.6
+    np.testing.assert_array_equal(labeler.transform(FRAME), scores)
+    assert labeler.usage_["requests"] == 0
+
+
+@pytest.mark.filterwarnings("default:With the prompt:UserWarning")
+def test_the_default_bank_with_context_and_examples_goes_before_a_calibrator(real_llm):
+    pipe = make_pipeline(make(real_llm), LLMScoreCalibrator(classes=CLASSES))
+    y = FRAME.label.where(FRAME.turn == 0, None)
+    soft = pipe.fit_transform(FRAME[:4], y[:4])
+    assert soft.shape == (4, 2)
+    np.testing.assert_allclose(soft.sum(axis=1), 1)
+
+
+def test_the_server_s_structured_output_gives_confidences(real_llm):
+    labeler = make(real_llm, {"p": SOUNDS["sounds"]}, scoring="verbalized")
+    scores = labeler.fit_transform(FRAME.text[:2].tolist())
+    answered = ~np.isnan(scores).any(axis=(1, 2))
+    assert answered.sum() + len(labeler.failures_) == 2
+    # By the schema no answer can lack a class; all zeros is what a small model may say.
+    assert all("do not add up" in failure.reason for failure in labeler.failures_)
+    np.testing.assert_allclose(scores[answered].sum(axis=2), 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*answers are missing:UserWarning")
+def test_votes_are_sampled(real_llm):
+    labeler = make(real_llm, {"p": SOUNDS["sounds"]}, scoring="label", n_samples=3, temperature=1)
+    scores = labeler.fit_transform(FRAME.text[:3].tolist())
+    assert labeler.usage_["requests"] == 9
+    voted = scores[~np.isnan(scores)]
+    assert np.isin(np.round(voted * 6, 9), [0, 2, 3, 4, 6]).all()
+
+
+def test_the_packaged_scores_come_from_this_labeler(real_llm):
+    from skpref.datasets import _support_chats as chats
+
+    frame, y = chats.read_chats()
+    bank = chats.support_chats_bank()
+    stored = load_support_chats()
+    labeler = LLMLabeler(
+        chats.CLASSES, bank, model="smollm2", base_url=real_llm, speaker="speaker", progress=False
+    ).fit(frame, y)
+    assert labeler.prompt_names_ == stored.prompt_names
+    last = frame[frame.session_id == "chat-160"]
+    scores = labeler.transform(last)
+    # Builds and machines round differently, and the order of requests changes batches.
+    assert np.corrcoef(scores.ravel(), stored.llm_scores[last.index].ravel())[0, 1] > 0.9
