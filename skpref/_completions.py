@@ -114,7 +114,7 @@ class Endpoint:
     async def __aexit__(self, *error):
         await self._client.close()
 
-    async def complete(self, payload: dict[str, Any]) -> str:
+    async def complete(self, payload: dict[str, Any]) -> bytes:
         """Ask once, and again where the connection or the server failed.
 
         Parameters
@@ -124,7 +124,7 @@ class Endpoint:
 
         Returns
         -------
-        str
+        bytes
             The response as it came.
         """
         openai = self._openai
@@ -147,7 +147,7 @@ class Endpoint:
             failed = _Failed(self._clean(f"{type(error).__name__}: {_short(error)}"))
         if failed is None:
             self.retries += response.retries_taken
-            return response.http_response.text
+            return response.http_response.content
         if failed.transient:
             self.retries += self._settings["max_retries"]
         raise failed  # here, so that no request with its headers hangs on it
@@ -193,7 +193,7 @@ class Function:
     async def __aexit__(self, *error):
         self._threads.shutdown(cancel_futures=True)
 
-    async def complete(self, payload: dict[str, Any]) -> str | dict:
+    async def complete(self, payload: dict[str, Any]) -> bytes:
         """Call once, and again after an exception.
 
         Parameters
@@ -203,12 +203,13 @@ class Function:
 
         Returns
         -------
-        str or dict
-            A chat completion, as JSON or decoded.
+        bytes
+            A chat completion as JSON.
         """
         for attempt in range(self._max_retries + 1):
             try:
-                return _as_completion(await self._call(payload))
+                completion = _as_completion(await self._call(payload))
+                return json.dumps(completion, default=str).encode()
             except Exception as error:
                 # openai's and LiteLLM's exceptions know the status.
                 status = getattr(error, "status_code", None)
@@ -337,14 +338,15 @@ class Runner:
     async def _work(self, asks) -> None:
         for ask in asks:
             await self._answer(ask)
-            await asyncio.sleep(0)  # lets Ctrl-C in where all comes from the cache
 
     async def _answer(self, ask: Ask) -> None:
         key = self._key(ask.payload)
         while key in self._pending:  # the same question is under way
             await self._pending[key]
         answer = self._look_up(key, ask)
-        if answer is None:
+        if answer is not None:
+            await asyncio.sleep(0)  # lets Ctrl-C in where all comes from the cache
+        else:
             self._pending[key] = asyncio.get_running_loop().create_future()
             try:
                 answer = await self._request(key, ask)
@@ -370,7 +372,7 @@ class Runner:
 
     async def _request(self, key: str, ask: Ask) -> Answer:
         try:
-            completion, answer = await self._ask(ask)
+            body, usage, answer = await self._ask(ask)
         except _Failed as failed:
             self._usage["failures"] += 1
             self._stop_if_hopeless(failed)
@@ -381,22 +383,21 @@ class Runner:
                 "'label', which need none."
             ) from None
         self._streak, self._answered = 0, True
-        body = json.dumps(completion, separators=(",", ":"))
-        self._cache.set(key, zlib.compress(body.encode(), 1), retry=True)
-        tokens = completion.get("usage") or {}
+        self._cache.set(key, zlib.compress(body, 1), retry=True)
         for name in ("prompt_tokens", "completion_tokens"):
-            self._usage[name] += tokens.get(name) or 0
+            self._usage[name] += usage.get(name) or 0
         self._usage["failures"] += answer.scores is None
         return answer
 
-    async def _ask(self, ask: Ask) -> tuple[dict, Answer]:
+    async def _ask(self, ask: Ask) -> tuple[bytes, dict, Answer]:
         """Ask until the response is an answer, of whatever use."""
         for attempt in range(self._max_retries + 1):
             self._usage["requests"] += 1
             body = await self._backend.complete(ask.payload)
             try:
                 completion = read_completion(body)
-                return completion, ask.read(completion)
+                usage = completion.get("usage")
+                return body, usage if isinstance(usage, dict) else {}, ask.read(completion)
             except Malformed as error:
                 reason = str(error)
             if attempt < self._max_retries:

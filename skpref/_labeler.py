@@ -680,14 +680,17 @@ class _Tally:
 
     def add(self, ask: Ask, answer: Answer) -> None:
         """Take an answer in; the last one of a row and prompt closes it."""
-        answers = self._open.setdefault((ask.row, ask.prompt), [])
+        place = ask.row, ask.prompt
+        if self._n_samples == 1:
+            if answer.scores is not None:
+                self._scores[place], self._mass[place] = answer.scores, answer.mass
+            return
+        answers = self._open.setdefault(place, [])
         answers.append(answer)
         if len(answers) < self._n_samples:
             return
-        del self._open[ask.row, ask.prompt]
+        del self._open[place]
         known = [(*a.scores, a.mass) for a in answers if a.scores is not None]
         if known:
             # In an order of their own, so that the sum is the same in each run.
-            *scores, mass = np.mean(sorted(known), axis=0)
-            self._scores[ask.row, ask.prompt] = scores
-            self._mass[ask.row, ask.prompt] = mass
+            *self._scores[place], self._mass[place] = np.mean(sorted(known), axis=0)

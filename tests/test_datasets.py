@@ -1,12 +1,16 @@
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.special import logsumexp
 from scipy.stats import chisquare
-from sklearn.metrics import roc_auc_score
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
-from skpref.datasets import make_dialogues
+import skpref
+from skpref import PairwisePreferenceClassifier
+from skpref.datasets import load_support_chats, make_dialogues
 from skpref.metrics import expected_calibration_error, within_session_concordance
 
 
@@ -178,3 +182,57 @@ def test_session_bias_hurts_order_across_sessions_but_not_within():
 def test_an_error_names_the_parameter(parameters, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         make_dialogues(**parameters)
+
+
+@pytest.fixture(scope="module")
+def chats():
+    return load_support_chats()
+
+
+def test_support_chats_are_whole_sessions_in_order(chats):
+    frame = chats.frame
+    lengths = frame.groupby("session_id").size()
+    assert len(lengths) >= 150
+    assert lengths.between(6, 40).all()
+    assert frame["session_id"].is_monotonic_increasing
+    assert (frame["turn"] == frame.groupby("session_id").cumcount()).all()
+    assert frame["text"].str.strip().ne("").all()
+    assert frame.groupby("session_id")[["topic", "outcome"]].nunique().eq(1).all(axis=None)
+
+
+def test_support_chats_are_labelled_throughout_and_in_a_few_sessions_for_training(chats):
+    assert set(chats.frame["label"]) == set(chats.frame["second_label"]) == set(chats.classes)
+    known = np.array([label is not None for label in chats.y])
+    assert len(set(chats.groups[known])) == 16
+    assert not set(chats.groups[known]) & set(chats.groups[~known])
+    assert (chats.frame["label"].to_numpy()[known] == chats.y[known]).all()
+
+
+def test_support_chats_agreement_is_as_described(chats):
+    first, second = chats.frame["label"], chats.frame["second_label"]
+    assert f"{(first == second).mean():.0%} of the turns" in chats.DESCR
+    assert f"kappa {cohen_kappa_score(first, second):.2f}" in chats.DESCR
+    assert f"({chats.frame['ambiguous'].sum()} of them)" in " ".join(chats.DESCR.split())
+    assert f"{len(chats.frame)}\nturns" in chats.DESCR
+
+
+def test_support_chats_scores_are_distributions(chats):
+    scores = chats.llm_scores
+    assert scores.shape == (len(chats.frame), len(chats.prompt_names), len(chats.classes))
+    known = ~np.isnan(scores).any(axis=2)
+    assert known.mean() > 0.99
+    np.testing.assert_allclose(scores[known].sum(axis=1), 1, atol=2e-3)  # kept in float16
+
+
+def test_support_chats_are_small():
+    folder = Path(skpref.datasets.__file__).parent / "data"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 1_000_000
+
+
+def test_support_chats_go_into_the_classifier(chats):
+    few = chats.groups < "chat-030"
+    X = TfidfVectorizer(min_df=3).fit_transform(chats.frame["text"][few])
+    clf = PairwisePreferenceClassifier("linear", solver="lbfgs", random_state=0)
+    given = {"groups": chats.groups[few], "llm_scores": chats.llm_scores[few]}
+    clf.fit(X, chats.y[few], **given)
+    assert clf.classes_.tolist() == chats.classes
