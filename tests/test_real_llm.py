@@ -9,6 +9,8 @@ from sklearn.pipeline import make_pipeline
 from skpref import LLMLabeler, LLMScoreCalibrator, PromptBank
 from skpref.datasets import load_support_chats
 
+pytestmark = pytest.mark.filterwarnings("ignore:With the prompt:UserWarning")
+
 CLASSES = ["negative", "positive"]
 SOUNDS = {"sounds": "{answer}\n\nMessage: {utterance}\n\nThe speaker sounds\n{options}"}
 TEXTS = {
@@ -39,7 +41,6 @@ def make(url, prompts=None, **params):
     return LLMLabeler(CLASSES, prompts, **params)
 
 
-@pytest.mark.filterwarnings("default:With the prompt:UserWarning")
 def test_log_probabilities_tell_classes_apart(real_llm, tmp_path):
     bank = PromptBank(SOUNDS, task="the mood")
     labeler = make(real_llm, bank, cache=tmp_path)
@@ -52,7 +53,6 @@ def test_log_probabilities_tell_classes_apart(real_llm, tmp_path):
     assert labeler.usage_["requests"] == 0
 
 
-@pytest.mark.filterwarnings("default:With the prompt:UserWarning")
 def test_the_default_bank_with_context_and_examples_goes_before_a_calibrator(real_llm):
     pipe = make_pipeline(make(real_llm), LLMScoreCalibrator(classes=CLASSES))
     y = FRAME.label.where(FRAME.turn == 0, None)

@@ -109,7 +109,8 @@ def load_support_chats() -> Bunch:
     ``python -m benchmarks.score_support_chats``, which makes them again: :class:`LLMLabeler` with
     the six default prompts, ``scoring="logprobs"``, and the labels of the 16 labelled sessions to
     draw examples from. It is about the smallest LLM that answers such questions at all, and its
-    scores are accordingly noisy. Other builds of the server give slightly other numbers.
+    scores are hardly better than chance: with them, labels alone teach more than the LLM does.
+    Other builds of the server give slightly other numbers.
 
     Examples
     --------
