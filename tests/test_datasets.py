@@ -221,7 +221,7 @@ def test_support_chats_scores_are_distributions(chats):
     assert scores.shape == (len(chats.frame), len(chats.prompt_names), len(chats.classes))
     known = ~np.isnan(scores).any(axis=2)
     assert known.mean() > 0.99
-    np.testing.assert_allclose(scores[known].sum(axis=1), 1, atol=2e-3)  # kept in float16
+    np.testing.assert_allclose(scores[known].sum(axis=1), 1)
 
 
 def test_support_chats_are_small():

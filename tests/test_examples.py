@@ -14,6 +14,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
     [
         ("plot_02_text.py", "turns, one by one: p50", ["live.png"]),
         ("plot_03_finetuning.py", "the same probabilities: True", []),
+        ("plot_04_llm_scores.py", "accuracy on unseen sessions", ["prompts.png"]),
     ],
 )
 def test_example_runs(name, says, draws, tmp_path):

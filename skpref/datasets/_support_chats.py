@@ -124,6 +124,7 @@ def load_support_chats() -> Bunch:
     with (_FOLDER / "support_chats_scores.npz").open("rb") as file, np.load(file) as stored:
         llm_scores = stored["llm_scores"].astype(np.float64)
         prompt_names = stored["prompt_names"].tolist()
+    llm_scores /= llm_scores.sum(axis=2, keepdims=True)  # kept in float16
     return Bunch(
         frame=frame,
         y=y,
