@@ -95,9 +95,9 @@ def read_bodies(pieces):
 
 
 def test_server_counts_and_ends_with_the_pipe(labeling):
+    others = {child.pid for child in multiprocessing.active_children()}  # of earlier tests
     with labeling.stub_server() as (url, counts):
-        [process] = multiprocessing.active_children()
-        pid = process.pid
+        [pid] = {child.pid for child in multiprocessing.active_children()} - others
         payload = {"model": "stub", "messages": [{"role": "user", "content": "Hello"}]}
         asyncio.run(labeling.ask_bare(url, [payload] * 10))
         assert counts(0.2)[0] == 10
