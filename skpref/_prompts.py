@@ -207,27 +207,6 @@ class PromptBank(MutableMapping):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self)}, task={self.task!r})"
 
-    def uses(self, field: str) -> bool:
-        """Tell whether any template has a field.
-
-        Parameters
-        ----------
-        field : str
-            Name of the field.
-
-        Returns
-        -------
-        bool
-            Whether one has it.
-
-        Examples
-        --------
-        >>> from skpref import PromptBank
-        >>> PromptBank().uses("context")
-        True
-        """
-        return any(field in _find_fields(template) for template in self._templates.values())
-
     def questions(self, classes, scoring: str) -> dict[str, Question]:
         r"""Fill in all that is the same for every utterance.
 

@@ -244,14 +244,6 @@ def test_bank_is_a_mapping_in_the_order_of_its_templates():
     assert repr(PromptBank({"a": SHORT}, task="x")) == "PromptBank(['a'], task='x')"
 
 
-def test_uses_tells_of_fields_and_not_of_words():
-    bank = PromptBank({"a": SHORT, "b": CHAT + " context {{context}}"})
-    assert bank.uses("task")
-    assert not bank.uses("context")
-    bank["c"] = SHORT + "{context}"
-    assert bank.uses("context")
-
-
 @pytest.mark.parametrize(
     ("template", "message"),
     [
