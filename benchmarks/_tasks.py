@@ -16,7 +16,7 @@ MAX_TRAIN_SESSIONS = 400
 
 def votes(frame: pd.DataFrame, classes: list[str]) -> np.ndarray:
     """One-hot votes (n_rows, n_raters, n_classes) of the columns; NaN where missing."""
-    names = frame.to_numpy(dtype=object)
+    names = frame.astype(object).where(frame.notna(), None).to_numpy()
     scores = (names[:, :, None] == np.array(classes, dtype=object)).astype(float)
     scores[~scores.any(axis=2)] = np.nan
     return scores
@@ -25,7 +25,7 @@ def votes(frame: pd.DataFrame, classes: list[str]) -> np.ndarray:
 def _delidata(read):
     frame = read("delidata")
     raters = ["llm_gpt4omini_type", "llm_qwen32b_type", "llm_gemini20flash_type"]
-    classes = sorted(frame["label"].unique())
+    classes = sorted(frame["label"].dropna().unique())
     return frame, frame["label"], votes(frame[raters], classes), classes
 
 
@@ -44,8 +44,7 @@ def _meld_sentiment(read):
     prompts = [c[: -len("__mass")] for c in frame if c.startswith("qwen") and c.endswith("__mass")]
     columns = [[f"{prompt}__{c[:3]}" for c in classes] for prompt in prompts]
     scores = np.stack([frame[c].to_numpy(float) for c in columns], axis=1)
-    part = frame["session_id"].map(lambda s: zlib.crc32(s.encode()) % 100)
-    frame["split"] = np.select([part < 60, part < 75], ["train", "dev"], "test")
+    frame["split"] = split_by_hash(frame["session_id"], 60, 15)
     return frame, frame["sentiment"], scores, classes
 
 
@@ -59,11 +58,90 @@ def _uss(read):
     return frame, frame["sat3"], votes(raters, classes), classes
 
 
+def split_by_hash(sessions: pd.Series, train: int, dev: int) -> np.ndarray:
+    """Split sessions by a hash of their ids; `train` and `dev` are percentages."""
+    part = sessions.map(lambda s: zlib.crc32(s.encode()) % 100)
+    return np.select([part < train, part < train + dev], ["train", "dev"], "test")
+
+
+def _dailydialog(read):
+    # The LLMs labelled some of the published test sessions only: a new split of those.
+    frame = read("dailydialog")
+    raters = [c for c in frame if c.startswith("llm_")]
+    asked = frame[raters].notna().any(axis=1).groupby(frame["session_id"]).transform("any")
+    frame = frame[asked].reset_index(drop=True)
+    frame["split"] = split_by_hash(frame["session_id"], 60, 15)
+    classes = sorted(frame["label"].dropna().unique())
+    return frame, frame["label"], votes(frame[raters], classes), classes
+
+
+def _dbdc3(read):
+    # The first three of 30 raters stand for the noisy labeler, the majority of the rest is the
+    # truth. There is no dev split: a part of train.
+    frame = read("dbdc3")
+    letters = {"O": "not_breakdown", "T": "possible_breakdown", "X": "breakdown"}
+    cast = frame["votes"].fillna("")
+    raters = pd.DataFrame({k: cast.str[k].map(letters) for k in range(3)})
+    counts = np.column_stack([cast.str[3:].str.count(letter) for letter in letters])
+    best = counts == counts.max(axis=1, keepdims=True)
+    label = pd.Series(np.array(list(letters.values()))[best.argmax(axis=1)], index=frame.index)
+    label[best.sum(axis=1) > 1] = "possible_breakdown"
+    label[cast == ""] = None
+    is_train = frame["split"] == "train"
+    frame.loc[is_train, "split"] = split_by_hash(frame.loc[is_train, "session_id"], 85, 15)
+    classes = sorted(letters.values())
+    return frame, label, votes(raters, classes), classes
+
+
+def _delidata_target(read):
+    frame = read("delidata")
+    raters = ["llm_gpt4omini_target", "llm_qwen32b_target", "llm_gemini20flash_target"]
+    classes = sorted(frame["target"].unique())
+    return frame, frame["target"], votes(frame[raters], classes), classes
+
+
+def _persuasion(read):
+    # The turns that the LLMs labelled, those of the persuader. Labels outside of the LLMs' scheme
+    # are "other". Sessions without human labels are all for training.
+    frame = read("persuasion4good")
+    raters = frame[["llm_qwen3_label", "llm_mistral_label", "llm_phi4_label"]]
+    asked = raters.notna().any(axis=1)
+    classes = sorted(set(raters.stack().dropna()))
+    label = frame["label"].where(frame["label"].isna() | frame["label"].isin(classes), "other")
+    human = frame["label"].notna().groupby(frame["session_id"]).transform("any")
+    frame["split"] = np.where(human, split_by_hash(frame["session_id"], 40, 15), "train")
+    return frame, label.where(asked), votes(raters, classes), classes
+
+
+def _uss_one_rater(read):
+    # One rater's rating stands for the noisy labeler, the mean of the other raters is the truth.
+    frame = read("uss")
+    ratings = frame[[c for c in frame if c.startswith("sat_") and c != "sat_mean"]]
+    names = {1: "dissatisfied", 2: "dissatisfied", 3: "neutral", 4: "satisfied", 5: "satisfied"}
+    rater = ratings[["sat_1"]].apply(lambda column: column.map(names))
+    mean = ratings.drop(columns="sat_1").astype(float).mean(axis=1)
+    classes = ["dissatisfied", "neutral", "satisfied"]
+    label = np.select([mean < 3, mean == 3, mean > 3], classes, "")
+    return frame, pd.Series(label).where(mean.notna()), votes(rater, classes), classes
+
+
+def _weights_task(read):
+    frame = read("weights_task_cps")
+    raters = frame[[c for c in frame if c.startswith("CSK_llm_")]].astype("Int64").astype(object)
+    return frame, frame["CSK"].astype(object), votes(raters, [0, 1]), [0, 1]
+
+
 TASKS = {
+    "dailydialog": _dailydialog,
+    "dbdc3": _dbdc3,
     "delidata": _delidata,
+    "delidata-target": _delidata_target,
     "meld-emotion": _meld_emotion,
     "meld-sentiment": _meld_sentiment,
+    "persuasion4good": _persuasion,
     "uss": _uss,
+    "uss-one-rater": _uss_one_rater,
+    "weights-task": _weights_task,
 }
 
 
@@ -106,8 +184,8 @@ def load_task(name: str, data_dir: Path, cache: Path, student: str = "frozen") -
     Returns
     -------
     Bunch
-        `X`, `y` (class codes), `llm_scores`, `groups`, `split`, `classes`: rows with a human label
-        and, in the train split, an LLM score.
+        `X`, `y` (class codes, -1 where no human labelled), `llm_scores`, `groups`, `split`,
+        `classes`: train rows with an LLM score, rows of the other splits with a human label.
     """
 
     def read(dataset):
@@ -132,8 +210,8 @@ def load_task(name: str, data_dir: Path, cache: Path, student: str = "frozen") -
         X = DialogueContext(n_turns=2).fit_transform(frame)
     is_train = (frame["split"] == "train").to_numpy()
     has_score = ~np.isnan(scores).all(axis=(1, 2))
-    used = label.notna().to_numpy() & (has_score | ~is_train)
-    codes = label.map({c: k for k, c in enumerate(classes)})
+    used = np.where(is_train, has_score, label.notna())
+    codes = label.map({c: k for k, c in enumerate(classes)}).astype(float).fillna(-1)
     return Bunch(
         X=X[used],
         y=codes[used].to_numpy(int),

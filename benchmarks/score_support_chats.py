@@ -33,6 +33,7 @@ def main():
         model=args.model,
         base_url=base_url,
         speaker="speaker",
+        n_context_turns=1,
         cache=args.cache,
         max_concurrency=4,
     )

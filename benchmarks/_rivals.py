@@ -1,0 +1,168 @@
+"""The study's students: each way to learn from shared soft labels and a few human labels.
+
+Every function takes the data, the human labels (-1 elsewhere), the soft labels, a setting and a
+seed, and gives a function from features to class probabilities.
+"""
+
+import numpy as np
+import pandas as pd
+from scipy.special import softmax
+from sklearn.linear_model import LogisticRegression
+
+from skpref import KNNLabelSmoother, PairwisePreferenceClassifier
+from skpref._net import MLP
+from skpref._offsets import fit_offsets, probabilities
+
+
+def dawid_skene(scores: np.ndarray) -> np.ndarray:
+    """Soft labels by crowd-kit's Dawid-Skene from each prompt's first choice."""
+    from crowdkit.aggregation import DawidSkene
+
+    row, prompt = np.nonzero(~np.isnan(scores).any(axis=2))
+    answers = pd.DataFrame({"task": row, "worker": prompt})
+    answers["label"] = scores[row, prompt].argmax(axis=1)
+    found = DawidSkene(n_iter=50).fit_predict_proba(answers)
+    soft = np.full((len(scores), scores.shape[2]), np.nan)
+    soft[found.index] = 0.0
+    soft[np.ix_(found.index, found.columns)] = found.to_numpy()
+    return soft
+
+
+def fit_student(data, y, soft, setting, seed):
+    """Train a student on the shared soft labels, or on what a rival makes of them."""
+    setting = dict(setting)
+    train = data.split == "train"
+    target = soft.smooth if setting.pop("knn", True) else soft.raw
+    if setting.pop("dawid_skene", False):
+        found = dawid_skene(data.llm_scores[train])
+        target = KNNLabelSmoother(random_state=seed).fit_transform(
+            data.X[train], found, groups=data.groups[train]
+        )
+    if setting.pop("labels_in_stage_1", False):
+        labelled = y[train] >= 0
+        target = target.copy()
+        target[labelled] = np.eye(target.shape[1])[y[train][labelled]]
+    epsilon = setting.pop("label_smoothing", 0.0)
+    target = (1 - epsilon) * target + epsilon / target.shape[1]
+    weight = None
+    if power := setting.pop("confidence", 0.0):
+        certainty = 1 + (target * np.log(np.maximum(target, 1e-12))).sum(axis=1) / np.log(
+            target.shape[1]
+        )
+        weight = np.where(y[train] >= 0, 1.0, np.maximum(certainty, 1e-3) ** power)
+        weight = np.nan_to_num(weight, nan=1.0)
+    model = PairwisePreferenceClassifier(
+        calibrator="passthrough",
+        smoother="passthrough",
+        classes=np.arange(len(data.classes)),
+        random_state=seed,
+        **setting,
+    )
+    model.fit(
+        data.X[train],
+        y[train],
+        groups=data.groups[train],
+        llm_scores=target[:, None],
+        sample_weight=weight,
+    )
+    return model.predict_proba
+
+
+def fit_gce(data, y, soft, setting, seed):
+    """Train the same network by generalised cross-entropy (Zhang and Sabuncu 2018)."""
+    import torch
+    from skorch import NeuralNet
+
+    train = np.flatnonzero(data.split == "train")
+    known = train[~np.isnan(soft.smooth).any(axis=1)]
+    target = soft.smooth[~np.isnan(soft.smooth).any(axis=1)].astype(np.float32)
+    labelled = y[known] >= 0
+    target[labelled] = np.eye(target.shape[1], dtype=np.float32)[y[known][labelled]]
+
+    class Loss(torch.nn.Module):
+        def forward(self, logits, target):
+            p = torch.softmax(logits, dim=1)
+            return (target * (1 - p ** setting["q"]) / setting["q"]).sum(dim=1).mean()
+
+    torch.manual_seed(seed)
+    net = NeuralNet(
+        MLP(data.X.shape[1], target.shape[1]),
+        Loss,
+        max_epochs=30,
+        lr=setting["lr"],
+        optimizer=torch.optim.Adam,
+        optimizer__weight_decay=setting["weight_decay"],
+        batch_size=256,
+        iterator_train__shuffle=True,
+        train_split=None,
+        verbose=0,
+    )
+    net.fit(data.X[known], target)
+    return lambda X: softmax(net.predict(X), axis=1)
+
+
+def fit_clean(data, y, soft, setting, seed):
+    """Train logistic regression by cleanlab on the soft labels' first choices."""
+    from cleanlab.classification import CleanLearning
+
+    train = data.split == "train"
+    known = ~np.isnan(soft.smooth).any(axis=1)
+    hard = np.where(y[train] >= 0, y[train], np.nan_to_num(soft.smooth).argmax(axis=1))[known]
+    found, codes = np.unique(hard, return_inverse=True)
+    model = CleanLearning(LogisticRegression(max_iter=200, **setting), seed=seed, cv_n_folds=3)
+    model.fit(data.X[train][known], codes)
+    return widen(model.predict_proba, found, len(data.classes))
+
+
+def fit_human(data, y, _soft, setting, _seed):
+    """Train logistic regression on the human labels alone."""
+    model = LogisticRegression(max_iter=1000, **setting).fit(data.X[y >= 0], y[y >= 0])
+    return widen(model.predict_proba, model.classes_, len(data.classes))
+
+
+def widen(predict_proba, found, n_classes):
+    """Give zeros to the classes that a model has not seen."""
+
+    def predict(X):
+        probabilities = np.zeros((len(X), n_classes))
+        probabilities[:, found] = predict_proba(X)
+        return probabilities
+
+    return predict
+
+
+def fit_trees(data, y, soft, setting, seed):
+    """Train one XGBoost ranker per class within sessions; offsets by the human and soft labels."""
+    from xgboost import XGBRanker
+
+    train = np.flatnonzero(data.split == "train")
+    known = ~np.isnan(soft.smooth).any(axis=1)
+    rows, target = train[known], soft.smooth[known].copy()
+    order = np.argsort(data.groups[rows], kind="stable")
+    rows, target = rows[order], target[order]
+    query = np.unique(data.groups[rows], return_inverse=True)[1]
+    rankers = [
+        XGBRanker(
+            objective="rank:pairwise", tree_method="hist", n_jobs=1, random_state=seed, **setting
+        ).fit(data.X[rows], target[:, k], qid=query)
+        for k in range(target.shape[1])
+    ]
+
+    def score(X):
+        return np.column_stack([ranker.predict(X) for ranker in rankers])
+
+    labelled = y[rows] >= 0
+    scores = score(data.X[rows])
+    goal = np.vstack([np.eye(target.shape[1])[y[rows][labelled]], target])
+    weight = np.r_[np.ones(labelled.sum()), np.full(len(rows), 200 / len(rows))]
+    scale, offsets = fit_offsets(np.vstack([scores[labelled], scores]), goal, weight)
+    return lambda X: probabilities(scale * score(X) + offsets)
+
+
+FITTERS = {
+    "student": fit_student,
+    "gce": fit_gce,
+    "clean": fit_clean,
+    "human": fit_human,
+    "trees": fit_trees,
+}
