@@ -153,7 +153,8 @@ def plot(runs, plotted, rows, path):
     axis.axhline(0, color="grey", linewidth=1)
     axis.set(xlabel="human labels", ylabel="macro-F1 less the best-tuned distillation, points")
     axis.set_xticks(list(position.values()), [str(n) for n in position])
-    axis.legend(fontsize=7)
+    if len(detail):
+        axis.legend(fontsize=7)
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8
     )

@@ -217,16 +217,16 @@ def run_row(row, setting, data, y, soft, seed, split) -> dict:
     return {"log_p": np.log(np.maximum(p_test, 1e-6)).astype(np.float16), "offsets": offsets}
 
 
-def score(data, split, log_p, offsets) -> dict:
-    """Score the probabilities of a split under each decision rule."""
+def score(data, split, log_p, offsets, rules=RULES) -> dict:
+    """Score the probabilities of a split under some decision rules."""
     where = data.split == split
     truth, groups = data.y[where], data.groups[where]
     human = truth >= 0
     truth, groups, log_p = truth[human], groups[human], log_p[human].astype(float)
     labels = np.arange(len(data.classes))
     out = {}
-    for rule, offset in zip(RULES, offsets, strict=True):
-        p = np.exp(log_softmax(log_p + offset, axis=1))
+    for rule in rules:
+        p = np.exp(log_softmax(log_p + offsets[RULES.index(rule)], axis=1))
         found = p.argmax(axis=1)
         present = np.unique(truth)
         with warnings.catch_warnings():
@@ -429,14 +429,14 @@ def read_runs(args) -> tuple[pd.DataFrame, dict]:
         if not path.is_file():
             continue
         tuned = json.loads(path.read_text())
-        data = load(task, str(args.data_dir), str(args.cache))
+        data = load_task(task, args.data_dir, args.cache)
         for n_labels, seed in product(args.budgets, range(args.seeds)):
             path = args.cache / "study" / task / f"{n_labels}-{seed}.npz"
             kept = dict(np.load(path)) if path.is_file() else {}
             for row in [r for r in args.rows if f"{r}|log_p" in kept]:
                 log_p, offsets = kept[f"{row}|log_p"], kept[f"{row}|offsets"]
-                scores = score(data, "test", log_p, offsets)
                 rule = tuned[row]["rule"]
+                scores = score(data, "test", log_p, offsets, {"argmax", rule})
                 key = {"task": task, "n_labels": n_labels, "seed": seed, "row": row}
                 argmax = {f"{k}_argmax": scores["argmax"][k] for k in ("macro_f1", "accuracy")}
                 chosen = {"rule": rule, "setting": str(kept[f"{row}|setting"])}
