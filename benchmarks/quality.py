@@ -47,11 +47,13 @@ def grid(**values) -> list[dict]:
 
 
 # Distillation tries six optimisers; with pairs three of them, each with two weights of the pairs.
-POINTWISE = grid(pairwise_weight=[0.0], lr=[3e-4, 1e-3, 3e-3], weight_decay=[1e-4, 1e-3])
+POINTWISE = grid(
+    pairwise_weight=[0.0], class_weight=[None], lr=[3e-4, 1e-3, 3e-3], weight_decay=[1e-4, 1e-3]
+)
 OPTIMISERS = [
-    {"lr": 1e-3, "weight_decay": 1e-4},
-    {"lr": 1e-3, "weight_decay": 1e-3},
-    {"lr": 3e-4, "weight_decay": 1e-3},
+    {"class_weight": None, "lr": 1e-3, "weight_decay": 1e-4},
+    {"class_weight": None, "lr": 1e-3, "weight_decay": 1e-3},
+    {"class_weight": None, "lr": 3e-4, "weight_decay": 1e-3},
 ]
 PAIRWISE = [o | {"pairwise_weight": weight} for o in OPTIMISERS for weight in (0.3, 1.0)]
 FIXED = [o | {"margin": "fixed", "margin_scale": m} for o in OPTIMISERS for m in (0.5, 2.0)]
@@ -83,14 +85,20 @@ ROWS = {
 # weights of the pairs. What comes first is the default.
 RATES = [5e-5, 2e-5, 1e-4]
 DISTILLED = [
-    {"pairwise_weight": 0.0, "max_epochs": n, "encoder_lr": rate} for n in (5, 3) for rate in RATES
+    {"pairwise_weight": 0.0, "class_weight": None, "max_epochs": n, "encoder_lr": rate}
+    for n in (5, 3)
+    for rate in RATES
 ]
 FINETUNED_ROWS = {
     "distillation": ("student", DISTILLED),
     "distillation, balanced": ("student", [s | {"class_weight": "balanced"} for s in DISTILLED]),
     "skpref": (
         "student",
-        [{"pairwise_weight": w, "encoder_lr": rate} for w in (1.0, 0.3) for rate in RATES],
+        [
+            {"pairwise_weight": w, "class_weight": None, "encoder_lr": rate}
+            for w in (1.0, 0.3)
+            for rate in RATES
+        ],
     ),
 }
 # Rows that take the settings of skpref and change one.

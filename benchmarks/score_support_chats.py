@@ -1,7 +1,13 @@
 """Scores of the packaged support chats by a real LLM.
 
-Run ``python -m benchmarks.score_support_chats``; it takes about half an hour on two cores, and
-goes on where it was stopped. With ``--base-url`` and ``--model`` another LLM is asked.
+The scores in the package are of Qwen2.5-Coder-1.5B-Instruct, quantised to Q4_K_M, by llama.cpp::
+
+    llama-server -m qwen2.5-coder-1.5b-instruct-q4_k_m.gguf -c 8192 -np 4 --port 18124
+    export MODEL=qwen2.5-coder-1.5b-instruct-q4_k_m URL=http://127.0.0.1:18124/v1
+    python -m benchmarks.score_support_chats --base-url $URL --model $MODEL
+
+About an hour and a half on two cores; it goes on where it was stopped, as long as the address stays
+the same, since answers in the cache are found by it, too.
 """
 
 import argparse
@@ -9,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks._llm_server import MODEL, start_llm_server
 from skpref import LLMLabeler
 from skpref.datasets import _support_chats as chats
 
@@ -19,19 +24,17 @@ OUTPUT = Path(chats.__file__).parent / "data" / "support_chats_scores.npz"
 def main():
     """Score the chats and write the file that the package holds."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--base-url")
-    parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--base-url", required=True)
+    parser.add_argument("--model", required=True)
     parser.add_argument("--cache", default="support-chats-cache")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     args = parser.parse_args()
-    # Always the same port, since answers in the cache are found by the address, too.
-    server, base_url = (None, args.base_url) if args.base_url else start_llm_server(18123)
     frame, y = chats.read_chats()
     labeler = LLMLabeler(
         chats.CLASSES,
         chats.support_chats_bank(),
         model=args.model,
-        base_url=base_url,
+        base_url=args.base_url,
         speaker="speaker",
         n_context_turns=1,
         cache=args.cache,
@@ -42,7 +45,6 @@ def main():
         args.output, llm_scores=scores.astype(np.float16), prompt_names=labeler.prompt_names_
     )
     print(labeler.usage_)
-    del server
     mass = np.nanmean(labeler.option_mass_, axis=0).round(2)
     print("probability of all options:", dict(zip(labeler.prompt_names_, mass, strict=True)))
 

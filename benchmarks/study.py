@@ -62,11 +62,11 @@ TUNING_LABELS = 200
 TUNING_SEEDS = (1000, 1001)
 N_COMPONENTS = 384
 RULES = ["argmax", "balanced", "macro-F1"]
-OURS = ["skpref, default", "skpref", "skpref, balanced"]
+OURS = ["skpref, default", "skpref", "skpref, not balanced"]
 LEVERS_INTRODUCTION = (
-    "`python benchmarks/study.py --levers`: one change of skpref's default each, on the dev "
-    "sessions of nine tasks; difference to the default in points, mean over tasks and seeds "
-    "(each seed in brackets), decided by argmax."
+    "`python benchmarks/study.py --levers`: one change each of skpref without class "
+    "weights, on the dev sessions of nine tasks; difference to that in points, mean over tasks and "
+    "seeds (each seed in brackets), decided by argmax."
 )
 INTRODUCTION = (
     "Dialogues with LLM (or single raters') labels on all train sessions and N human labels, "
@@ -82,7 +82,7 @@ def grid(optimisers=OPTIMISERS[:3], **values) -> list[dict]:
     return [o | v for v in ParameterGrid(values) for o in optimisers]
 
 
-POINTWISE = grid(OPTIMISERS, pairwise_weight=[0.0])
+POINTWISE = grid(OPTIMISERS, pairwise_weight=[0.0], class_weight=[None])
 TREES = {"learning_rate": 0.3, "n_estimators": 30, "colsample_bytree": 0.5}
 # Row -> (how it is made, settings tried on dev).
 ROWS = {
@@ -93,11 +93,11 @@ ROWS = {
     "distillation, balanced": ("student", [s | {"class_weight": "balanced"} for s in POINTWISE]),
     "distillation, label smoothing": (
         "student",
-        grid(pairwise_weight=[0.0], label_smoothing=[0.1, 0.3]),
+        grid(pairwise_weight=[0.0], class_weight=[None], label_smoothing=[0.1, 0.3]),
     ),
     "distillation, confidence-weighted": (
         "student",
-        grid(pairwise_weight=[0.0], confidence=[1.0, 2.0]),
+        grid(pairwise_weight=[0.0], class_weight=[None], confidence=[1.0, 2.0]),
     ),
     "generalised cross-entropy": ("gce", grid(q=[0.3, 0.7])),
     "Dawid-Skene, distilled": ("student", [s | {"dawid_skene": True} for s in POINTWISE]),
@@ -108,19 +108,30 @@ ROWS = {
     ),
     "reward model": (
         "student",
-        grid(OPTIMISERS, loss=["logistic"], pointwise_weight=[0.0], margin_scale=[1e-6]),
+        grid(
+            OPTIMISERS,
+            loss=["logistic"],
+            pointwise_weight=[0.0],
+            margin_scale=[1e-6],
+            class_weight=[None],
+        ),
     ),
     "reward model, margin": (
         "student",
-        grid(loss=["logistic"], pointwise_weight=[0.0], margin_scale=[1.0, 4.0]),
+        grid(
+            loss=["logistic"],
+            pointwise_weight=[0.0],
+            margin_scale=[1.0, 4.0],
+            class_weight=[None],
+        ),
     ),
     "skpref, default": ("student", [{}]),
     "skpref": ("student", grid(pairwise_weight=[0.3, 1.0])),
-    "skpref, balanced": ("student", grid(pairwise_weight=[0.3, 1.0], class_weight=["balanced"])),
+    "skpref, not balanced": ("student", grid(pairwise_weight=[0.3, 1.0], class_weight=[None])),
 }
-# One change of the default each, tried on dev; the first three are the default and its rivals.
+# One change of skpref without class weights each, tried on dev; first come it and its rivals.
 LEVERS = {
-    "default": {},
+    "no class weights": {},
     "distillation": {"pairwise_weight": 0.0},
     "distillation, balanced": {"pairwise_weight": 0.0, "class_weight": "balanced"},
     "distillation, labels in stage 1": {"pairwise_weight": 0.0, "labels_in_stage_1": True},
@@ -130,7 +141,7 @@ LEVERS = {
         "class_weight": "balanced",
     },
     "labels in stage 1": {"labels_in_stage_1": True},
-    "balanced": {"class_weight": "balanced"},
+    "balanced (the default)": {"class_weight": "balanced"},
     "balanced, labels in stage 1": {"class_weight": "balanced", "labels_in_stage_1": True},
     "pairs alone": {"pointwise_weight": 0.0},
     "pairwise_weight 0.3": {"pairwise_weight": 0.3},
@@ -285,6 +296,7 @@ def lever_unit(task, n_labels, seed, paths) -> list[dict]:
         for name, setting in LEVERS.items():
             if setting.get("stage2") == "finetune" and n_labels == 0:
                 continue
+            setting = {"class_weight": None} | setting
             made = run_row("skpref", setting, data, y, soft, seed, "dev")
             scores = score(data, "dev", **made)
             key = {"task": task, "n_labels": n_labels, "seed": seed, "lever": name}
@@ -311,7 +323,7 @@ def run_levers(args):
     for name, n in product(LEVERS, LEVER_BUDGETS):
         cells, by_task = [], None
         for metric in METRICS:
-            change = (wide[metric][name] - wide[metric]["default"]).xs(n, level="n_labels")
+            change = (wide[metric][name] - wide[metric]["no class weights"]).xs(n, level="n_labels")
             by_seed = change.groupby("seed").mean()
             cells.append(
                 f"{100 * change.mean():+.1f} ({', '.join(f'{100 * v:+.1f}' for v in by_seed)})"

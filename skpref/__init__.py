@@ -1,9 +1,15 @@
 """Small utterance classifiers from noisy LLM scores, by preferences within dialogue sessions."""
 
-from skpref import datasets, metrics
+from skpref import datasets, inspection, metrics
 from skpref._calibrator import LLMScoreCalibrator
 from skpref._classifier import PairwisePreferenceClassifier
 from skpref._context import DialogueContext
+from skpref._displays import (
+    PreferenceNoiseDisplay,
+    ScoreReliabilityDisplay,
+    SessionTrajectoryDisplay,
+    TrainingCurveDisplay,
+)
 from skpref._encoder import SentenceEncoder
 from skpref._labeler import LLMLabeler
 from skpref._prompts import PromptBank
@@ -20,9 +26,14 @@ __all__ = [
     "LLMScoreCalibrator",
     "Pairs",
     "PairwisePreferenceClassifier",
+    "PreferenceNoiseDisplay",
     "PromptBank",
+    "ScoreReliabilityDisplay",
     "SentenceEncoder",
+    "SessionTrajectoryDisplay",
+    "TrainingCurveDisplay",
     "__version__",
     "datasets",
+    "inspection",
     "metrics",
 ]

@@ -15,7 +15,13 @@ from sklearn.model_selection import GroupKFold
 from sklearn.utils import ClassifierTags, Tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skpref._sklearn import Interval, StrOptions, _check_feature_names_in, _fit_context
+from skpref._sklearn import (
+    DocLinkMixin,
+    Interval,
+    StrOptions,
+    _check_feature_names_in,
+    _fit_context,
+)
 from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
 from skpref._validation import check_groups, check_labels, check_llm_scores
 
@@ -237,7 +243,7 @@ def _predict(model: _Model, scores: _Scores) -> FloatArray:
     return prob
 
 
-class LLMScoreCalibrator(TransformerMixin, BaseEstimator):
+class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
     """Ensemble and calibrate an LLM's raw scores.
 
     Turns the scores that several prompts gave each utterance into one class distribution, with

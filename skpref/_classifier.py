@@ -19,6 +19,7 @@ from skpref._calibrator import LLMScoreCalibrator
 from skpref._offsets import fit_offsets, probabilities
 from skpref._sampler import IntraSessionPairSampler
 from skpref._sklearn import (
+    DocLinkMixin,
     HasMethods,
     Interval,
     StrOptions,
@@ -134,7 +135,7 @@ def _trains_by_epochs(estimator) -> bool:
     return True
 
 
-class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
+class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator):
     """Small classifier trained on preferences between utterances of the same session.
 
     Stage 1 learns from soft labels (calibrated and smoothed LLM scores, or the labels in `y` where
@@ -159,9 +160,12 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         Weight of the pairwise term. 0 leaves pointwise distillation.
     pointwise_weight : float, default=1.0
         Weight of the cross-entropy of each row with its soft label.
-    class_weight : None, "balanced" or dict of {label: weight}, default=None
-        Weight of each class in the cross-entropy and in stage 2. "balanced" divides by the
-        frequency of the class among the soft labels.
+    class_weight : None, "balanced" or dict of {label: weight}, default="balanced"
+        Weight of each class in the cross-entropy and in stage 2; fine-tuning takes its square
+        root, since the offsets have moved towards rare classes already. "balanced" divides by the
+        frequency of the class among the soft labels, which raises macro-F1, and makes the
+        probabilities those of a population with classes alike in number. None weights all rows
+        alike, for probabilities that match the frequencies.
     stage2 : {"auto", "offsets", "finetune"} or None, default="auto"
         "offsets" refits scale and offsets on human and soft labels, the soft ones together worth
         200 human ones; "finetune" then trains the network on the labelled rows; both need a label.
@@ -291,7 +295,8 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
     since a network is too sure of the rows it has seen; where there are too few sessions to hold
     some out (fewer than half of ``1 / validation_fraction``) it is fitted on those all the same,
     and then, or with ``stage2=None``, probabilities are not calibrated: see
-    `sklearn.calibration.CalibratedClassifierCV`.
+    `sklearn.calibration.CalibratedClassifierCV`. Class weights, which are balanced by default,
+    lift the probabilities of rare classes above their frequencies.
 
     Each utterance goes through the network once per step, whatever the number of its pairs. The
     hinge losses compare all pairs of a session of any length: pair by pair up to 128 utterances,
@@ -372,7 +377,7 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         margin_scale=2.0,
         pairwise_weight=1.0,
         pointwise_weight=1.0,
-        class_weight=None,
+        class_weight="balanced",
         stage2="auto",
         finetune_epochs=5,
         calibrator=None,
@@ -957,9 +962,12 @@ class PairwisePreferenceClassifier(ClassifierMixin, BaseEstimator):
         if not (self.stage2 == "finetune" or (self.stage2 == "auto" and enough)):
             return
         one_hot = labelled._replace(soft=np.eye(len(self.classes_))[labelled.codes])
+        import torch
+
         criterion = {
             "pairwise_weight": 0.0,
             "pointwise_weight": 1.0,
+            "class_weight": torch.from_numpy(np.sqrt(self.class_weight_)),
             "scale": self.scale_,
             "offsets": self.offsets_,
         }

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import validate_data
 
-from skpref._sklearn import Interval, StrOptions, _fit_context
+from skpref._sklearn import DocLinkMixin, Interval, StrOptions, _fit_context
 from skpref._typing import BoolArray, IntArray
 from skpref._validation import check_groups, is_missing
 
@@ -51,7 +51,7 @@ def _rank_turns(values: np.ndarray, name: str) -> IntArray:
         ) from None
 
 
-class DialogueContext(TransformerMixin, BaseEstimator):
+class DialogueContext(DocLinkMixin, TransformerMixin, BaseEstimator):
     r"""Give each utterance the turns before it in its session.
 
     The output for a row is its own turn, followed by up to `n_turns` turns before it, the newest

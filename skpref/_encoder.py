@@ -21,7 +21,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted
 
 from skpref._cache import open_cache
-from skpref._sklearn import Interval, StrOptions, _fit_context
+from skpref._sklearn import DocLinkMixin, Interval, StrOptions, _fit_context
 from skpref._typing import FloatArray
 from skpref._validation import _factorize, check_texts, import_optional
 
@@ -197,7 +197,9 @@ def _write(cache, keys: list[str], vectors: FloatArray) -> None:
             cache.set(key, content + zlib.crc32(content).to_bytes(4))
 
 
-class SentenceEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class SentenceEncoder(
+    DocLinkMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     """Embed texts by a sentence-transformers model.
 
     Nothing is learned from the data: `fit` finds out the number of dimensions.

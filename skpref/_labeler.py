@@ -21,7 +21,7 @@ from skpref._answers import Answer, read_answer
 from skpref._completions import NEED, Ask, Endpoint, Function, Runner, Secret
 from skpref._context import DialogueContext, _check_frame
 from skpref._prompts import PromptBank, Question, Turn, quote_turn, write_messages
-from skpref._sklearn import Interval, StrOptions, _fit_context, _get_output_config
+from skpref._sklearn import DocLinkMixin, Interval, StrOptions, _fit_context, _get_output_config
 from skpref._typing import FloatArray, IntArray
 from skpref._validation import check_labels, check_llm_scores, check_texts, import_optional
 
@@ -86,7 +86,7 @@ def _draw_examples(turns: _Turns, codes: IntArray, n_classes: int, n: int, rng) 
     return drawn
 
 
-class LLMLabeler(TransformerMixin, BaseEstimator):
+class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
     """Score utterances by prompting a large language model.
 
     Each utterance is asked about with each prompt of a bank, at any OpenAI-compatible chat

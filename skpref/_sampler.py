@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_consistent_length, column_or_1d, validate_data
 
-from skpref._sklearn import Interval, StrOptions, _fit_context
+from skpref._sklearn import DocLinkMixin, Interval, StrOptions, _fit_context
 from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
 from skpref._validation import check_groups
 
@@ -238,7 +238,7 @@ def _check_scores(y: ArrayLike) -> FloatArray:
     return scores.reshape(-1, 1) if scores.ndim == 1 else scores
 
 
-class IntraSessionPairSampler(BaseEstimator):
+class IntraSessionPairSampler(DocLinkMixin, BaseEstimator):
     """Draw preference pairs between utterances of the same session.
 
     Two rows make a pair where they are of one session and their scores differ: the winner's

@@ -13,7 +13,13 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
 from skpref._neighbors import FAST_METRICS, NeighborSearch, _find_sorted, row_keys
-from skpref._sklearn import Interval, StrOptions, _check_feature_names_in, _fit_context
+from skpref._sklearn import (
+    DocLinkMixin,
+    Interval,
+    StrOptions,
+    _check_feature_names_in,
+    _fit_context,
+)
 from skpref._typing import BoolArray, FloatArray, IntArray
 from skpref._validation import _as_1d_objects, check_groups, check_labels
 
@@ -91,7 +97,7 @@ def _vote_weights(distances: FloatArray, weights) -> FloatArray:
     return np.divide(votes, total, out=np.zeros_like(votes), where=total > 0)
 
 
-class KNNLabelSmoother(TransformerMixin, BaseEstimator):
+class KNNLabelSmoother(DocLinkMixin, TransformerMixin, BaseEstimator):
     """Smooth labels over the nearest neighbours in feature space.
 
     The label distribution of each fitted row becomes

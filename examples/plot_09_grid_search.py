@@ -1,0 +1,104 @@
+"""
+A search over the whole path
+============================
+
+From the frame of dialogues to the classifier everything is one pipeline, so one grid search sets
+all of it: how many turns of context the encoder sees, how scores are calibrated, whether soft
+labels are smoothed, and how much pairs count. Folds keep sessions whole, session ids and LLM
+scores are cut per fold by metadata routing, and each text is encoded once for all settings.
+
+The picture orders the settings by their mean over folds, and shows each fold. Folds differ more
+than most settings do, so look at dots of one colour: a setting is better only where it is so in
+most folds.
+"""
+
+from tempfile import TemporaryDirectory
+
+import matplotlib.pyplot as plt
+import numpy as np
+import sklearn
+from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.pipeline import Pipeline
+
+from skpref import (
+    DialogueContext,
+    KNNLabelSmoother,
+    LLMScoreCalibrator,
+    PairwisePreferenceClassifier,
+    SentenceEncoder,
+)
+from skpref.datasets import load_support_chats
+from skpref.metrics import within_session_concordance_scorer
+
+chats = load_support_chats()
+# A team that labelled 20 of 45 sessions.
+rows = chats.groups < "chat-045"
+frame, groups, llm_scores = chats.frame[rows], chats.groups[rows], chats.llm_scores[rows]
+labelled = frame["session_id"].isin(np.unique(groups)[::2][:20])
+y = frame["label"].where(labelled, None).to_numpy(dtype=object)
+print(f"{len(frame)} turns, {labelled.sum()} of them labelled")
+
+# %%
+# Parts that are searched must be given, so that their parameters have names.
+cache = TemporaryDirectory()
+pipe = Pipeline(
+    [
+        ("context", DialogueContext(speaker="speaker")),
+        ("encoder", SentenceEncoder(cache=cache.name)),
+        (
+            "clf",
+            PairwisePreferenceClassifier(
+                "linear",
+                solver="lbfgs",
+                calibrator=LLMScoreCalibrator(),
+                smoother=KNNLabelSmoother(),
+                classes=chats.classes,
+                random_state=0,
+            ),
+        ),
+    ]
+)
+grid = {
+    "context__n_turns": [0, 1],
+    "clf__calibrator__method": ["batch", "log_pool"],
+    "clf__smoother__alpha": [0.0, 0.5],
+    "clf__pairwise_weight": [0.0, 1.0],
+}
+with sklearn.config_context(enable_metadata_routing=True):
+    search = GridSearchCV(
+        pipe, grid, cv=GroupKFold(4), scoring=within_session_concordance_scorer
+    ).fit(frame, y, groups=groups, llm_scores=llm_scores)
+search
+
+# %%
+# The best and the worst, and what each parameter does on average over all others.
+results = search.cv_results_
+mean = results["mean_test_score"]
+for i in mean.argsort()[[0, -1]]:
+    print(f"{mean[i]:.3f}", *(f"\n      {k} = {v}" for k, v in results["params"][i].items()))
+for parameter in grid:
+    values = np.array([str(params[parameter]) for params in results["params"]])
+    effect = ", ".join(f"{v}: {mean[values == v].mean():.3f}" for v in np.unique(values))
+    print(f"{parameter:26s} {effect}")
+
+# %%
+# Concordance within the sessions of each fold.
+scores = np.array([results[f"split{k}_test_score"] for k in range(4)])
+order = mean.argsort()
+figure, axis = plt.subplots(figsize=(9.5, 5.5), layout="constrained")
+for fold, row in enumerate(scores):
+    axis.plot(row[order], range(len(order)), "o", alpha=0.6, label=f"fold {fold + 1}")
+axis.plot(mean[order], range(len(order)), "|", color="black", markersize=16, label="mean")
+labels = []
+for i in order:
+    params = results["params"][i]
+    pairs = "pairs" if params["clf__pairwise_weight"] else "no pairs"
+    smooth = "smoothed" if params["clf__smoother__alpha"] else "not smoothed"
+    context = "1 turn before" if params["context__n_turns"] else "no context"
+    labels.append(f"{params['clf__calibrator__method']}, {smooth}, {pairs}, {context}")
+axis.set_yticks(range(len(order)), labels)
+axis.set(xlabel="concordance within sessions")
+axis.grid(axis="x", alpha=0.3)
+axis.legend(loc="lower right")
+plt.show()
+cache.cleanup()
