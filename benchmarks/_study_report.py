@@ -11,14 +11,14 @@ N_BOOTSTRAP = 500
 
 def resampled(counts, weight) -> np.ndarray:
     """Metrics under each weighting of the sessions, shape (n_weightings, 3)."""
-    confusion, won, compared = counts
-    total = np.tensordot(weight, confusion, axes=1)  # true class, predicted class
+    total = np.tensordot(weight, counts.confusion, axes=1)  # true class, predicted class
     hits = np.diagonal(total, axis1=1, axis2=2)
     size = total.sum(axis=1) + total.sum(axis=2)
-    present = confusion.sum(axis=(0, 2)) > 0
+    present = counts.confusion.sum(axis=(0, 2)) > 0
     f1 = (2 * hits / np.maximum(size, 1))[:, present].mean(axis=1)
     accuracy = hits.sum(axis=1) / total.sum(axis=(1, 2))
-    return np.column_stack([f1, accuracy, weight @ won / np.maximum(weight @ compared, 1)])
+    concordance = weight @ counts.won / np.maximum(weight @ counts.compared, 1)
+    return np.column_stack([f1, accuracy, concordance])
 
 
 def differences(counts, ours, rival_of, tasks, budgets, seeds) -> pd.DataFrame:
@@ -36,7 +36,7 @@ def differences(counts, ours, rival_of, tasks, budgets, seeds) -> pd.DataFrame:
         ]
         if not pairs:
             continue
-        n_sessions = len(pairs[0][0][1])
+        n_sessions = len(pairs[0][0].won)
         weight = np.vstack(
             [
                 np.ones(n_sessions),

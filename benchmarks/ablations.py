@@ -118,7 +118,7 @@ def noise(data, soft) -> list[dict]:
 
 def by_session(data, log_p) -> list[dict]:
     """Concordance of the test sessions, a third of them at a time, by length and by variety."""
-    confusion, won, compared = count(data, log_p)
+    confusion, won, compared, _ = count(data, log_p)
     sizes = {
         "length": confusion.sum(axis=(1, 2)),
         "classes": (confusion.sum(axis=2) > 0).sum(axis=1),

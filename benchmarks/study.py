@@ -20,7 +20,7 @@ import pandas as pd
 from _rivals import FITTERS
 from _study_report import METRICS, cell, differences, plot, summary_line, table_of_means
 from _tasks import TASKS, load_task
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 from sklearn.decomposition import PCA
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import accuracy_score, f1_score, log_loss
@@ -31,11 +31,8 @@ from tqdm import tqdm
 
 from skpref import KNNLabelSmoother, LLMScoreCalibrator
 from skpref._validation import check_groups
-from skpref.metrics import (
-    _won_and_compared,
-    expected_calibration_error,
-    within_session_concordance,
-)
+from skpref.inspection import _count
+from skpref.metrics import expected_calibration_error, within_session_concordance
 
 TASK_NAMES = [
     "dailydialog",
@@ -434,7 +431,7 @@ def run(args):
 
 
 def read_runs(args) -> tuple[pd.DataFrame, dict]:
-    """Score the kept predictions, one line per run; give their counts per session, too."""
+    """Score the kept predictions, one line per run; give the counts of their sessions, too."""
     lines, counts = [], {}
     for task in args.tasks:
         path = args.cache / "study" / task / "tuned.json"
@@ -458,20 +455,11 @@ def read_runs(args) -> tuple[pd.DataFrame, dict]:
     return pd.DataFrame(lines), counts
 
 
-def count(data, log_p) -> tuple:
-    """Confusion matrix and concordance of each test session: what a bootstrap adds up."""
+def count(data, log_p):
+    """Count what the metrics of each test session add up from."""
     where = data.split == "test"
     session = check_groups(data.groups[where], where.sum())
-    truth, p, n_classes = data.y[where], log_softmax(log_p, axis=1), len(data.classes)
-    n_sessions = session.max() + 1
-    cell = (session * n_classes + truth) * n_classes + p.argmax(axis=1)
-    confusion = np.bincount(cell, minlength=n_sessions * n_classes**2)
-    won, compared = np.zeros(n_sessions), np.zeros(n_sessions)
-    for k in [1] if n_classes == 2 else range(n_classes):
-        class_won, class_compared = _won_and_compared(session, truth == k, p[:, k], n_sessions)
-        won += class_won
-        compared += class_compared
-    return confusion.reshape(n_sessions, n_classes, n_classes), won, compared
+    return _count(softmax(log_p, axis=1), data.y[where], session, session.max() + 1)
 
 
 def rivals(args) -> dict:

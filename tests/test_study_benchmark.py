@@ -131,7 +131,7 @@ def test_bootstrap_of_the_sample_itself_is_the_metric(study, arguments):
     log_p = rng.randn(test.sum(), 3) + np.eye(3)[data.y[test]]
     scores = study.score(data, "test", log_p, np.zeros((3, 3)))["argmax"]
     counts = study.count(data, log_p)
-    found = resampled(counts, np.ones((1, len(counts[1]))))[0]
+    found = resampled(counts, np.ones((1, len(counts.won))))[0]
     for value, metric in zip(found, ("macro_f1", "accuracy", "concordance"), strict=True):
         assert value == pytest.approx(scores[metric])
     worse = study.count(data, rng.randn(test.sum(), 3))
