@@ -11,6 +11,7 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 import skpref
 from skpref import PairwisePreferenceClassifier
 from skpref.datasets import load_support_chats, make_dialogues
+from skpref.datasets._support_chats import support_chats_bank
 from skpref.metrics import expected_calibration_error, within_session_concordance
 
 
@@ -222,6 +223,14 @@ def test_support_chats_scores_are_distributions(chats):
     known = ~np.isnan(scores).any(axis=2)
     assert known.mean() > 0.99
     np.testing.assert_allclose(scores[known].sum(axis=1), 1)
+
+
+def test_support_chats_scores_tell_the_classes_apart_by_every_prompt(chats):
+    truth = chats.frame["label"].to_numpy()
+    for scores in np.moveaxis(chats.llm_scores, 1, 0):
+        for k, label in enumerate(chats.classes):
+            assert roc_auc_score(truth == label, scores[:, k]) > 0.65
+    assert chats.prompt_names == list(support_chats_bank())
 
 
 def test_support_chats_are_small():
