@@ -6,7 +6,8 @@ seed, and gives a function from features to class probabilities.
 
 import numpy as np
 import pandas as pd
-from scipy.special import softmax
+from scipy.special import logit, softmax
+from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 
 from skpref import KNNLabelSmoother, PairwisePreferenceClassifier
@@ -28,43 +29,82 @@ def dawid_skene(scores: np.ndarray) -> np.ndarray:
     return soft
 
 
+class LogOddsStudent(PairwisePreferenceClassifier):
+    """Margins of pairs in log-odds rather than probabilities."""
+
+    def _dataset(self, rows):
+        dataset = super()._dataset(rows)
+        dataset.teacher = logit(np.clip(dataset.teacher, 0.02, 0.98))
+        return dataset
+
+
+def centre(target: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Take from each soft label its session's mean, and add the mean of all."""
+    frame = pd.DataFrame(target)
+    shifted = frame - frame.groupby(groups).transform("mean") + frame.mean()
+    positive = shifted.clip(lower=1e-3)
+    return positive.div(positive.sum(axis=1), axis=0).to_numpy()
+
+
+def merge_by_topic(X: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
+    """Virtual sessions: four sessions on average, alike in their mean embedding."""
+    means = pd.DataFrame(X).groupby(groups).mean()
+    topic = KMeans(max(len(means) // 4, 1), random_state=seed).fit_predict(means.to_numpy())
+    return topic[means.index.get_indexer(groups)]
+
+
+def agreement(scores: np.ndarray) -> np.ndarray:
+    """One less the mean distance in total variation between the prompts and their mean."""
+    distance = np.abs(scores - np.nanmean(scores, axis=1, keepdims=True)).sum(axis=2) / 2
+    return np.nan_to_num(1 - np.nanmean(distance, axis=1), nan=1.0)
+
+
+def certainty(target: np.ndarray, power: float) -> np.ndarray:
+    """One less the entropy of the soft label, as a share of the largest, to a power."""
+    entropy = -(target * np.log(np.maximum(target, 1e-12))).sum(axis=1) / np.log(target.shape[1])
+    return np.nan_to_num(np.maximum(1 - entropy, 1e-3) ** power, nan=1.0)
+
+
 def fit_student(data, y, soft, setting, seed):
-    """Train a student on the shared soft labels, or on what a rival makes of them."""
+    """Train a student on the shared soft labels, or on what a rival or a lever makes of them."""
     setting = dict(setting)
     train = data.split == "train"
+    X, y, groups, scores = data.X[train], y[train], data.groups[train], data.llm_scores[train]
     target = soft.smooth if setting.pop("knn", True) else soft.raw
     if setting.pop("dawid_skene", False):
-        found = dawid_skene(data.llm_scores[train])
         target = KNNLabelSmoother(random_state=seed).fit_transform(
-            data.X[train], found, groups=data.groups[train]
+            X, dawid_skene(scores), groups=groups
         )
+    if setting.pop("other_sessions", False):
+        smoother = KNNLabelSmoother(exclude_same_group=True, random_state=seed)
+        target = smoother.fit_transform(X, soft.raw, groups=groups)
+    if setting.pop("centred", False):
+        target = centre(target, groups)
     if setting.pop("labels_in_stage_1", False):
-        labelled = y[train] >= 0
         target = target.copy()
-        target[labelled] = np.eye(target.shape[1])[y[train][labelled]]
+        target[y >= 0] = np.eye(target.shape[1])[y[y >= 0]]
     epsilon = setting.pop("label_smoothing", 0.0)
     target = (1 - epsilon) * target + epsilon / target.shape[1]
     weight = None
     if power := setting.pop("confidence", 0.0):
-        certainty = 1 + (target * np.log(np.maximum(target, 1e-12))).sum(axis=1) / np.log(
-            target.shape[1]
-        )
-        weight = np.where(y[train] >= 0, 1.0, np.maximum(certainty, 1e-3) ** power)
-        weight = np.nan_to_num(weight, nan=1.0)
-    model = PairwisePreferenceClassifier(
+        weight = np.where(y >= 0, 1.0, certainty(target, power))
+    if power := setting.pop("agreement", 0.0):
+        weight = np.where(y >= 0, 1.0, np.maximum(agreement(scores), 1e-3) ** power)
+    if setting.pop("virtual_sessions", False):
+        groups = merge_by_topic(X, groups, seed)
+    rounds = 1 + setting.pop("self_training", 0)
+    make = LogOddsStudent if setting.pop("log_odds", False) else PairwisePreferenceClassifier
+    model = make(
         calibrator="passthrough",
         smoother="passthrough",
         classes=np.arange(len(data.classes)),
         random_state=seed,
         **setting,
     )
-    model.fit(
-        data.X[train],
-        y[train],
-        groups=data.groups[train],
-        llm_scores=target[:, None],
-        sample_weight=weight,
-    )
+    taught = target
+    for _ in range(rounds):
+        model.fit(X, y, groups=groups, llm_scores=taught[:, None], sample_weight=weight)
+        taught = (target + model.predict_proba(X)) / 2
     return model.predict_proba
 
 

@@ -1,17 +1,20 @@
 """Real dialogues as arrays: embeddings, LLM scores, human labels and session ids of each task."""
 
 import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from joblib import Memory
+from sklearn.decomposition import PCA
 from sklearn.utils import Bunch
 
 from skpref import DialogueContext
 
 # Whole train sessions beyond this many are left out, so that a run on two cores ends in an hour.
 MAX_TRAIN_SESSIONS = 400
+N_COMPONENTS = 384
 
 
 def votes(frame: pd.DataFrame, classes: list[str]) -> np.ndarray:
@@ -220,3 +223,12 @@ def load_task(name: str, data_dir: Path, cache: Path, student: str = "frozen") -
         split=frame["split"].to_numpy(str)[used],
         classes=classes,
     )
+
+
+@cache
+def load_components(name: str, data_dir: str, cache_dir: str) -> Bunch:
+    """Read a task once per process; principal components make thousands of fits affordable."""
+    data = load_task(name, Path(data_dir), Path(cache_dir))
+    reducer = PCA(N_COMPONENTS, random_state=0).fit(data.X[data.split == "train"])
+    data.X = reducer.transform(data.X)
+    return data

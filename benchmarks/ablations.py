@@ -22,6 +22,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from _tasks import load_components
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -31,8 +32,8 @@ from study import (
     TASK_NAMES,
     count,
     draw_labels,
+    embed,
     limit_threads,
-    load,
     prepare,
     run_row,
     score,
@@ -59,7 +60,7 @@ def test_scores(data, y, soft, seed, **setting) -> dict:
 
 def calibration(task, n_labels, seed, paths) -> list[dict]:
     """Order and calibration of the soft labels by each method, and the student's quality."""
-    data = load(task, *paths)
+    data = load_components(task, *paths)
     train = data.split == "train"
     y = draw_labels(data, n_labels, seed)
     hidden = train & (y < 0) & (data.y >= 0)
@@ -87,7 +88,7 @@ def calibration(task, n_labels, seed, paths) -> list[dict]:
 
 def pairs(task, n_labels, seed, paths) -> list[dict]:
     """Students of pairs within and across sessions, by the test sessions' length and variety."""
-    data = load(task, *paths)
+    data = load_components(task, *paths)
     y = draw_labels(data, n_labels, seed)
     soft = prepare(data, y, seed)
     # Only the pairs change: the ids are dealt out anew once the labels are smoothed.
@@ -136,7 +137,7 @@ def by_session(data, log_p) -> list[dict]:
 
 def margins(task, n_labels, seed, paths) -> list[dict]:
     """Students with fixed and adaptive margins of several sizes."""
-    data = load(task, *paths)
+    data = load_components(task, *paths)
     y = draw_labels(data, n_labels, seed)
     soft = prepare(data, y, seed)
     return [
@@ -255,6 +256,8 @@ def run(args) -> pd.DataFrame:
     units = list(product(range(args.seeds), args.tasks, args.budgets))
     files = {u: folder / f"{u[1]}-{u[2]}-{u[0]}.parquet" for u in units}
     missing = [u for u in units if not files[u].is_file()]
+    if missing:
+        embed(args)
     jobs = [delayed(unit)(args.part, task, n, seed, paths) for seed, task, n in missing]
     found = Parallel(args.jobs, return_as="generator")(jobs)
     for u, lines in tqdm(zip(missing, found, strict=True), total=len(missing), desc=args.part):

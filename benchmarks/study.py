@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import warnings
-from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -19,9 +18,8 @@ import numpy as np
 import pandas as pd
 from _rivals import FITTERS
 from _study_report import METRICS, cell, differences, plot, summary_line, table_of_means
-from _tasks import TASKS, load_task
+from _tasks import TASKS, load_components, load_task
 from scipy.special import log_softmax, softmax
-from sklearn.decomposition import PCA
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 from sklearn.model_selection import ParameterGrid
@@ -57,7 +55,6 @@ OPTIMISERS = [
 ]
 TUNING_LABELS = 200
 TUNING_SEEDS = (1000, 1001)
-N_COMPONENTS = 384
 RULES = ["argmax", "balanced", "macro-F1"]
 OURS = ["skpref, default", "skpref", "skpref, not balanced"]
 LEVERS_INTRODUCTION = (
@@ -149,7 +146,13 @@ LEVERS = {
     "margin_scale 5": {"margin_scale": 5.0},
     "fixed margin": {"margin": "fixed", "margin_scale": 1.0},
     "pairs weighted by certainty": {"confidence": 1.0},
+    "pairs weighted by the prompts' agreement": {"agreement": 2.0},
+    "margins in log-odds": {"log_odds": True, "margin_scale": 0.5},
+    "session-centred soft labels": {"centred": True},
+    "virtual sessions by topic": {"virtual_sessions": True},
     "no smoothing": {"knn": False},
+    "smoothing by other sessions only": {"other_sessions": True},
+    "self-training, one more round": {"self_training": 1},
     "dropout 0.3": {"module__dropout": 0.3},
     "dropout 0.3, 512 units": {"module__dropout": 0.3, "module__hidden_units": 512},
     "15 epochs": {"max_epochs": 15},
@@ -250,15 +253,6 @@ def score(data, split, log_p, offsets, rules=RULES) -> dict:
     return out
 
 
-@cache
-def load(task, data_dir, cache_dir):
-    """Read a task once per process; principal components make thousands of fits affordable."""
-    data = load_task(task, Path(data_dir), Path(cache_dir))
-    reducer = PCA(N_COMPONENTS, random_state=0).fit(data.X[data.split == "train"])
-    data.X = reducer.transform(data.X)
-    return data
-
-
 def usable(row, n_labels) -> bool:
     """Tell whether a row can be made from so many labels."""
     return n_labels > 0 or ROWS[row][0] != "human"
@@ -267,7 +261,7 @@ def usable(row, n_labels) -> bool:
 def tune_unit(task, seed, rows, paths) -> dict:
     """Score every setting of some rows on dev with one seed."""
     limit_threads()
-    data = load(task, *paths)
+    data = load_components(task, *paths)
     y = draw_labels(data, TUNING_LABELS, seed)
     found = {}
     with warnings.catch_warnings():
@@ -284,7 +278,7 @@ def tune_unit(task, seed, rows, paths) -> dict:
 def lever_unit(task, n_labels, seed, paths) -> list[dict]:
     """Score every lever on the dev sessions of a task."""
     limit_threads()
-    data = load(task, *paths)
+    data = load_components(task, *paths)
     y = draw_labels(data, n_labels, seed)
     lines = []
     with warnings.catch_warnings():
@@ -337,7 +331,7 @@ def run_levers(args):
 def run_unit(task, n_labels, seed, chosen, paths) -> dict:
     """Train rows with the settings chosen for them, and predict the test sessions."""
     limit_threads()
-    data = load(task, *paths)
+    data = load_components(task, *paths)
     y = draw_labels(data, n_labels, seed)
     out = {}
     with warnings.catch_warnings():
@@ -413,6 +407,12 @@ def run_and_save(task, n_labels, seed, chosen, args):
         kept |= run_unit(task, n_labels, seed, wanted, (str(args.data_dir), str(args.cache)))
         kept |= {f"{row}|setting": np.array(json.dumps(s)) for row, s in wanted.items()}
         save(path, **kept)
+
+
+def embed(args):
+    """Have each task's embeddings in the cache before the workers ask for them."""
+    for task in args.tasks:
+        load_task(task, args.data_dir, args.cache)
 
 
 def run(args):
@@ -571,6 +571,8 @@ def parse_args(argv=None):
 
 if __name__ == "__main__":
     arguments = parse_args()
+    if not arguments.report_only:
+        embed(arguments)
     if arguments.levers:
         run_levers(arguments)
         raise SystemExit

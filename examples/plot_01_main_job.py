@@ -13,7 +13,7 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
 from sklearn.model_selection import GroupKFold
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import make_pipeline, make_union
 
 from skpref import (
     DialogueContext,
@@ -31,8 +31,13 @@ truth = chats.frame["label"].to_numpy()
 labelled = chats.frame["session_id"].isin(groups[[label is not None for label in y]]).to_numpy()
 
 # %%
-# Embeddings of each utterance with the turns before it. Nothing is learned here.
-X = make_pipeline(DialogueContext(speaker="speaker"), SentenceEncoder()).fit_transform(chats.frame)
+# Embeddings of each utterance, beside those of it with the two turns before it: in one embedding of
+# all three turns the utterance itself would be blurred. Nothing is learned here.
+alone, in_context = (DialogueContext(n_turns=n, speaker="speaker") for n in (0, 2))
+features = make_union(
+    make_pipeline(alone, SentenceEncoder()), make_pipeline(in_context, SentenceEncoder())
+)
+X = features.fit_transform(chats.frame)
 
 
 def predict_test(name, train, test, seed):

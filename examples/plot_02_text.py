@@ -21,7 +21,9 @@ from skpref import DialogueContext, PairwisePreferenceClassifier, SentenceEncode
 from skpref.datasets import load_support_chats
 
 chats = load_support_chats()
-frame, groups, truth = chats.frame, chats.groups, chats.frame["label"].to_numpy()
+rows = chats.groups < "chat-060"
+frame, groups, llm_scores = chats.frame[rows], chats.groups[rows], chats.llm_scores[rows]
+truth = frame["label"].to_numpy()
 print(frame[["session_id", "speaker", "text", "label"]].head(6).to_string())
 # A search scores on labelled rows, so more chats are labelled here than `chats.y` has: a third.
 y = np.where(np.isin(groups, np.unique(groups)[::3]), truth, None)
@@ -43,7 +45,7 @@ with sklearn.config_context(enable_metadata_routing=True):
         frame.iloc[train],
         y[train],
         groups=groups[train],
-        llm_scores=chats.llm_scores[train],
+        llm_scores=llm_scores[train],
     )
 for setting, mean, std, seconds in zip(
     search.cv_results_["params"],

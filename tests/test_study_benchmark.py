@@ -26,13 +26,13 @@ def study(monkeypatch):
         return np.stack([np.random.RandomState(int(t.split()[-1])).randn(8) for t in texts])
 
     monkeypatch.setattr(_tasks, "_embed", embed)
-    monkeypatch.setattr(study, "N_COMPONENTS", 6)
+    monkeypatch.setattr(_tasks, "N_COMPONENTS", 6)
     rows = {
         name: (kind, [s | TINY for s in settings[:2]] if kind == "student" else settings[:2])
         for name, (kind, settings) in study.ROWS.items()
     }
     monkeypatch.setattr(study, "ROWS", rows)
-    study.load.cache_clear()
+    study.load_components.cache_clear()
     yield study
     for name in ("study", "_tasks", "_rivals", "_study_report"):
         sys.modules.pop(name)
@@ -97,7 +97,7 @@ def test_study_writes_its_tables_and_goes_on_where_it_stopped(study, arguments, 
 
 def test_labels_are_as_many_as_asked_for(study, arguments):
     args = arguments()
-    data = study.load("delidata", str(args.data_dir), str(args.cache))
+    data = study.load_components("delidata", str(args.data_dir), str(args.cache))
     y = study.draw_labels(data, 13, seed=0)
     assert (y >= 0).sum() == 13
     assert set(data.split[y >= 0]) == {"train"}
@@ -125,7 +125,7 @@ def test_bootstrap_of_the_sample_itself_is_the_metric(study, arguments):
     from _study_report import differences, resampled
 
     args = arguments()
-    data = study.load("delidata", str(args.data_dir), str(args.cache))
+    data = study.load_components("delidata", str(args.data_dir), str(args.cache))
     test = data.split == "test"
     rng = np.random.RandomState(0)
     log_p = rng.randn(test.sum(), 3) + np.eye(3)[data.y[test]]
