@@ -469,7 +469,11 @@ def rivals(args) -> dict:
         for task in args.tasks
     }
     best = {
-        task: max((r for r in DISTILLED if r in rows), key=lambda r: rows[r]["dev_macro_f1"])
+        task: max(
+            (r for r in DISTILLED if r in args.rows and r in rows),
+            key=lambda r: rows[r]["dev_macro_f1"],
+            default=None,
+        )
         for task, rows in tuned.items()
     }
     fixed = {r: dict.fromkeys(args.tasks, r) for r in args.rows}
@@ -513,6 +517,8 @@ def report(args):
                 for n in args.budgets
                 if n in set(found[name]["n_labels"])
             ]
+        if "best-tuned distillation" not in found:
+            continue
         detail = found["best-tuned distillation"]
         plotted[ours] = detail
         lines += ["", f"### {ours}, less the best-tuned distillation, by task", ""]

@@ -147,9 +147,10 @@ class _Labelled(NamedTuple):
 
 
 def _label_free_pool(offsets: FloatArray, method: str) -> _Pool:
-    """Pool with equal weights, each prompt's mean log-score over all rows taken off."""
+    """Pool with equal weights; most methods take off each prompt's mean log-score over all rows."""
     seen = ~np.isnan(offsets[:, 0])
-    if method == "temperature":
+    # A bias drawn towards equal classes takes more labels than one drawn towards the LLM's shares.
+    if method in ("temperature", "log_pool"):
         offsets = 0 * offsets
     n_classes = offsets.shape[1]
     return _Pool(offsets, seen / seen.sum(), np.ones(n_classes), np.zeros(n_classes))
@@ -266,8 +267,8 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
           are two classes.
         - "isotonic": an increasing step function per class on ``g_k``, then normalised [5]_.
           Needs several hundred labels.
-        - "log_pool": ``∝ exp(sum_p w_p (log s_pk - o_pk) + b_k)`` with all w_p >= 0, a
-          logarithmic opinion pool [6]_ that learns which prompts to trust.
+        - "log_pool": ``∝ exp(sum_p w_p log s_pk + b_k)`` with all w_p >= 0, a logarithmic
+          opinion pool [6]_ that learns which prompts to trust.
     score_type : {"auto", "probability", "log_odds", "raw"}, default="auto"
         What the scores are. "probability": within [0, 1], votes included; renormalised over the
         classes. "log_odds": the logit (2-D) or unnormalised log-probabilities (3-D). "raw": any
@@ -278,9 +279,9 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         `y`, or 0, 1, ... when there are none. Needed when a class has no label.
     C : float, default=0.1
         Inverse strength of the L2 penalty that pulls weights, scales and bias toward the
-        label-free pool ("batch", or the uncalibrated mean of log-scores for "temperature"). The
-        smaller, the fewer labels it takes and the less they can change. Not used by "mean",
-        "batch" and "isotonic".
+        label-free pool ("batch", or the uncalibrated mean of log-scores for "temperature" and
+        "log_pool"). The smaller, the fewer labels it takes and the less they can change. Not used
+        by "mean", "batch" and "isotonic".
     cv : int, default=5
         Largest number of folds of the cross-fitting in `fit_transform`.
 

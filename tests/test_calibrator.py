@@ -164,11 +164,15 @@ def test_a_class_without_labels_stays_possible_and_is_not_boosted(method):
     assert prob[:, 2].mean() < 0.4
 
 
-def test_smaller_c_stays_closer_to_the_label_free_pool():
+@pytest.mark.parametrize("method", ["sigmoid", "beta", "temperature", "log_pool"])
+def test_smaller_c_stays_closer_to_the_label_free_pool(method):
     scores, y = simulate()
-    batch = LLMScoreCalibrator("batch").fit(scores).transform(scores)
+    free = LLMScoreCalibrator("batch").fit(scores).transform(scores)
+    if method in ("temperature", "log_pool"):
+        free = np.exp(np.log(scores + 1e-3).mean(axis=1))
+        free /= free.sum(axis=1, keepdims=True)
     distances = [
-        np.abs(LLMScoreCalibrator(C=C).fit(scores, y).transform(scores) - batch).max()
+        np.abs(LLMScoreCalibrator(method, C=C).fit(scores, y).transform(scores) - free).max()
         for C in (1e-6, 1e-2, 1.0)
     ]
     assert distances[0] < 1e-3

@@ -106,22 +106,6 @@ def test_absent_data_is_named(quality, tmp_path, monkeypatch, capsys):
         quality.parse_args(["uss"])
 
 
-def test_summary_pairs_the_seeds(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import summary
-
-    values = {"skpref": [0.6, 0.8], "distillation": [0.5, 0.9]}
-    runs = [
-        {"row": row, "n_labels": 50, "seed": seed, "accuracy": value}
-        for row, both in values.items()
-        for seed, value in enumerate(both)
-    ]
-    result = {"runs": runs[::-1]}
-    assert summary.difference(result, "distillation", 50, "accuracy") == "+0.000 ± 0.100"
-    assert summary.mean(result, "skpref", 50, "accuracy") == pytest.approx(0.7)
-    sys.modules.pop("summary")
-
-
 def test_finetuned_students_learn_from_texts_with_context(quality, folder, tiny_model, monkeypatch):
     tiny = {"module__model_name": tiny_model, "max_epochs": 1}
     rows = {row: ("student", [tiny, {}]) for row in ("distillation", "skpref")}
