@@ -69,9 +69,9 @@ def line(task, n_labels, n_seeds, values) -> dict:
     return out
 
 
-def table_of_means(runs, rows, budgets) -> list[str]:
+def table_of_means(runs, rows, budgets, metrics=tuple(METRICS)) -> list[str]:
     """Markdown of means, a row per rival and a column per budget."""
-    means = runs.groupby(["row", "n_labels", "task"])[list(METRICS)].mean()
+    means = runs.groupby(["row", "n_labels", "task"])[list(metrics)].mean()
     means = means.groupby(["row", "n_labels"]).mean()
     lines = [
         "| row | " + " | ".join(f"{n} labels" for n in budgets) + " |",
