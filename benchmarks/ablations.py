@@ -50,6 +50,8 @@ from skpref.metrics import (
 METHODS = ["mean", "batch", "temperature", "sigmoid", "isotonic", "beta", "log_pool"]
 SCALES = [0.5, 1.0, 2.0, 5.0, 10.0]
 METRICS = ["macro_f1", "accuracy", "concordance"]
+# Ten times the default, so that what is asked of the pairs shows.
+HEAVY_PAIRS = {"pairwise_weight": 1.0}
 
 
 def test_scores(data, y, soft, seed, **setting) -> dict:
@@ -98,7 +100,7 @@ def pairs(task, n_labels, seed, paths) -> list[dict]:
     shuffled.groups[train] = np.random.RandomState(seed).permutation(data.groups[train])
     lines = []
     for name, given in (("within sessions", data), ("across sessions", shuffled)):
-        made = run_row("skpref", {}, given, y, soft, seed, "test")
+        made = run_row("skpref", HEAVY_PAIRS, given, y, soft, seed, "test")
         log_p = made["log_p"].astype(float)
         scores = score(data, "test", log_p, made["offsets"])["argmax"]
         lines.append({"variant": name, "part": "all", **{k: scores[k] for k in METRICS}})
@@ -142,7 +144,7 @@ def margins(task, n_labels, seed, paths) -> list[dict]:
     soft = prepare(data, y, seed)
     return [
         {"variant": kind, "margin_scale": scale}
-        | test_scores(data, y, soft, seed, margin=kind, margin_scale=scale)
+        | test_scores(data, y, soft, seed, margin=kind, margin_scale=scale, **HEAVY_PAIRS)
         for kind, scale in product(("adaptive", "fixed"), SCALES)
     ]
 
@@ -217,8 +219,8 @@ def long_dialogues(data_dir) -> pd.DataFrame:
     drawn = IntraSessionPairSampler("uniform", max_pairs_per_session=1000)
     settings = {
         "no pairs": {"pairwise_weight": 0.0},
-        "all pairs": {},
-        "1,000 drawn pairs a session": {"pair_sampler": drawn},
+        "all pairs": HEAVY_PAIRS,
+        "1,000 drawn pairs a session": {"pair_sampler": drawn, **HEAVY_PAIRS},
     }
     context, lines = get_context("spawn"), []
     for name, (variant, setting) in tqdm(list(product(LONG, settings.items()))):
@@ -323,7 +325,11 @@ def report(part, found, out):
             markdown(found.round(2).set_index("task")),
         ]
     else:
-        lines += ["Mean over tasks and seeds ± standard deviation over seeds, test sessions.", ""]
+        weight = "" if part == "calibration" else " Pairs weigh as much as the cross-entropy."
+        lines += [
+            f"Mean over tasks and seeds ± standard deviation over seeds, test sessions.{weight}",
+            "",
+        ]
     if part in ("calibration", "margins"):
         key = ["variant", "margin_scale"] if part == "margins" else ["variant"]
         lines += [markdown(summarise(found, ["n_labels", *key])), ""]

@@ -51,10 +51,9 @@ def predict_test(name, train, test, seed):
         known = train[labelled[train]]
         model = LogisticRegression(max_iter=1000).fit(X[known], y[known].astype(str))
         return model.predict_proba(X[test])
-    weight = 0.0 if name == "distillation, row by row" else 1.0
-    model = PairwisePreferenceClassifier(
-        pairwise_weight=weight, classes=chats.classes, random_state=seed
-    )
+    model = PairwisePreferenceClassifier(classes=chats.classes, random_state=seed)
+    if name == "distillation, row by row":
+        model.set_params(pairwise_weight=0.0)
     model.fit(X[train], y[train], groups=groups[train], llm_scores=llm_scores[train])
     return model.predict_proba(X[test])
 

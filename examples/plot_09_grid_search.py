@@ -62,7 +62,7 @@ grid = {
     "context__n_turns": [0, 1],
     "clf__calibrator__method": ["batch", "log_pool"],
     "clf__smoother__alpha": [0.0, 0.5],
-    "clf__pairwise_weight": [0.0, 1.0],
+    "clf__pairwise_weight": [0.0, 0.1],
 }
 with sklearn.config_context(enable_metadata_routing=True):
     search = GridSearchCV(

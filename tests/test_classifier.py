@@ -553,7 +553,7 @@ def test_early_stopping_holds_out_whole_sessions_and_stops(data, monkeypatch):
 
 def test_partial_fit_after_early_stopping_and_fine_tuning_goes_on_with_pairs(data):
     clf = fit(fast(early_stopping=True, stage2="finetune"), data)
-    assert clf.net_.criterion_.pairwise_weight == 1
+    assert clf.net_.criterion_.pairwise_weight == 0.1
     n_iter = clf.n_iter_
     clf.partial_fit(data.X, data.y, groups=data.groups, llm_scores=data.llm_scores)
     assert clf.n_iter_ == n_iter + 1
