@@ -224,7 +224,13 @@ def test_predicting_streams_over_the_rows_without_the_net(data, monkeypatch):
 def converged(**params):
     """Only pairs, so that nothing but the convex problem decides."""
     only_pairs = {"calibrator": "passthrough", "smoother": "passthrough", "stage2": None}
-    only_pairs |= {"pointwise_weight": 0.0, "weight_decay": 0.01, "tol": 1e-9, "random_state": 0}
+    only_pairs |= {
+        "pairwise_weight": 1.0,
+        "pointwise_weight": 0.0,
+        "weight_decay": 0.01,
+        "tol": 1e-9,
+        "random_state": 0,
+    }
     return PairwisePreferenceClassifier("linear", solver="lbfgs", **only_pairs | params)
 
 
