@@ -5,9 +5,9 @@ Fine-tuning the encoder
 ``module="transformer"`` takes texts and trains a Hugging Face encoder with a scoring head, end to
 end. Each utterance is encoded once a step, and all pairs of its session are compared. Here it is
 set against the same encoder left frozen, on thirty of the support chats; the last of the six layers
-of all-MiniLM-L6-v2 is trained, which takes a minute on a laptop. On a GPU it trains in bfloat16 mixed
-precision. The encoder's learning rate was picked by hand on made-up chats and the frozen student is
-at its defaults, so this shows how it is done and not which is better.
+of all-MiniLM-L6-v2 is trained, which takes half a minute on a laptop. On a GPU it trains in
+bfloat16 mixed precision. The encoder's learning rate was picked by hand on made-up chats and the
+frozen student is at its defaults, so this shows how it is done and not which is better.
 """
 
 from pathlib import Path
