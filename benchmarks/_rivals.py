@@ -149,7 +149,13 @@ def fit_clean(data, y, soft, setting, seed):
     known = ~np.isnan(soft.smooth).any(axis=1)
     hard = np.where(y[train] >= 0, y[train], np.nan_to_num(soft.smooth).argmax(axis=1))[known]
     found, codes = np.unique(hard, return_inverse=True)
-    model = CleanLearning(LogisticRegression(max_iter=200, **setting), seed=seed, cv_n_folds=3)
+    # Its own processes find nothing of their parent where that is a worker already.
+    model = CleanLearning(
+        LogisticRegression(max_iter=200, **setting),
+        seed=seed,
+        cv_n_folds=3,
+        find_label_issues_kwargs={"n_jobs": 1},
+    )
     model.fit(data.X[train][known], codes)
     return widen(model.predict_proba, found, len(data.classes))
 
