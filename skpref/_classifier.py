@@ -39,7 +39,7 @@ from skpref._validation import (
 # In stage 2 all soft labels together weigh as much as this many human labels. The labels of a few
 # whole sessions are much alike, so they say less about offsets than their number promises.
 _SOFT_LABEL_WEIGHT = 200.0
-# With fewer labels fine-tuning lost more than it gained (benchmarks/results).
+# With 100 labels fine-tuning lost on as many tasks as it gained on (benchmarks/results/levers.md).
 _FINETUNE_LABELS = 200
 
 _ROUTING_HELP = (

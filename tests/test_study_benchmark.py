@@ -145,7 +145,7 @@ def test_bootstrap_of_the_sample_itself_is_the_metric(study, arguments):
 
 
 def test_levers_differ_from_the_default_by_what_they_say(study, arguments, monkeypatch):
-    monkeypatch.setattr(study, "LEVERS", {"default": TINY, "pairs alone": TINY})
+    monkeypatch.setattr(study, "LEVERS", {"as it is": TINY, "pairs alone": TINY})
     monkeypatch.setattr(study, "LEVER_BUDGETS", (25,))
     args = arguments()
     args.out.mkdir()
