@@ -33,11 +33,10 @@ labelled = chats.frame["session_id"].isin(groups[[label is not None for label in
 # %%
 # Embeddings of each utterance, beside those of it with the two turns before it: in one embedding of
 # all three turns the utterance itself would be blurred. Nothing is learned here.
-alone, in_context = (DialogueContext(n_turns=n, speaker="speaker") for n in (0, 2))
-features = make_union(
-    make_pipeline(alone, SentenceEncoder()), make_pipeline(in_context, SentenceEncoder())
-)
-X = features.fit_transform(chats.frame)
+views = [
+    make_pipeline(DialogueContext(n_turns=n, speaker="speaker"), SentenceEncoder()) for n in (0, 2)
+]
+X = make_union(*views).fit_transform(chats.frame)
 
 
 def predict_test(name, train, test, seed):
