@@ -68,28 +68,25 @@ ROWS = [
 ]
 rest = np.flatnonzero(~labelled)
 results = []
-for seed in range(2):
-    folds = GroupKFold(4, shuffle=True, random_state=seed).split(rest, groups=groups[rest])
-    for fold, (train, test) in enumerate(folds):
-        print(f"round {seed + 1} of 2, fold {fold + 1} of 4", flush=True)
-        train, test = np.union1d(np.flatnonzero(labelled), rest[train]), rest[test]
-        for name in ROWS:
-            probabilities = predict_test(name, train, test, seed)
-            # A row that no prompt scored has no LLM probability; it counts as a guess.
-            probabilities = np.nan_to_num(probabilities, nan=1 / len(chats.classes))
-            predicted = np.array(chats.classes)[probabilities.argmax(axis=1)]
-            given = {"groups": groups[test], "labels": chats.classes}
-            results.append(
-                {
-                    "row": name,
-                    "macro-F1": f1_score(truth[test], predicted, average="macro"),
-                    "accuracy": accuracy_score(truth[test], predicted),
-                    "concordance": within_session_concordance(truth[test], probabilities, **given),
-                    "ECE": expected_calibration_error(
-                        truth[test], probabilities, labels=chats.classes
-                    ),
-                }
-            )
+folds = GroupKFold(4, shuffle=True, random_state=0).split(rest, groups=groups[rest])
+for fold, (train, test) in enumerate(folds):
+    print(f"fold {fold + 1} of 4", flush=True)
+    train, test = np.union1d(np.flatnonzero(labelled), rest[train]), rest[test]
+    for name in ROWS:
+        probabilities = predict_test(name, train, test, seed=fold)
+        # A row that no prompt scored has no LLM probability; it counts as a guess.
+        probabilities = np.nan_to_num(probabilities, nan=1 / len(chats.classes))
+        predicted = np.array(chats.classes)[probabilities.argmax(axis=1)]
+        given = {"groups": groups[test], "labels": chats.classes}
+        results.append(
+            {
+                "row": name,
+                "macro-F1": f1_score(truth[test], predicted, average="macro"),
+                "accuracy": accuracy_score(truth[test], predicted),
+                "concordance": within_session_concordance(truth[test], probabilities, **given),
+                "ECE": expected_calibration_error(truth[test], probabilities, labels=chats.classes),
+            }
+        )
 
 # %%
 # Mean and standard deviation over the folds.

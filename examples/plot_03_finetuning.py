@@ -55,7 +55,7 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained
 left.plot(list(accuracy), np.array(list(accuracy.values())), marker="o")
 left.set(ylabel="accuracy on unseen chats", xlim=(-0.3, 1.3))
 left.legend([f"split {k}" for k in range(1, 3)])
-TrainingCurveDisplay.from_estimator(finetuned, ax=right)
+_ = TrainingCurveDisplay.from_estimator(finetuned, ax=right)
 
 # %%
 # Keep it. The folder has the weights as safetensors and no pickle; a model that was trained on a
