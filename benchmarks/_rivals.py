@@ -59,10 +59,15 @@ def agreement(scores: np.ndarray) -> np.ndarray:
     return np.nan_to_num(1 - np.nanmean(distance, axis=1), nan=1.0)
 
 
-def certainty(target: np.ndarray, power: float) -> np.ndarray:
-    """One less the entropy of the soft label, as a share of the largest, to a power."""
+def certainty(target: np.ndarray) -> np.ndarray:
+    """One less the entropy of the soft label, as a share of the largest."""
     entropy = -(target * np.log(np.maximum(target, 1e-12))).sum(axis=1) / np.log(target.shape[1])
-    return np.nan_to_num(np.maximum(1 - entropy, 1e-3) ** power, nan=1.0)
+    return np.nan_to_num(1 - entropy, nan=1.0)
+
+
+def row_weight(trust: np.ndarray, power: float, y: np.ndarray) -> np.ndarray:
+    """Weigh a row by the trust in its soft label, and a labelled one by 1."""
+    return np.where(y >= 0, 1.0, np.maximum(trust, 1e-3) ** power)
 
 
 def fit_student(data, y, soft, setting, seed):
@@ -87,9 +92,9 @@ def fit_student(data, y, soft, setting, seed):
     target = (1 - epsilon) * target + epsilon / target.shape[1]
     weight = None
     if power := setting.pop("confidence", 0.0):
-        weight = np.where(y >= 0, 1.0, certainty(target, power))
+        weight = row_weight(certainty(target), power, y)
     if power := setting.pop("agreement", 0.0):
-        weight = np.where(y >= 0, 1.0, np.maximum(agreement(scores), 1e-3) ** power)
+        weight = row_weight(agreement(scores), power, y)
     if setting.pop("virtual_sessions", False):
         groups = merge_by_topic(X, groups, seed)
     rounds = 1 + setting.pop("self_training", 0)

@@ -29,6 +29,7 @@ from sklearn.utils import Bunch
 from sklearn.utils.parallel import Parallel, delayed
 from speed import memory
 from study import (
+    HEAVY_PAIRS,
     TASK_NAMES,
     count,
     draw_labels,
@@ -50,8 +51,6 @@ from skpref.metrics import (
 METHODS = ["mean", "batch", "temperature", "sigmoid", "isotonic", "beta", "log_pool"]
 SCALES = [0.5, 1.0, 2.0, 5.0, 10.0]
 METRICS = ["macro_f1", "accuracy", "concordance"]
-# Ten times the default, so that what is asked of the pairs shows.
-HEAVY_PAIRS = {"pairwise_weight": 1.0}
 
 
 def test_scores(data, y, soft, seed, **setting) -> dict:
