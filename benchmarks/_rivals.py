@@ -4,11 +4,14 @@ Every function takes the data, the human labels (-1 elsewhere), the soft labels,
 seed, and gives a function from features to class probabilities.
 """
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 from scipy.special import logit, softmax
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
 
 from skpref import KNNLabelSmoother, PairwisePreferenceClassifier
 from skpref._net import MLP
@@ -70,6 +73,22 @@ def row_weight(trust: np.ndarray, power: float, y: np.ndarray) -> np.ndarray:
     return np.where(y >= 0, 1.0, np.maximum(trust, 1e-3) ** power)
 
 
+def choose_weight(make, X, y, groups, soft, *, weights=(0.0, 0.1, 0.3, 1.0)) -> float:
+    """Weight of the pairs that predicts the labels of held-out sessions best."""
+    labelled = np.flatnonzero(y >= 0)
+    if len(np.unique(groups[labelled])) < 2:
+        return weights[1]
+    losses = np.zeros(len(weights))
+    for _, held_out in GroupKFold(2).split(labelled, groups=groups[labelled]):
+        rows = labelled[held_out]
+        known = y.copy()
+        known[rows] = -1
+        for i, weight in enumerate(weights):
+            model = make(pairwise_weight=weight).fit(X, known, groups=groups, llm_scores=soft)
+            losses[i] -= np.log(model.predict_proba(X[rows])[np.arange(len(rows)), y[rows]]).sum()
+    return weights[losses.argmin()]
+
+
 def fit_student(data, y, soft, setting, seed):
     """Train a student on the shared soft labels, or on what a rival or a lever makes of them."""
     setting = dict(setting)
@@ -88,6 +107,8 @@ def fit_student(data, y, soft, setting, seed):
     if setting.pop("labels_in_stage_1", False):
         target = target.copy()
         target[y >= 0] = np.eye(target.shape[1])[y[y >= 0]]
+    if not (y >= 0).any():  # then "auto" fits the offsets, on the soft labels
+        setting.pop("stage2", None)
     epsilon = setting.pop("label_smoothing", 0.0)
     target = (1 - epsilon) * target + epsilon / target.shape[1]
     weight = None
@@ -98,14 +119,17 @@ def fit_student(data, y, soft, setting, seed):
     if setting.pop("virtual_sessions", False):
         groups = merge_by_topic(X, groups, seed)
     rounds = 1 + setting.pop("self_training", 0)
-    make = LogOddsStudent if setting.pop("log_odds", False) else PairwisePreferenceClassifier
-    model = make(
+    kind = LogOddsStudent if setting.pop("log_odds", False) else PairwisePreferenceClassifier
+    make = partial(
+        kind,
         calibrator="passthrough",
         smoother="passthrough",
         classes=np.arange(len(data.classes)),
         random_state=seed,
-        **setting,
     )
+    if setting.get("pairwise_weight") == "chosen":
+        setting["pairwise_weight"] = choose_weight(make, X, y, groups, target[:, None])
+    model = make(**setting)
     taught = target
     for _ in range(rounds):
         model.fit(X, y, groups=groups, llm_scores=taught[:, None], sample_weight=weight)

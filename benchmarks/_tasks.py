@@ -226,9 +226,10 @@ def load_task(name: str, data_dir: Path, cache: Path, student: str = "frozen") -
 
 
 @cache
-def load_components(name: str, data_dir: str, cache_dir: str) -> Bunch:
+def load_components(name: str, data_dir: str, cache_dir: str, n_turns: int = 2) -> Bunch:
     """Read a task once per process; principal components make thousands of fits affordable."""
     data = load_task(name, Path(data_dir), Path(cache_dir))
+    data.X = data.X[:, : data.X.shape[1] // 3 * (n_turns + 1)]
     reducer = PCA(N_COMPONENTS, random_state=0).fit(data.X[data.split == "train"])
     data.X = reducer.transform(data.X)
     return data

@@ -16,7 +16,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
 from skpref._calibrator import LLMScoreCalibrator
-from skpref._offsets import fit_offsets, probabilities
+from skpref._offsets import fit_head, fit_offsets, probabilities
 from skpref._sampler import IntraSessionPairSampler
 from skpref._sklearn import (
     DocLinkMixin,
@@ -39,7 +39,7 @@ from skpref._validation import (
 # In stage 2 all soft labels together weigh as much as this many human labels. The labels of a few
 # whole sessions are much alike, so they say less about offsets than their number promises.
 _SOFT_LABEL_WEIGHT = 200.0
-# With 100 labels fine-tuning lost on as many tasks as it gained on (benchmarks/results/levers.md).
+# Networks that are fine-tuned whole by default are so from this many labels on.
 _FINETUNE_LABELS = 200
 
 _ROUTING_HELP = (
@@ -162,17 +162,20 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
     pointwise_weight : float, default=1.0
         Weight of the cross-entropy of each row with its soft label.
     class_weight : None, "balanced" or dict of {label: weight}, default="balanced"
-        Weight of each class in the cross-entropy and in stage 2; fine-tuning takes its square
-        root, since the offsets have moved towards rare classes already. "balanced" divides by the
+        Weight of each class in the cross-entropy and in stage 2; its square root in "head" and
+        "finetune", since the offsets have moved towards rare classes already. "balanced" divides by the
         frequency of the class among the soft labels, which raises macro-F1, and makes the
         probabilities those of a population with classes alike in number. None weights all rows
         alike, for probabilities that match the frequencies.
-    stage2 : {"auto", "offsets", "finetune"} or None, default="auto"
+    stage2 : {"auto", "offsets", "head", "finetune"} or None, default="auto"
         "offsets" refits scale and offsets on human and soft labels, the soft ones together worth
-        200 human ones; "finetune" then trains the network on the labelled rows; both need a label.
-        "auto" is "finetune" where there are `llm_scores` and 200 labels or more, else "offsets",
-        from the soft labels alone where there is no human label. None leaves the network's scores
-        as they are.
+        200 human ones. "head" then refits the last layer on the labelled rows, by ridge regression
+        towards what stage 1 gave, as strong as cross-validation by labelled sessions finds best;
+        "finetune" trains the whole network on them. All need a label, and "head" a network over
+        features that ends in a linear layer. "auto", where there are `llm_scores` and labels, is
+        "head" for "mlp" and "linear", and for other modules "finetune" from 200 labels on; else it
+        is "offsets", from the soft labels alone where there is no human label. None leaves the
+        network's scores as they are.
     finetune_epochs : int, default=5
         Epochs of fine-tuning.
     calibrator : None, "passthrough" or transformer, default=None
@@ -271,6 +274,9 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         Weight of each class.
     scale_, offsets_ : float, ndarray of shape (n_scores,)
         What stage 2 fitted: logits are ``scale_ * scores + offsets_``.
+    head_variance_ : float
+        How far "head" of stage 2 let the last layer move: variance of the prior of the change, 0
+        for none, as where the labels are of one session.
     history_ : list of dict
         Table of losses: stage, epoch, train_loss and, with early stopping, valid_loss.
     n_iter_ : int
@@ -340,7 +346,7 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         "pairwise_weight": [Interval(Real, 0, None, closed="left")],
         "pointwise_weight": [Interval(Real, 0, None, closed="left")],
         "class_weight": [None, StrOptions({"balanced"}), dict],
-        "stage2": [None, StrOptions({"auto", "offsets", "finetune"})],
+        "stage2": [None, StrOptions({"auto", "offsets", "head", "finetune"})],
         "finetune_epochs": [Interval(Integral, 1, None, closed="left")],
         "calibrator": [None, StrOptions({"passthrough"}), HasMethods(["fit_transform"])],
         "smoother": [None, StrOptions({"passthrough"}), HasMethods(["fit_transform"])],
@@ -524,10 +530,10 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         ------
         ValueError
             If `llm_scores` come without `groups`, shapes or classes do not match, no session holds
-            two rows with different soft labels, stage 2 needs labels and there are none, or
-            "lbfgs" gets a `loss` that is not smooth or `early_stopping`.
+            two rows with different soft labels, stage 2 needs labels and there are none, "head"
+            finds no linear layer to refit, or "lbfgs" gets a `loss` that is not smooth or `early_stopping`.
         """
-        self._check_solver()
+        self._check_options()
         continues = self.warm_start and hasattr(self, "net_")
         rows = self._prepare(X, y, groups, llm_scores, sample_weight, classes=self.classes)
         self._check_trainable(rows)
@@ -539,7 +545,7 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
             self.history_ = []
             self._train(rows, held_out, rng, module, checkpoint)
             self._calibrate(rows, held_out)
-            self._finetune(rows, rng)
+            self._adapt(rows, rng)
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
         return self
@@ -713,7 +719,12 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
             return LLMScoreCalibrator("mean", score_type="probability") if is_calibrator else None
         return clone(value)
 
-    def _check_solver(self):
+    def _check_options(self):
+        if self.stage2 == "head" and self._takes_text():
+            raise ValueError(
+                "stage2='head' needs features but module='transformer' takes texts; pass 'offsets' "
+                "or 'finetune'."
+            )
         if self.solver == "adam":
             return
         if self._takes_text():
@@ -730,7 +741,7 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
             )
 
     def _check_trainable(self, rows: _Rows):
-        if self.stage2 in ("offsets", "finetune") and not (rows.codes >= 0).any():
+        if self.stage2 in ("offsets", "head", "finetune") and not (rows.codes >= 0).any():
             raise ValueError(
                 f"stage2={self.stage2!r} needs human labels but y has none; label some rows, or "
                 "pass stage2='auto' to fit the offsets on the soft labels."
@@ -956,13 +967,38 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         weight = weight * (target @ self.class_weight_)
         return fit_offsets(scores, target, weight, scale=scale)
 
-    def _finetune(self, rows: _Rows, rng):
-        """Go on with cross-entropy on the human labels, where asked for or labels are many."""
+    def _adapt(self, rows: _Rows, rng):
+        """Move the network towards the human labels, its last layer or all of it."""
+        self.head_variance_ = 0.0
         labelled = rows.take(rows.codes >= 0)
-        enough = hasattr(self, "calibrator_") and len(labelled.codes) >= _FINETUNE_LABELS
-        if not (self.stage2 == "finetune" or (self.stage2 == "auto" and enough)):
-            return
+        how = self.stage2
+        if how == "auto" and hasattr(self, "calibrator_") and len(labelled.codes):
+            enough = len(labelled.codes) >= _FINETUNE_LABELS
+            how = "head" if self.module in ("mlp", "linear") else "finetune" if enough else how
         one_hot = labelled._replace(soft=np.eye(len(self.classes_))[labelled.codes])
+        if how == "head":
+            self._refit_head(one_hot)
+        if how == "finetune":
+            self._finetune(one_hot, rng)
+
+    def _refit_head(self, one_hot: _Rows):
+        """Refit the last layer on the human labels, near to what it is."""
+        import torch
+
+        from skpref._net import last_layer_inputs
+
+        layer, inputs = last_layer_inputs(self.net_.module_, one_hot.X)
+        logits = self.scale_ * self._scores(one_hot.X).astype(np.float64) + self.offsets_
+        weight = one_hot.weight * np.sqrt(self.class_weight_)[one_hot.codes]
+        coef, intercept, self.head_variance_ = fit_head(
+            inputs, logits, one_hot.soft, weight / weight.mean(), one_hot.session
+        )
+        with torch.no_grad():
+            layer.weight += torch.from_numpy(coef / self.scale_).to(layer.weight)
+        self.offsets_ = self.offsets_ + intercept
+
+    def _finetune(self, one_hot: _Rows, rng):
+        """Go on with cross-entropy on the human labels."""
         import torch
 
         criterion = {

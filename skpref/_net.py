@@ -467,6 +467,52 @@ def _accumulate_gradients(module, data, criterion, target, device) -> float:
     return loss.item()
 
 
+def last_layer_inputs(module: nn.Module, X) -> tuple[nn.Linear, np.ndarray]:
+    """Give the linear layer that a network over features ends in, and its inputs.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The fitted network.
+    X : ndarray or CSR matrix of shape (n_rows, n_features)
+        Features.
+
+    Returns
+    -------
+    layer : nn.Linear
+        The last layer.
+    inputs : ndarray or CSR matrix of shape (n_rows, n_inputs)
+        What it gets for each row.
+
+    Raises
+    ------
+    ValueError
+        If the scores are not what a linear layer gives.
+    """
+    if isinstance(module, nn.Linear):
+        return module, X
+    layers = [part for part in module.modules() if isinstance(part, nn.Linear)]
+    inputs, outputs = [], []
+
+    def note(_layer, arguments, output):
+        inputs.append(arguments[0].cpu().numpy())
+        outputs.append(output.cpu().numpy())
+
+    hook = layers[-1].register_forward_hook(note) if layers else None
+    try:
+        scores = predict_scores(module, X)
+    finally:
+        if hook is not None:
+            hook.remove()
+    if not outputs or not np.array_equal(np.concatenate(outputs), scores):
+        raise ValueError(
+            "stage2='head' refits the linear layer that gives the scores, but the scores of "
+            f"{type(module).__name__} are not what its last nn.Linear gives; pass 'offsets' or "
+            "'finetune'."
+        )
+    return layers[-1], np.concatenate(inputs)
+
+
 def predict_scores(module: nn.Module, X) -> np.ndarray:
     """Score rows, in batches, without the data-loading machinery of a net.
 

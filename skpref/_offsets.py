@@ -1,10 +1,16 @@
-"""Scale and offsets: what preferences within sessions leave open about a student's scores."""
+"""Stage 2: what preferences leave open about a student's scores, and a head nearer to the labels."""
 
 import numpy as np
 from scipy.optimize import minimize
+from scipy.sparse import issparse
 from scipy.special import log_softmax, softmax
+from sklearn.model_selection import GroupKFold
+from sklearn.utils.extmath import row_norms
 
-from skpref._typing import FloatArray
+from skpref._typing import FloatArray, IntArray
+
+# How far the labels may move the head: variances of the prior of its change, 0 for no change.
+_VARIANCES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 def class_logits(scores: FloatArray) -> FloatArray:
@@ -73,6 +79,92 @@ def fit_offsets(
     bounds = [(1e-3, None) if scale is None else (scale, scale)] + [(None, None)] * n_scores
     solution = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds)
     return float(solution.x[0]), solution.x[1:]
+
+
+def fit_head(
+    features: FloatArray,
+    logits: FloatArray,
+    target: FloatArray,
+    weight: FloatArray,
+    groups: IntArray,
+) -> tuple[FloatArray, FloatArray, float]:
+    r"""Fit a change of a linear head on few labels, by ridge towards the head as it is.
+
+    Minimises :math:`-\sum_i w_i \sum_k q_{ik} \log p_{ik} + \frac{1}{2v}(|W|^2 + |b|^2)` with
+    :math:`p_i = \mathrm{softmax}(l_i + W x_i + b)`, where x are the features, centred (unless they
+    are sparse) and of mean squared norm 1. The variance v has the least loss in cross-validation
+    by groups.
+
+    Parameters
+    ----------
+    features : {ndarray, sparse matrix} of shape (n_rows, n_features)
+        Inputs of the head.
+    logits : ndarray of shape (n_rows, n_scores)
+        Logits l without the change; one column for a binary task.
+    target : ndarray of shape (n_rows, n_classes)
+        Distribution q over the classes that each row should have.
+    weight : ndarray of shape (n_rows,)
+        Weight w of each row.
+    groups : ndarray of shape (n_rows,)
+        Session of each row.
+
+    Returns
+    -------
+    coef : ndarray of shape (n_scores, n_features)
+        What to add to the head's weights, in units of the given features.
+    intercept : ndarray of shape (n_scores,)
+        What to add to its intercepts.
+    variance : float
+        The variance v; 0 leaves the head as it is, as labels of a single group do.
+    """
+    n_rows, n_features = features.shape
+    n_scores = logits.shape[1]
+    n_folds = min(5, len(np.unique(groups)))
+    coef, intercept = np.zeros((n_scores, n_features)), np.zeros(n_scores)
+    if n_folds < 2:
+        return coef, intercept, 0.0
+    X, center = features.astype(np.float64), np.zeros(n_features)
+    if not issparse(X):
+        center = X.mean(axis=0)
+        X = X - center
+    spread = max(np.sqrt(row_norms(X, squared=True).mean()), 1e-12)
+    X = X / spread
+
+    def path(rows, variances):
+        """Parameters (W, b) under each variance, each from where the last one was."""
+        some, base, goal, w = X[rows], logits[rows], target[rows], weight[rows, None]
+
+        def objective(theta, variance):
+            theta = theta.reshape(n_scores, -1)
+            log_p = log_softmax(class_logits(base + some @ theta[:, :-1].T + theta[:, -1]), axis=1)
+            residual = (w * (np.exp(log_p) - goal))[:, -n_scores:]
+            gradient = np.column_stack([(some.T @ residual).T, residual.sum(axis=0)])
+            value = -(w * goal * log_p).sum() + (theta**2).sum() / (2 * variance)
+            return value, (gradient + theta / variance).ravel()
+
+        theta = np.zeros(n_scores * (n_features + 1))
+        for variance in variances:
+            if variance > 0:
+                theta = minimize(
+                    objective,
+                    theta,
+                    (variance,),
+                    jac=True,
+                    method="L-BFGS-B",
+                    options={"maxiter": 200},
+                ).x
+            yield theta.reshape(n_scores, -1)
+
+    losses = np.zeros(len(_VARIANCES))
+    for fit, held_out in GroupKFold(n_folds).split(X, groups=groups):
+        for i, theta in enumerate(path(fit, _VARIANCES)):
+            moved = logits[held_out] + X[held_out] @ theta[:, :-1].T + theta[:, -1]
+            log_p = log_softmax(class_logits(moved), axis=1)
+            losses[i] -= (weight[held_out, None] * target[held_out] * log_p).sum()
+    best = int(losses.argmin())
+    *_, theta = path(np.arange(n_rows), _VARIANCES[: best + 1])
+    coef = theta[:, :-1] / spread
+    return coef, theta[:, -1] - coef @ center, _VARIANCES[best]
 
 
 def probabilities(logits: FloatArray) -> FloatArray:

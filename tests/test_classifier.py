@@ -27,6 +27,7 @@ from skpref import (
     LLMScoreCalibrator,
     PairwisePreferenceClassifier,
 )
+from skpref._net import MLP
 from skpref.datasets import make_dialogues
 from skpref.metrics import within_session_concordance
 
@@ -101,7 +102,7 @@ def test_labels_fix_the_offsets_that_pairs_leave_open(data3):
     # A teacher whose scores are shifted toward one class orders well and decides badly.
     scores = data3.llm_scores * np.array([1, 1, 50])
     scores /= scores.sum(axis=2, keepdims=True)
-    clf = fast(calibrator="passthrough", max_epochs=20)
+    clf = fast(calibrator="passthrough", max_epochs=20, class_weight=None, stage2="offsets")
     with_labels = fit(clone(clf), data3, y=data3.y_true, llm_scores=scores)
     without = fit(clone(clf).set_params(stage2=None), data3, llm_scores=scores)
     assert with_labels.score(data3.X, data3.y_true) > without.score(data3.X, data3.y_true) + 0.1
@@ -524,13 +525,66 @@ def test_stage_two_keeps_sessions_that_stage_one_has_not_seen(data, params, expe
     assert Sessions.seen == expected
 
 
-def test_fine_tuning_is_the_default_where_labels_are_many(data):
-    few = pd.DataFrame(fit(fast(), data).history_)
-    many = pd.DataFrame(fit(fast(), data, y=data.y_true).history_)
+def test_fine_tuning_is_the_default_of_other_modules_where_labels_are_many(data):
+    other = MLP(20, 1, hidden_units=8)
+    few = pd.DataFrame(fit(fast(module=other), data).history_)
+    many = pd.DataFrame(fit(fast(module=other), data, y=data.y_true).history_)
     assert set(few["stage"]) == {"pairs"}
     assert set(many["stage"]) == {"pairs", "finetune"}
-    alone = fast().fit(data.X, data.y_true, groups=data.groups)
+    alone = fast(module=other).fit(data.X, data.y_true, groups=data.groups)
     assert set(pd.DataFrame(alone.history_)["stage"]) == {"pairs"}
+
+
+@pytest.mark.parametrize("module", ["mlp", "linear"])
+def test_refitting_the_last_layer_is_the_default_of_own_networks(data, module):
+    clf, head, offsets = (
+        fit(fast(module=module, stage2=stage2), data) for stage2 in ("auto", "head", "offsets")
+    )
+    assert clf.head_variance_ == head.head_variance_
+    assert_array_equal(clf.predict_proba(data.X), head.predict_proba(data.X))
+    assert offsets.head_variance_ == 0
+    # Only the last layer has moved.
+    moved = [
+        not torch.equal(a, b)
+        for a, b in zip(
+            clf.net_.module_.parameters(), offsets.net_.module_.parameters(), strict=True
+        )
+    ]
+    assert sum(moved) <= 1
+
+
+def test_the_refitted_layer_learns_what_the_scores_hide(data):
+    # The LLM prefers by the first feature, people label by the second.
+    rng = np.random.RandomState(0)
+    X = rng.standard_normal((600, 4))
+    p = 1 / (1 + np.exp(-2 * X[:, 0]))
+    groups, y = np.arange(600) // 10, (X[:, 1] > 0).astype(int)
+    known = np.where(groups < 20, y, -1)
+    given = {"groups": groups, "llm_scores": np.stack([1 - p, p], axis=1)[:, None]}
+    settings = {"calibrator": "passthrough", "smoother": "passthrough", "random_state": 0}
+    right = {}
+    for stage2 in ("head", "offsets"):
+        clf = PairwisePreferenceClassifier("mlp", stage2=stage2, **settings).fit(X, known, **given)
+        right[stage2] = (clf.predict(X) == y)[groups >= 20].mean()
+    assert clf.head_variance_ == 0
+    assert right["head"] > right["offsets"] + 0.15
+
+
+def test_labels_of_one_session_leave_the_last_layer_alone(data):
+    y = np.where(data.groups == data.groups[0], data.y_true, -1)
+    clf = fit(fast(stage2="head", calibrator="passthrough"), data, y=y)
+    assert clf.head_variance_ == 0
+
+
+def test_a_network_that_does_not_end_in_a_linear_layer_has_no_head_to_refit(data):
+    class Squashed(MLP):
+        def forward(self, X):
+            return torch.tanh(super().forward(X))
+
+    with raises("pass 'offsets' or 'finetune'"):
+        fit(fast(module=Squashed, stage2="head"), data)
+    with raises("stage2='head' needs features"):
+        PairwisePreferenceClassifier("transformer", stage2="head").fit(["a", "b"], [0, 1])
 
 
 def test_early_stopping_holds_out_whole_sessions_and_stops(data, monkeypatch):
@@ -734,7 +788,7 @@ def test_one_class_only(data):
         fast().fit(data.X, np.zeros(len(data.y)))
 
 
-@pytest.mark.parametrize("stage2", ["offsets", "finetune"])
+@pytest.mark.parametrize("stage2", ["offsets", "head", "finetune"])
 def test_stage_two_asked_for_without_labels(data, stage2):
     with (
         pytest.warns(UserWarning, match="label"),

@@ -4,10 +4,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy.optimize import minimize
+from scipy.sparse import csr_matrix
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 
-from skpref._offsets import class_logits, fit_offsets, probabilities
+from skpref._offsets import class_logits, fit_head, fit_offsets, probabilities
 
 
 def draw(n_rows, scale, offsets, seed=0):
@@ -81,3 +82,59 @@ def test_solution_is_the_minimum_of_the_stated_objective():
     best = minimize(objective, np.r_[1.0, 0, 0, 0], tol=1e-10)
     scale, offsets = fit_offsets(scores, target, np.ones(30), ridge=1.0)
     assert_allclose(np.r_[scale, offsets], best.x, atol=1e-3)
+
+
+def head_data(n_rows=400, n_groups=40, seed=0):
+    rng = np.random.RandomState(seed)
+    X = rng.standard_normal((n_rows, 5)) + 3.0
+    coef = np.array([[0.0, 0.0, 0.0, 0.0, 0.0], [2.0, 0.0, 0.0, 0.0, 0.0]])
+    p = softmax(X @ coef.T - [[0.0, 6.0]], axis=1)
+    codes = (rng.uniform(size=n_rows) < p[:, 1]).astype(int)
+    return X, codes, np.arange(n_rows) % n_groups
+
+
+@pytest.mark.parametrize("convert", [np.asarray, csr_matrix])
+@pytest.mark.parametrize("n_scores", [1, 2])
+def test_head_learns_what_the_logits_lack(convert, n_scores):
+    X, codes, groups = head_data()
+    base, goal = np.zeros((len(X), n_scores)), np.eye(2)[codes]
+    coef, intercept, variance = fit_head(convert(X), base, goal, np.ones(len(X)), groups)
+    assert variance > 0
+    assert coef.shape == (n_scores, 5)
+    before = probabilities(base)[np.arange(len(X)), codes]
+    after = probabilities(base + X @ coef.T + intercept)[np.arange(len(X)), codes]
+    assert np.log(after).mean() > np.log(before).mean() + 0.1
+    toward = coef[-1] - (coef[0] if n_scores == 2 else 0)
+    assert np.abs(toward).argmax() == 0
+    assert toward[0] > 0
+
+
+def test_head_stays_where_the_logits_are_right_or_labels_are_of_one_session():
+    rng = np.random.RandomState(0)
+    X, _, groups = head_data()
+    logits = 2 * rng.standard_normal((len(X), 2))
+    codes = (rng.uniform(size=len(X)) < probabilities(logits)[:, 1]).astype(int)
+    goal, weight = np.eye(2)[codes], np.ones(len(X))
+    coef, intercept, _ = fit_head(X, logits, goal, weight, groups)
+    assert np.abs(X @ coef.T + intercept).mean() < 0.2
+    X, codes, _ = head_data()
+    coef, intercept, variance = fit_head(X, 0 * logits, np.eye(2)[codes], weight, 0 * groups)
+    assert variance == 0
+    assert not coef.any()
+    assert not intercept.any()
+
+
+def test_head_is_the_minimum_of_the_stated_objective():
+    X, codes, groups = head_data(n_rows=120)
+    base, goal = np.zeros((len(X), 1)), np.eye(2)[codes]
+    weight = np.random.RandomState(1).uniform(0.5, 2, len(X))
+    coef, intercept, variance = fit_head(X, base, goal, weight, groups)
+    center = X.mean(axis=0)
+    spread = np.sqrt(((X - center) ** 2).sum(axis=1).mean())
+
+    def objective(theta):
+        log_p = log_softmax(class_logits((X - center) / spread @ theta[:-1, None] + theta[-1]), 1)
+        return -(weight[:, None] * goal * log_p).sum() + theta @ theta / (2 * variance)
+
+    found = np.r_[coef[0] * spread, intercept + coef[0] @ center]
+    assert_allclose(minimize(objective, np.zeros(6)).x, found, atol=2e-3)
