@@ -140,7 +140,8 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
 
     Stage 1 learns from soft labels (calibrated and smoothed LLM scores, or the labels in `y` where
     there are no scores) which of two utterances of a session should score higher, and by how much.
-    Stage 2 fixes what pairs leave open, a scale and one offset per class, with the human labels.
+    Stage 2 fixes what pairs leave open, a scale and one offset per class, with the human labels,
+    and moves the network's last layer as far towards them as cross-validation bears out.
     After Liu et al. 2025, arXiv 2503.05620.
 
     Parameters
@@ -163,8 +164,8 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         Weight of the cross-entropy of each row with its soft label.
     class_weight : None, "balanced" or dict of {label: weight}, default="balanced"
         Weight of each class in the cross-entropy and in stage 2; its square root in "head" and
-        "finetune", since the offsets have moved towards rare classes already. "balanced" divides by the
-        frequency of the class among the soft labels, which raises macro-F1, and makes the
+        "finetune", since the offsets have moved towards rare classes already. "balanced" divides
+        by the frequency of the class among the soft labels, which raises macro-F1, and makes the
         probabilities those of a population with classes alike in number. None weights all rows
         alike, for probabilities that match the frequencies.
     stage2 : {"auto", "offsets", "head", "finetune"} or None, default="auto"
@@ -531,7 +532,8 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         ValueError
             If `llm_scores` come without `groups`, shapes or classes do not match, no session holds
             two rows with different soft labels, stage 2 needs labels and there are none, "head"
-            finds no linear layer to refit, or "lbfgs" gets a `loss` that is not smooth or `early_stopping`.
+            finds no linear layer to refit, or "lbfgs" gets a `loss` that is not smooth or
+            `early_stopping`.
         """
         self._check_options()
         continues = self.warm_start and hasattr(self, "net_")

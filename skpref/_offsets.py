@@ -1,4 +1,4 @@
-"""Stage 2: what preferences leave open about a student's scores, and a head nearer to the labels."""
+"""Stage 2: what preferences leave open about scores, and a last layer nearer to the labels."""
 
 import numpy as np
 from scipy.optimize import minimize

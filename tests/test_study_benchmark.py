@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import f1_score
 
 from skpref.datasets import make_dialogues
 
@@ -113,12 +114,22 @@ def test_offsets_raise_macro_f1_on_the_rows_they_are_fitted_on(study):
     rng = np.random.RandomState(0)
     y = rng.choice(3, 200, p=[0.8, 0.1, 0.1])
     log_p = rng.randn(200, 3) + 1.5 * np.eye(3)[y] + np.array([3.0, 0.0, 0.0])
-    from sklearn.metrics import f1_score
 
     def value(offsets):
         return f1_score(y, (log_p + offsets).argmax(axis=1), average="macro", zero_division=0)
 
     assert value(study.best_offsets(log_p, y)) > value(np.zeros(3)) + 0.1
+
+
+def test_expected_offsets_raise_macro_f1_where_the_soft_labels_are_right(study):
+    rng = np.random.RandomState(0)
+    log_p = rng.randn(500, 3)
+    soft = np.exp(log_p + np.array([0.0, 0.0, -2.0]))
+    soft /= soft.sum(axis=1, keepdims=True)
+    offsets = study.expected_offsets(log_p, soft)
+    y = np.array([rng.choice(3, p=p) for p in soft])
+    found = (log_p + offsets).argmax(axis=1)
+    assert f1_score(y, found, average="macro") > f1_score(y, log_p.argmax(1), average="macro")
 
 
 def test_bootstrap_of_the_sample_itself_is_the_metric(study, arguments):
@@ -129,7 +140,7 @@ def test_bootstrap_of_the_sample_itself_is_the_metric(study, arguments):
     test = data.split == "test"
     rng = np.random.RandomState(0)
     log_p = rng.randn(test.sum(), 3) + np.eye(3)[data.y[test]]
-    scores = study.score(data, "test", log_p, np.zeros((3, 3)))["argmax"]
+    scores = study.score(data, "test", log_p, np.zeros((4, 3)))["argmax"]
     counts = study.count(data, log_p)
     found = resampled(counts, np.ones((1, len(counts.won))))[0]
     for value, metric in zip(found, ("macro_f1", "accuracy", "concordance"), strict=True):
