@@ -29,6 +29,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from tqdm import tqdm
 
 from skpref import KNNLabelSmoother, LLMScoreCalibrator
+from skpref._offsets import expected_f1_offsets
 from skpref._validation import check_groups
 from skpref.inspection import _count
 from skpref.metrics import expected_calibration_error, within_session_concordance
@@ -197,24 +198,6 @@ def best_offsets(log_p: np.ndarray, y: np.ndarray) -> np.ndarray:
     return offsets
 
 
-def expected_offsets(log_p: np.ndarray, soft: np.ndarray) -> np.ndarray:
-    """Offsets that raise the macro-F1 expected on train rows if their soft labels are right."""
-    offsets, of_class = np.zeros(log_p.shape[1]), soft.sum(axis=0)
-
-    def value(trial):
-        found = (log_p + trial).argmax(axis=1)
-        n_found = np.bincount(found, minlength=len(trial))
-        hits = np.bincount(found, soft[np.arange(len(soft)), found], minlength=len(trial))
-        return (2 * hits / np.maximum(of_class + n_found, 1e-9)).mean()
-
-    best = value(offsets)
-    for _, k, step in product(range(3), range(len(offsets)), (-1, -0.5, -0.25, 0.25, 0.5, 1)):
-        trial = offsets + step * (np.arange(len(offsets)) == k)
-        if (new := value(trial)) > best:
-            offsets, best = trial, new
-    return offsets
-
-
 def run_row(row, setting, data, y, soft, seed, split) -> dict:
     """Train one row; give probabilities of a split and the offsets of each decision rule."""
     kind = ROWS[row][0]
@@ -236,7 +219,7 @@ def run_row(row, setting, data, y, soft, seed, split) -> dict:
     offsets = np.zeros((len(RULES), log_p.shape[1]))
     offsets[1] = -np.log(np.maximum(p_train.mean(axis=0), 1e-3))
     known = ~np.isnan(soft.smooth).any(axis=1)
-    offsets[3] = expected_offsets(log_p[known], soft.smooth[known])
+    offsets[3] = expected_f1_offsets(log_p[known], soft.smooth[known], np.ones(known.sum()))
     if labelled.any():
         offsets[2] = best_offsets(log_p[labelled], y[train][labelled])
     return {"log_p": np.log(np.maximum(p_test, 1e-6)).astype(np.float16), "offsets": offsets}

@@ -16,7 +16,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
 from skpref._calibrator import LLMScoreCalibrator
-from skpref._offsets import fit_head, fit_offsets, probabilities
+from skpref._offsets import expected_f1_offsets, fit_head, fit_offsets, probabilities
 from skpref._sampler import IntraSessionPairSampler
 from skpref._sklearn import (
     DocLinkMixin,
@@ -179,6 +179,10 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         network's scores as they are.
     finetune_epochs : int, default=5
         Epochs of fine-tuning.
+    decision : {"argmax", "macro_f1"}, default="argmax"
+        What `predict` gives: "argmax" the most probable class; "macro_f1" the one that is after a
+        shift of the log-probabilities, one per class, which maximises the macro-F1 expected on the
+        training rows if their soft labels are right. It does not touch `predict_proba`.
     calibrator : None, "passthrough" or transformer, default=None
         From `llm_scores` to soft labels. None means ``LLMScoreCalibrator()``; "passthrough"
         averages the prompts' probabilities as they are.
@@ -275,6 +279,8 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         Weight of each class.
     scale_, offsets_ : float, ndarray of shape (n_scores,)
         What stage 2 fitted: logits are ``scale_ * scores + offsets_``.
+    decision_offsets_ : ndarray of shape (n_classes,)
+        The shift of `decision`; zeros for "argmax".
     head_variance_ : float
         How far "head" of stage 2 let the last layer move: variance of the prior of the change, 0
         for none, as where the labels are of one session.
@@ -349,6 +355,7 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         "class_weight": [None, StrOptions({"balanced"}), dict],
         "stage2": [None, StrOptions({"auto", "offsets", "head", "finetune"})],
         "finetune_epochs": [Interval(Integral, 1, None, closed="left")],
+        "decision": [StrOptions({"argmax", "macro_f1"})],
         "calibrator": [None, StrOptions({"passthrough"}), HasMethods(["fit_transform"])],
         "smoother": [None, StrOptions({"passthrough"}), HasMethods(["fit_transform"])],
         "pair_sampler": [None, StrOptions({"passthrough"}), HasMethods(["sample"])],
@@ -388,6 +395,7 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         class_weight="balanced",
         stage2="auto",
         finetune_epochs=5,
+        decision="argmax",
         calibrator=None,
         smoother=None,
         pair_sampler=None,
@@ -424,6 +432,7 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         self.class_weight = class_weight
         self.stage2 = stage2
         self.finetune_epochs = finetune_epochs
+        self.decision = decision
         self.calibrator = calibrator
         self.smoother = smoother
         self.pair_sampler = pair_sampler
@@ -548,6 +557,7 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
             self._train(rows, held_out, rng, module, checkpoint)
             self._calibrate(rows, held_out)
             self._adapt(rows, rng)
+            self._choose_decision(rows)
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
         return self
@@ -605,6 +615,7 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
             self.n_iter_ += 1
             self._record("pairs", self.net_.history[-1:])
             self._calibrate(rows, held_out)
+            self._choose_decision(rows)
         return self
 
     def _takes_text(self) -> bool:
@@ -1020,6 +1031,16 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         net.partial_fit(self._dataset(one_hot))
         self._record("finetune", net.history)
 
+    def _choose_decision(self, rows: _Rows):
+        """Find the shift of the log-probabilities that `predict` applies."""
+        self.decision_offsets_: FloatArray = np.zeros(len(self.classes_))
+        if self.decision == "argmax":
+            return
+        known = rows.take(rows.known())
+        p = probabilities(self.scale_ * self._scores(known.X).astype(np.float64) + self.offsets_)
+        log_p = np.log(np.maximum(p, 1e-12))
+        self.decision_offsets_ = expected_f1_offsets(log_p, known.soft, known.weight)
+
     def _record(self, stage, history):
         for epoch in history:
             losses = {k: epoch[k] for k in ("train_loss", "valid_loss") if k in epoch}
@@ -1074,7 +1095,7 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         return probabilities(self._logits(X))
 
     def predict(self, X):
-        """Most probable class.
+        """Most probable class, or what `decision` chooses.
 
         Parameters
         ----------
@@ -1086,7 +1107,7 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         ndarray of shape (n_utterances,)
             Class labels.
         """
-        best = self.predict_proba(X).argmax(axis=1)
+        best = (self.predict_proba(X) * np.exp(self.decision_offsets_)).argmax(axis=1)
         return self.classes_[best]
 
     def score(self, X, y, sample_weight=None):

@@ -1,5 +1,7 @@
 """Stage 2: what preferences leave open about scores, and a last layer nearer to the labels."""
 
+from itertools import product
+
 import numpy as np
 from scipy.optimize import minimize
 from scipy.sparse import issparse
@@ -165,6 +167,43 @@ def fit_head(
     *_, theta = path(np.arange(n_rows), _VARIANCES[: best + 1])
     coef = theta[:, :-1] / spread
     return coef, theta[:, -1] - coef @ center, _VARIANCES[best]
+
+
+def expected_f1_offsets(log_p: FloatArray, soft: FloatArray, weight: FloatArray) -> FloatArray:
+    """Offsets of the log-probabilities that raise the macro-F1 expected under soft labels.
+
+    Found by coordinate ascent. The expectation is that of hits and counts, not of their ratio.
+
+    Parameters
+    ----------
+    log_p : ndarray of shape (n_rows, n_classes)
+        Log-probabilities.
+    soft : ndarray of shape (n_rows, n_classes)
+        Soft labels of the rows.
+    weight : ndarray of shape (n_rows,)
+        Weight of each row.
+
+    Returns
+    -------
+    ndarray of shape (n_classes,)
+        The offsets; the class with the largest sum is chosen.
+    """
+    n_rows, n_classes = log_p.shape
+    offsets, soft = np.zeros(n_classes), soft * weight[:, None]
+    of_class = soft.sum(axis=0)
+
+    def value(trial):
+        found = (log_p + trial).argmax(axis=1)
+        n_found = np.bincount(found, weight, minlength=n_classes)
+        hits = np.bincount(found, soft[np.arange(n_rows), found], minlength=n_classes)
+        return (2 * hits / np.maximum(of_class + n_found, 1e-12)).mean()
+
+    best = value(offsets)
+    for _, k, step in product(range(3), range(n_classes), (-1, -0.5, -0.25, 0.25, 0.5, 1)):
+        trial = offsets + step * (np.arange(n_classes) == k)
+        if (new := value(trial)) > best:
+            offsets, best = trial, new
+    return offsets
 
 
 def probabilities(logits: FloatArray) -> FloatArray:

@@ -570,6 +570,29 @@ def test_the_refitted_layer_learns_what_the_scores_hide(data):
     assert right["head"] > right["offsets"] + 0.15
 
 
+def test_a_decision_for_macro_f1_finds_the_rare_class(data3):
+    scores = data3.llm_scores * np.array([1, 1, 0.1])
+    scores /= scores.sum(axis=2, keepdims=True)
+    params = {"calibrator": "passthrough", "class_weight": None, "stage2": None}
+    plain, rare = (
+        fit(fast(decision=d, **params), data3, llm_scores=scores) for d in ("argmax", "macro_f1")
+    )
+    assert_array_equal(plain.predict_proba(data3.X), rare.predict_proba(data3.X))
+    assert not plain.decision_offsets_.any()
+    assert rare.decision_offsets_.argmax() == 2
+    soft = plain.soft_labels_
+
+    def expected_f1(clf):
+        chosen = np.eye(3)[clf.predict(data3.X)]
+        return (2 * (soft * chosen).sum(axis=0) / (soft + chosen).sum(axis=0)).mean()
+
+    assert expected_f1(rare) > expected_f1(plain)
+    again = clone(rare).partial_fit(
+        data3.X, data3.y, classes=[0, 1, 2], groups=data3.groups, llm_scores=scores
+    )
+    assert again.decision_offsets_.shape == (3,)
+
+
 def test_labels_of_one_session_leave_the_last_layer_alone(data):
     y = np.where(data.groups == data.groups[0], data.y_true, -1)
     clf = fit(fast(stage2="head", calibrator="passthrough"), data, y=y)

@@ -7,8 +7,9 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
 
-from skpref._offsets import class_logits, fit_head, fit_offsets, probabilities
+from skpref._offsets import class_logits, expected_f1_offsets, fit_head, fit_offsets, probabilities
 
 
 def draw(n_rows, scale, offsets, seed=0):
@@ -138,3 +139,20 @@ def test_head_is_the_minimum_of_the_stated_objective():
 
     found = np.r_[coef[0] * spread, intercept + coef[0] @ center]
     assert_allclose(minimize(objective, np.zeros(6)).x, found, atol=2e-3)
+
+
+def test_offsets_raise_macro_f1_where_the_soft_labels_are_right():
+    rng = np.random.RandomState(0)
+    log_p = rng.standard_normal((500, 3))
+    soft = softmax(log_p + np.array([0.0, 0.0, -2.0]), axis=1)
+    offsets = expected_f1_offsets(log_p, soft, np.ones(500))
+    y = np.array([rng.choice(3, p=p) for p in soft])
+    before, after = log_p.argmax(axis=1), (log_p + offsets).argmax(axis=1)
+    assert f1_score(y, after, average="macro") > f1_score(y, before, average="macro") + 0.02
+    # Rows of no weight do not count, and rows of weight two count twice.
+    weight = rng.randint(0, 3, 500)
+    some = np.repeat(np.arange(500), weight)
+    assert_allclose(
+        expected_f1_offsets(log_p, soft, weight),
+        expected_f1_offsets(log_p[some], soft[some], np.ones(len(some))),
+    )

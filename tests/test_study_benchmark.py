@@ -121,17 +121,6 @@ def test_offsets_raise_macro_f1_on_the_rows_they_are_fitted_on(study):
     assert value(study.best_offsets(log_p, y)) > value(np.zeros(3)) + 0.1
 
 
-def test_expected_offsets_raise_macro_f1_where_the_soft_labels_are_right(study):
-    rng = np.random.RandomState(0)
-    log_p = rng.randn(500, 3)
-    soft = np.exp(log_p + np.array([0.0, 0.0, -2.0]))
-    soft /= soft.sum(axis=1, keepdims=True)
-    offsets = study.expected_offsets(log_p, soft)
-    y = np.array([rng.choice(3, p=p) for p in soft])
-    found = (log_p + offsets).argmax(axis=1)
-    assert f1_score(y, found, average="macro") > f1_score(y, log_p.argmax(1), average="macro")
-
-
 def test_bootstrap_of_the_sample_itself_is_the_metric(study, arguments):
     from _study_report import differences, resampled
 
