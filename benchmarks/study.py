@@ -436,9 +436,12 @@ def run(args):
         pass
 
 
-def read_runs(args) -> tuple[pd.DataFrame, dict]:
-    """Score the kept predictions, one line per run; give the counts of their sessions, too."""
-    lines, counts = [], {}
+def read_runs(args) -> tuple[pd.DataFrame, dict, dict]:
+    """Score the kept predictions, one line per run; give the counts of their sessions, too.
+
+    The first counts are those of the rule chosen on dev, the second those of the last rule.
+    """
+    lines, counts, counts_of_last = [], {}, {}
     for task in args.tasks:
         path = args.cache / "study" / task / "tuned.json"
         if not path.is_file():
@@ -458,9 +461,13 @@ def read_runs(args) -> tuple[pd.DataFrame, dict]:
                     found = decide(data, "test", log_p, offset)
                     chosen |= {f"{metric}, {name}": value for metric, value in found.items()}
                 lines.append(key | chosen)
-                offset = offsets[RULES.index(rule)]
-                counts[task, n_labels, seed, row] = count(data, log_p.astype(float) + offset)
-    return pd.DataFrame(lines), counts
+                key = (task, n_labels, seed, row)
+                counts_of_last[key] = count(data, log_p.astype(float) + offsets[-1])
+                counts[key] = counts_of_last[key]
+                if rule != RULES[-1]:
+                    offset = offsets[RULES.index(rule)]
+                    counts[key] = count(data, log_p.astype(float) + offset)
+    return pd.DataFrame(lines), counts, counts_of_last
 
 
 def count(data, log_p):
@@ -488,9 +495,23 @@ def rivals(args) -> dict:
     return {"best-tuned distillation": best} | fixed
 
 
+def compare(counts, ours, rows, args, lines) -> dict:
+    """Add the table of a row against each rival to the lines; give the differences."""
+    lines += ["| rival | labels | macro-F1 | accuracy | concordance | won / tied / lost |"]
+    lines += ["| --- " * 6 + "|"]
+    found = {}
+    for name, rival_of in rivals(args).items():
+        if name == ours or not set(rival_of.values()) <= set(rows):
+            continue
+        found[name] = differences(counts, ours, rival_of, args.tasks, args.budgets, args.seeds)
+        known = set(found[name]["n_labels"])
+        lines += [summary_line(name, n, found[name]) for n in args.budgets if n in known]
+    return found
+
+
 def report(args):
     """Write the tables, the plot and a line per run."""
-    runs, counts = read_runs(args)
+    runs, counts, counts_of_last = read_runs(args)
     args.tasks = [t for t in args.tasks if t in set(runs["task"])]
     args.out.mkdir(parents=True, exist_ok=True)
     runs.to_parquet(args.out / "study.parquet", compression="zstd")
@@ -521,19 +542,10 @@ def report(args):
             "Mean over tasks of the paired difference, in points, with its 95% interval; then "
             "tasks won / tied / lost in macro-F1 (the interval excludes 0).",
             "",
-            "| rival | labels | macro-F1 | accuracy | concordance | won / tied / lost |",
-            "| --- " * 6 + "|",
         ]
-        found = {}
-        for name, rival_of in rivals(args).items():
-            if name == ours or not set(rival_of.values()) <= set(rows):
-                continue
-            found[name] = differences(counts, ours, rival_of, args.tasks, args.budgets, args.seeds)
-            lines += [
-                summary_line(name, n, found[name])
-                for n in args.budgets
-                if n in set(found[name]["n_labels"])
-            ]
+        found = compare(counts, ours, rows, args, lines)
+        lines += ["", f"All rows by one rule, {RULES[-1]}:", ""]
+        compare(counts_of_last, ours, rows, args, lines)
         if "best-tuned distillation" not in found:
             continue
         detail = found["best-tuned distillation"]
