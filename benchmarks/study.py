@@ -509,6 +509,17 @@ def compare(counts, ours, rows, args, lines) -> dict:
     return found
 
 
+def table_by_task(detail, args) -> list[str]:
+    """Table of the differences to the best-tuned distillation, a line per task and budget."""
+    lines = ["| task | rival | labels | macro-F1 | accuracy | concordance |"]
+    lines += ["| --- " * 6 + "|"]
+    best = rivals(args)["best-tuned distillation"]
+    for _, d in detail[detail["task"] != "mean of tasks"].iterrows():
+        cells = " | ".join(cell(d, m) for m in METRICS)
+        lines.append(f"| {d['task']} | {best[d['task']]} | {d['n_labels']} | {cells} |")
+    return lines
+
+
 def report(args):
     """Write the tables, the plot and a line per run."""
     runs, counts, counts_of_last = read_runs(args)
@@ -545,21 +556,15 @@ def report(args):
         ]
         found = compare(counts, ours, rows, args, lines)
         lines += ["", f"All rows by one rule, {RULES[-1]}:", ""]
-        compare(counts_of_last, ours, rows, args, lines)
+        by_one_rule = compare(counts_of_last, ours, rows, args, lines)
         if "best-tuned distillation" not in found:
             continue
         detail = found["best-tuned distillation"]
         plotted[ours] = detail
         lines += ["", f"### {ours}, less the best-tuned distillation, by task", ""]
-        lines += [
-            "| task | rival | labels | macro-F1 | accuracy | concordance |",
-            "| --- " * 6 + "|",
-        ]
-        for _, d in detail[detail["task"] != "mean of tasks"].iterrows():
-            cells = " | ".join(cell(d, m) for m in METRICS)
-            best = rivals(args)["best-tuned distillation"][d["task"]]
-            lines.append(f"| {d['task']} | {best} | {d['n_labels']} | {cells} |")
-        lines.append("")
+        lines += table_by_task(detail, args)
+        lines += ["", f"All rows by one rule, {RULES[-1]}:", ""]
+        lines += [*table_by_task(by_one_rule["best-tuned distillation"], args), ""]
     for task in args.tasks:
         lines += [f"## {task}", ""]
         lines += table_of_means(runs[runs["task"] == task], rows, args.budgets)
