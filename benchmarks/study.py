@@ -119,12 +119,11 @@ ROWS = {
 }
 # Ten times the default, so that what is asked of the pairs shows.
 HEAVY_PAIRS = {"pairwise_weight": 1.0}
-# One change each of skpref with pairs that weigh as much as the cross-entropy, tried on dev; first
-# come its rivals.
+# One change each of skpref with pairs that weigh as much as the cross-entropy, tried on dev.
 LEVERS = {
     "as it is": {},
-    "no pairs: distillation, balanced": {"pairwise_weight": 0.0},
-    "no pairs, no class weights: distillation": {"pairwise_weight": 0.0, "class_weight": None},
+    "no pairs": {"pairwise_weight": 0.0},
+    "no pairs, no class weights": {"pairwise_weight": 0.0, "class_weight": None},
     "no class weights": {"class_weight": None},
     "no pairs, labels in stage 1": {"pairwise_weight": 0.0, "labels_in_stage_1": True},
     "labels in stage 1": {"labels_in_stage_1": True},
