@@ -29,7 +29,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from tqdm import tqdm
 
 from skpref import KNNLabelSmoother, LLMScoreCalibrator
-from skpref._offsets import expected_f1_offsets
+from skpref._offsets import ascend, expected_f1_offsets
 from skpref._validation import check_groups
 from skpref.inspection import _count
 from skpref.metrics import expected_calibration_error, within_session_concordance
@@ -183,18 +183,12 @@ def prepare(data: Bunch, y: np.ndarray, seed: int) -> Bunch:
 
 def best_offsets(log_p: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Offsets of the classes that raise macro-F1 on some rows, by coordinate ascent."""
-    offsets = np.zeros(log_p.shape[1])
 
     def value(trial):
         found = (log_p + trial).argmax(axis=1)
         return f1_score(y, found, average="macro", zero_division=0) - 0.005 * np.abs(trial).sum()
 
-    best = value(offsets)
-    for _, k, step in product(range(2), range(len(offsets)), (-1.0, -0.5, 0.5, 1.0)):
-        trial = offsets + step * (np.arange(len(offsets)) == k)
-        if (new := value(trial)) > best:
-            offsets, best = trial, new
-    return offsets
+    return ascend(value, log_p.shape[1], steps=(-1.0, -0.5, 0.5, 1.0), n_rounds=2)
 
 
 def run_row(row, setting, data, y, soft, seed, split) -> dict:

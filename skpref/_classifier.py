@@ -998,10 +998,10 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         """Refit the last layer on the human labels, near to what it is."""
         import torch
 
-        from skpref._net import last_layer_inputs
+        from skpref._net import score_by_last_layer
 
-        layer, inputs = last_layer_inputs(self.net_.module_, one_hot.X)
-        logits = self.scale_ * self._scores(one_hot.X).astype(np.float64) + self.offsets_
+        scores, layer, inputs = score_by_last_layer(self.net_.module_, one_hot.X)
+        logits = self.scale_ * scores.astype(np.float64) + self.offsets_
         weight = one_hot.weight * np.sqrt(self.class_weight_)[one_hot.codes]
         coef, intercept, self.head_variance_ = fit_head(
             inputs, logits, one_hot.soft, weight / weight.mean(), one_hot.session

@@ -467,8 +467,8 @@ def _accumulate_gradients(module, data, criterion, target, device) -> float:
     return loss.item()
 
 
-def last_layer_inputs(module: nn.Module, X) -> tuple[nn.Linear, np.ndarray]:
-    """Give the linear layer that a network over features ends in, and its inputs.
+def score_by_last_layer(module: nn.Module, X) -> tuple[np.ndarray, nn.Linear, np.ndarray]:
+    """Score rows of features; give the linear layer that the network ends in and its inputs, too.
 
     Parameters
     ----------
@@ -479,6 +479,8 @@ def last_layer_inputs(module: nn.Module, X) -> tuple[nn.Linear, np.ndarray]:
 
     Returns
     -------
+    scores : ndarray of shape (n_rows, n_outputs)
+        Scores.
     layer : nn.Linear
         The last layer.
     inputs : ndarray or CSR matrix of shape (n_rows, n_inputs)
@@ -490,7 +492,7 @@ def last_layer_inputs(module: nn.Module, X) -> tuple[nn.Linear, np.ndarray]:
         If the scores are not what a linear layer gives.
     """
     if isinstance(module, nn.Linear):
-        return module, X
+        return predict_scores(module, X), module, X
     layers = [part for part in module.modules() if isinstance(part, nn.Linear)]
     inputs, outputs = [], []
 
@@ -510,7 +512,7 @@ def last_layer_inputs(module: nn.Module, X) -> tuple[nn.Linear, np.ndarray]:
             f"{type(module).__name__} are not what its last nn.Linear gives; pass 'offsets' or "
             "'finetune'."
         )
-    return layers[-1], np.concatenate(inputs)
+    return scores, layers[-1], np.concatenate(inputs)
 
 
 def predict_scores(module: nn.Module, X) -> np.ndarray:

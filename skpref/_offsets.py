@@ -169,6 +169,34 @@ def fit_head(
     return coef, theta[:, -1] - coef @ center, _VARIANCES[best]
 
 
+def ascend(value, n_classes: int, *, steps, n_rounds: int) -> FloatArray:
+    """Maximise a value over offsets of the classes, one class and step at a time, from zeros.
+
+    Parameters
+    ----------
+    value : callable
+        From offsets, shape (n_classes,), to what is maximised.
+    n_classes : int
+        Number of classes.
+    steps : sequence of float
+        Changes of an offset that are tried.
+    n_rounds : int
+        How often all are tried.
+
+    Returns
+    -------
+    ndarray of shape (n_classes,)
+        The offsets.
+    """
+    offsets = np.zeros(n_classes)
+    best = value(offsets)
+    for _, k, step in product(range(n_rounds), range(n_classes), steps):
+        trial = offsets + step * (np.arange(n_classes) == k)
+        if (new := value(trial)) > best:
+            offsets, best = trial, new
+    return offsets
+
+
 def expected_f1_offsets(log_p: FloatArray, soft: FloatArray, weight: FloatArray) -> FloatArray:
     """Offsets of the log-probabilities that raise the macro-F1 expected under soft labels.
 
@@ -189,7 +217,7 @@ def expected_f1_offsets(log_p: FloatArray, soft: FloatArray, weight: FloatArray)
         The offsets; the class with the largest sum is chosen.
     """
     n_rows, n_classes = log_p.shape
-    offsets, soft = np.zeros(n_classes), soft * weight[:, None]
+    soft = soft * weight[:, None]
     of_class = soft.sum(axis=0)
 
     def value(trial):
@@ -198,12 +226,7 @@ def expected_f1_offsets(log_p: FloatArray, soft: FloatArray, weight: FloatArray)
         hits = np.bincount(found, soft[np.arange(n_rows), found], minlength=n_classes)
         return (2 * hits / np.maximum(of_class + n_found, 1e-12)).mean()
 
-    best = value(offsets)
-    for _, k, step in product(range(3), range(n_classes), (-1, -0.5, -0.25, 0.25, 0.5, 1)):
-        trial = offsets + step * (np.arange(n_classes) == k)
-        if (new := value(trial)) > best:
-            offsets, best = trial, new
-    return offsets
+    return ascend(value, n_classes, steps=(-1, -0.5, -0.25, 0.25, 0.5, 1), n_rounds=3)
 
 
 def probabilities(logits: FloatArray) -> FloatArray:
