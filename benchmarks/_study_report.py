@@ -154,7 +154,7 @@ def plot(runs, plotted, rows, path):
     axis.set(xlabel="human labels", ylabel="macro-F1 less the best-tuned distillation, points")
     axis.set_xticks(list(position.values()), [str(n) for n in position])
     if len(detail):
-        axis.legend(fontsize=7, loc="upper left")
+        axis.legend(fontsize=6, loc="lower right")
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8
     )
