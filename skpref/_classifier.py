@@ -540,9 +540,9 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         ------
         ValueError
             If `llm_scores` come without `groups`, shapes or classes do not match, no session holds
-            two rows with different soft labels, stage 2 needs labels and there are none, "head"
-            finds no linear layer to refit, or "lbfgs" gets a `loss` that is not smooth or
-            `early_stopping`.
+            two rows with different soft labels, both weights are 0, stage 2 needs labels and there
+            are none, "head" finds no linear layer to refit, or "lbfgs" gets a `loss` that is not
+            smooth or `early_stopping`.
         """
         self._check_options()
         continues = self.warm_start and hasattr(self, "net_")
@@ -592,6 +592,7 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         PairwisePreferenceClassifier
             The estimator.
         """
+        self._check_options()
         first = not hasattr(self, "net_")
         known = self.classes if first else self.classes_
         known = classes if known is None else known
@@ -737,6 +738,11 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
             raise ValueError(
                 "stage2='head' needs features but module='transformer' takes texts; pass 'offsets' "
                 "or 'finetune'."
+            )
+        if not (self.pairwise_weight or self.pointwise_weight):
+            raise ValueError(
+                "pairwise_weight=0 and pointwise_weight=0 leave nothing to train on; give one of "
+                "them a weight."
             )
         if self.solver == "adam":
             return

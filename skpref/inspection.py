@@ -1007,20 +1007,36 @@ def _last_step(estimator: Any) -> tuple[str, PairwisePreferenceClassifier]:
     return prefix, step
 
 
-def _variants(prefix: str, class_weight: Any) -> dict[str, dict[str, Any]]:
-    """Parameters of each classifier that is compared."""
-    plain = class_weight if isinstance(class_weight, dict) else None
-    params: dict[str, dict[str, Any]] = {
-        "skpref": {},
-        "distillation": {"pairwise_weight": 0, "class_weight": plain},
-        "distillation, balanced": {"pairwise_weight": 0, "class_weight": "balanced"},
-        "human labels": {
-            "pairwise_weight": 0,
-            "calibrator": "passthrough",
-            "smoother": "passthrough",
-        },
+class _Distillation(PairwisePreferenceClassifier):
+    """Plain distillation: a human label in place of the soft one of its row."""
+
+    def _soft_labels(self, X, codes, session, llm_scores, *, refit):
+        soft = super()._soft_labels(X, codes, session, llm_scores, refit=refit).copy()
+        soft[codes >= 0] = np.eye(soft.shape[1])[codes[codes >= 0]]
+        return soft
+
+
+def _variants(estimator: Any, prefix: str, last: Any, fixed: dict) -> dict[str, Any]:
+    """Give each classifier that is compared, unfitted, in its pipeline."""
+
+    def variant(make=None, **changes):
+        step = clone(last)
+        if make is not None:
+            step = make(**step.get_params(deep=False))
+        step.set_params(**fixed, **changes)
+        return clone(estimator).set_params(**{prefix[:-2]: step}) if prefix else step
+
+    plain = last.class_weight if isinstance(last.class_weight, dict) else None
+    no_pairs = {"pairwise_weight": 0, "pointwise_weight": last.pointwise_weight or 1.0}
+    # What has no stage 2 keeps none.
+    distil = no_pairs | {"stage2": None if last.stage2 is None else "offsets"}
+    return {
+        "skpref": variant(),
+        "skpref, no pairs": variant(**no_pairs),
+        "distillation": variant(_Distillation, **distil, class_weight=plain),
+        "distillation, balanced": variant(_Distillation, **distil, class_weight="balanced"),
+        "human labels": variant(**no_pairs, calibrator="passthrough", smoother="passthrough"),
     }
-    return {row: {prefix + k: v for k, v in given.items()} for row, given in params.items()}
 
 
 def _take(X: Any, rows: IntArray) -> Any:
@@ -1228,7 +1244,7 @@ def _verdicts(differences: dict[str, tuple[float, float, float]]) -> dict[str, l
     return out
 
 
-def _comparison_message(differences, n_labels: int, n_sessions: int, balanced: bool) -> str:
+def _comparison_message(differences, n_labels: int, n_sessions: int) -> str:
     parts = [
         f"On {n_labels} human labels of {n_sessions} sessions, each predicted by models that were "
         "trained without its session:"
@@ -1243,14 +1259,13 @@ def _comparison_message(differences, n_labels: int, n_sessions: int, balanced: b
         if found["unclear"]:
             told.append(f"{_listed(found['unclear'])} cannot be told apart")
         parts.append(f"Against {row!r}: {'; '.join(told)}.")
-    # The one that differs by the pairs alone.
-    verdict = _verdicts(differences["distillation, balanced" if balanced else "distillation"])
+    verdict = _verdicts(differences["skpref, no pairs"])
     if n_sessions < _FEW_SESSIONS:
         end = f"{n_sessions} sessions are too few to tell whether pairs pay here: label more."
     elif verdict["better"] and not verdict["worse"]:
         end = f"So pairs pay here, in {_listed(verdict['better'])}."
     elif verdict["worse"] and not verdict["better"]:
-        end = "So distillation without pairs is the better choice here: pass pairwise_weight=0."
+        end = "So pairs do harm here: pass pairwise_weight=0."
     elif verdict["worse"]:
         end = "So it depends on which metric matters to you."
     else:
@@ -1276,11 +1291,10 @@ def _comparison_summary(scores, differences) -> str:
 
 def _tasks(estimator, prefix, last, classes, seed) -> dict[str, Any]:
     """Unfitted estimator of each row of the table."""
-    fixed = {f"{prefix}classes": classes}
+    fixed = {"classes": classes}
     if last.random_state is None:  # the same draws for all, so that they differ by the loss alone
-        fixed[f"{prefix}random_state"] = seed
-    variants = _variants(prefix, last.class_weight)
-    made = {row: clone(estimator).set_params(**fixed, **p) for row, p in variants.items()}
+        fixed["random_state"] = seed
+    made = _variants(estimator, prefix, last, fixed)
     calibrator = last._part("calibrator")
     if "classes" in calibrator.get_params():
         calibrator.set_params(classes=classes)
@@ -1321,12 +1335,18 @@ def compare_with_distillation(
     """Compare a classifier by cross-validation with plain distillation of the same soft labels.
 
     Every way to learn gets the same folds, and predicts each human label without having seen its
-    session. They are: "skpref", the estimator as it is given; "distillation", the same network,
-    calibrator and smoother without pairs and without class weights (``pairwise_weight=0,
-    class_weight=None``); "distillation, balanced", with ``class_weight="balanced"``; "LLM scores,
-    calibrated", the LLM itself, which has to be asked about each new utterance; and "human
-    labels", a logistic regression on the labelled rows and the classifier's features alone, or the
-    same network on them where it takes texts (``module="transformer"``).
+    session. They are:
+
+    - "skpref", the estimator as it is given;
+    - "skpref, no pairs", the same with ``pairwise_weight=0``, and with the cross-entropy if it has
+      none;
+    - "distillation", what would be done without skpref: the same network, calibrator and smoother
+      by cross-entropy alone, human labels in place of soft ones where there are any, nothing after
+      that but scale and offsets;
+    - "distillation, balanced", with ``class_weight="balanced"``;
+    - "LLM scores, calibrated", the LLM itself, which has to be asked about each new utterance;
+    - "human labels", a logistic regression on the labelled rows and the classifier's features
+      alone, or the same network on them where it takes texts (``module="transformer"``).
 
     Parameters
     ----------
@@ -1392,9 +1412,8 @@ def compare_with_distillation(
     the training; see whether another `random_state` of the estimator says the same. With many
     metrics and rows, one in twenty intervals at 0.95 misses.
 
-    Of the two distillations, the one with the class weights of the estimator differs from it by
-    the pairs alone, and the end of `message` is about that one. Class weights given as a dict are
-    those of "distillation", too.
+    "skpref, no pairs" differs by the pairs alone, and the end of `message` is about it. Class
+    weights given as a dict are those of "distillation", too.
 
     Metadata routing is switched on inside. Steps of a pipeline are fitted anew for each row and
     fold; give a `SentenceEncoder` a `cache`, or pass embeddings. Where utterances have no LLM
@@ -1410,8 +1429,8 @@ def compare_with_distillation(
     >>> found = compare_with_distillation(
     ...     clf, data.X, data.y, data.groups, data.llm_scores, cv=3, random_state=0
     ... )
-    >>> list(found.scores)
-    ['skpref', 'distillation', 'distillation, balanced', 'LLM scores, calibrated', 'human labels']
+    >>> list(found.scores)[:3]
+    ['skpref', 'skpref, no pairs', 'distillation']
     >>> mean, low, high = found.differences["distillation"]["accuracy"]
     >>> bool(low <= mean <= high)
     True
@@ -1452,8 +1471,6 @@ def compare_with_distillation(
         predictions=predictions,
         fold=fold,
         classes=classes,
-        message=_comparison_message(
-            differences, len(tested), n_sessions, last.class_weight == "balanced"
-        ),
+        message=_comparison_message(differences, len(tested), n_sessions),
         summary=_comparison_summary(scored, differences),
     )

@@ -299,6 +299,14 @@ def test_lbfgs_keeps_the_precision_of_the_module(data):
     assert clf.decision_function(X).dtype == np.float32
 
 
+def test_without_any_weight_there_is_nothing_to_train_on(data):
+    clf = fast(pairwise_weight=0, pointwise_weight=0)
+    with raises("pairwise_weight=0 and pointwise_weight=0 leave nothing to train on"):
+        fit(clf, data)
+    with raises("leave nothing to train on"):
+        clf.partial_fit(data.X, data.y, [0, 1], groups=data.groups, llm_scores=data.llm_scores)
+
+
 @pytest.mark.parametrize(
     ("params", "message"),
     [

@@ -459,6 +459,7 @@ def test_agreement_names_what_is_wrong(changes, message):
 
 ROWS = [
     "skpref",
+    "skpref, no pairs",
     "distillation",
     "distillation, balanced",
     "LLM scores, calibrated",
@@ -511,15 +512,21 @@ def test_comparison_predicts_by_models_that_saw_nothing_of_the_session(compared)
         train = ~test
         assert not set(data.groups[train]) & set(data.groups[test])
         given = {"groups": data.groups[train], "llm_scores": data.llm_scores[train]}
-        for row, changes in {
-            "skpref": {},
-            "distillation": {"pairwise_weight": 0, "class_weight": None},
-            "distillation, balanced": {"pairwise_weight": 0, "class_weight": "balanced"},
-        }.items():
+        for row, changes in {"skpref": {}, "skpref, no pairs": {"pairwise_weight": 0}}.items():
             model = sklearn.clone(clf).set_params(**changes)
             expected = model.fit(data.X[train], data.y[train], **given).predict_proba(data.X[test])
             np.testing.assert_array_equal(found.predictions[row][test], expected)
         labelled = train & np.array([label is not None for label in data.y])
+        # Plain distillation: labels in place of soft ones, and only scale and offsets after that.
+        soft = model.soft_labels_.copy()
+        soft[labelled[train]] = np.eye(3)[["mcx".index(label) for label in data.y[labelled]]]
+        given["llm_scores"] = soft[:, None]
+        own = {"calibrator": "passthrough", "smoother": "passthrough", "stage2": "offsets"}
+        for row, weight in {"distillation": None, "distillation, balanced": "balanced"}.items():
+            plain = sklearn.clone(model).set_params(class_weight=weight, **own)
+            expected = plain.fit(data.X[train], data.y[train], **given).predict_proba(data.X[test])
+            np.testing.assert_allclose(found.predictions[row][test], expected, atol=1e-5)
+        given["llm_scores"] = data.llm_scores[train]
         model = LogisticRegression(max_iter=1000).fit(data.X[labelled], data.y[labelled].tolist())
         assert model.classes_.tolist() == ["c", "m", "x"]
         expected = model.predict_proba(data.X[test])[:, [1, 0, 2]]
@@ -539,18 +546,15 @@ def test_comparison_differences_hold_the_observed_ones(compared):
             assert mean == pytest.approx(found.scores["skpref"][metric] - found.scores[row][metric])
             assert low <= mean <= high
     assert "Against 'distillation':" in found.message
-    assert len(found.summary.splitlines()) == 1 + 5 + 2 + 4
+    assert len(found.summary.splitlines()) == 1 + 6 + 2 + 5
 
 
 def test_comparison_with_itself_differs_by_nothing():
     data = make_dialogues(20, labelled_fraction=0.5, random_state=0, n_features=6)
     given = (data.X, data.y, data.groups, data.llm_scores)
     clf = PairwisePreferenceClassifier(pairwise_weight=0, max_epochs=2, smoother="passthrough")
-    same = {None: "distillation", "balanced": "distillation, balanced"}
-    for class_weight, row in [*same.items(), ({0: 1.0, 1: 3.0}, "distillation")]:
-        clf.set_params(class_weight=class_weight)
-        found = compare_with_distillation(clf, *given, cv=2, random_state=0, n_bootstrap=20)
-        assert all(triple == (0, 0, 0) for triple in found.differences[row].values())
+    found = compare_with_distillation(clf, *given, cv=2, random_state=0, n_bootstrap=20)
+    assert all(triple == (0, 0, 0) for triple in found.differences["skpref, no pairs"].values())
     assert "From 10 sessions intervals come out too narrow" in found.message
     assert "10 sessions are too few to tell whether pairs pay here" in found.message
     assert clf.random_state is None
@@ -627,7 +631,7 @@ def test_comparison_prints_its_progress(capsys):
     given = (data.X, data.y, data.groups, data.llm_scores)
     compare_with_distillation(quick(), *given, cv=2, n_bootstrap=2, verbose=1, random_state=0)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 10
+    assert len(lines) == 12
     assert re.fullmatch(r"fold 1/2, skpref: \d+\.\d s", lines[0])
 
 
@@ -643,9 +647,10 @@ def test_comparison_tells_a_gain_that_is_there():
     scores = expit(2 * z + 3 * shift)[:, None]
     human = np.where(groups < 75, y, -1)
     clf = quick(smoother="passthrough", calibrator="passthrough", stage2=None)
-    clf.set_params(pointwise_weight=0.01)
+    clf.set_params(pointwise_weight=0)
     found = compare_with_distillation(clf, X, human, groups, scores, random_state=0)
     assert found.differences["distillation"]["accuracy"][1] > 0
+    assert found.differences["skpref, no pairs"]["accuracy"][1] > 0
     assert "So pairs pay here, in macro-F1 (+" in found.message
 
 
