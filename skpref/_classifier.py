@@ -569,7 +569,7 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
 
         The calibrator is fitted on the first call with `llm_scores` and used as it is on later
         ones, so give that call a fair share of the labels. Early stopping and fine-tuning do not
-        apply.
+        apply, nor is the last layer refitted.
 
         Parameters
         ----------
@@ -963,7 +963,7 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
 
     def _calibrate(self, rows: _Rows, held_out):
         """Stage 2: fit the scale on held-out rows and the offsets on all."""
-        self.scale_ = 1.0
+        self.scale_, self.head_variance_ = 1.0, 0.0
         self.offsets_: FloatArray = np.zeros(self._n_outputs())
         if self.stage2 is None:
             return
@@ -988,7 +988,6 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
 
     def _adapt(self, rows: _Rows, rng):
         """Move the network towards the human labels, its last layer or all of it."""
-        self.head_variance_ = 0.0
         labelled = rows.take(rows.codes >= 0)
         how = self.stage2
         if how == "auto" and hasattr(self, "calibrator_") and len(labelled.codes):

@@ -599,6 +599,7 @@ def test_a_decision_for_macro_f1_finds_the_rare_class(data3):
         data3.X, data3.y, classes=[0, 1, 2], groups=data3.groups, llm_scores=scores
     )
     assert again.decision_offsets_.shape == (3,)
+    assert again.head_variance_ == 0
 
 
 def test_labels_of_one_session_leave_the_last_layer_alone(data):
