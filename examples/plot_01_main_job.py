@@ -51,9 +51,16 @@ def predict_test(name, train, test, seed):
         model = LogisticRegression(max_iter=1000).fit(X[known], y[known].astype(str))
         return model.predict_proba(X[test])
     model = PairwisePreferenceClassifier(classes=chats.classes, random_state=seed)
-    if name == "distillation, row by row":
+    if name == "skpref, no pairs":
         model.set_params(pairwise_weight=0.0)
     model.fit(X[train], y[train], groups=groups[train], llm_scores=llm_scores[train])
+    if name == "distillation":
+        # Cross-entropy on the same soft labels, human ones in place of them where there are any.
+        soft, known = model.soft_labels_.copy(), labelled[train]
+        soft[known] = y[train][known, None] == np.array(chats.classes)
+        model.set_params(calibrator="passthrough", smoother="passthrough", class_weight=None)
+        model.set_params(pairwise_weight=0.0, stage2="offsets")
+        model.fit(X[train], y[train], groups=groups[train], llm_scores=soft[:, None])
     return model.predict_proba(X[test])
 
 
@@ -63,7 +70,8 @@ ROWS = [
     "LLM, mean of the prompts",
     "LLM, calibrated",
     "human labels only",
-    "distillation, row by row",
+    "distillation",
+    "skpref, no pairs",
     "skpref",
 ]
 rest = np.flatnonzero(~labelled)
