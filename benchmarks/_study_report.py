@@ -112,6 +112,7 @@ def plot(runs, plotted, rows, path):
     position = {n: i for i, n in enumerate(sorted(runs["n_labels"].unique()))}
     means = runs.groupby(["row", "n_labels", "task"])[list(METRICS)].mean()
     means = means.groupby(["row", "n_labels"]).mean()
+    colours = plt.get_cmap("tab20").colors
     for axis, metric in zip(axes, ("macro_f1", "accuracy"), strict=False):
         for i, row in enumerate(rows):
             values = means.loc[row][metric]
@@ -128,7 +129,7 @@ def plot(runs, plotted, rows, path):
                 marker="o",
                 markersize=3,
                 label=row,
-                **({"color": f"C{i % 10}"} | style),
+                **({"color": colours[i % len(colours)]} | style),
             )
         axis.set(xlabel="human labels", ylabel=f"{METRICS[metric]}, mean over tasks")
         axis.set_xticks(list(position.values()), [str(n) for n in position])
