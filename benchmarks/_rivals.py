@@ -41,6 +41,15 @@ class LogOddsStudent(PairwisePreferenceClassifier):
         return dataset
 
 
+class AcrossSessionsStudent(PairwisePreferenceClassifier):
+    """Pairs of rows of any sessions: for stage 1 alone, rows are dealt to sessions anew."""
+
+    def _train(self, rows, held_out, rng, module, checkpoint):
+        order = rng.permutation(len(rows.codes))
+        dealt = rows.take(order)._replace(session=rows.session)
+        super()._train(dealt, held_out[order], rng, module, checkpoint)
+
+
 def centre(target: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Take from each soft label its session's mean, and add the mean of all."""
     frame = pd.DataFrame(target)
@@ -119,7 +128,7 @@ def fit_student(data, y, soft, setting, seed):
     if setting.pop("virtual_sessions", False):
         groups = merge_by_topic(X, groups, seed)
     rounds = 1 + setting.pop("self_training", 0)
-    kind = LogOddsStudent if setting.pop("log_odds", False) else PairwisePreferenceClassifier
+    kind = setting.pop("kind", PairwisePreferenceClassifier)
     make = partial(
         kind,
         calibrator="passthrough",

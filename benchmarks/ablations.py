@@ -21,6 +21,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from _rivals import AcrossSessionsStudent
 from _tasks import load_components
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -92,14 +93,10 @@ def pairs(task, n_labels, seed, paths) -> list[dict]:
     data = load_components(task, *paths)
     y = draw_labels(data, n_labels, seed)
     soft = prepare(data, y, seed)
-    # Only the pairs change: the ids are dealt out anew once the labels are smoothed.
-    train = np.flatnonzero(data.split == "train")
-    shuffled = Bunch(**data)
-    shuffled.groups = data.groups.copy()
-    shuffled.groups[train] = np.random.RandomState(seed).permutation(data.groups[train])
     lines = []
-    for name, given in (("within sessions", data), ("across sessions", shuffled)):
-        made = run_row("skpref", HEAVY_PAIRS, given, y, soft, seed, "test")
+    kinds = {"within sessions": {}, "across sessions": {"kind": AcrossSessionsStudent}}
+    for name, kind in kinds.items():
+        made = run_row("skpref", HEAVY_PAIRS | kind, data, y, soft, seed, "test")
         log_p = made["log_p"].astype(float)
         scores = score(data, "test", log_p, made["offsets"])["argmax"]
         lines.append({"variant": name, "part": "all", **{k: scores[k] for k in METRICS}})

@@ -18,6 +18,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from _rivals import AcrossSessionsStudent
 from _tasks import TASKS, load_task
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
@@ -141,15 +142,9 @@ def fit_predict(kind: str, setting: dict, data: Bunch, y, seed: int, where) -> t
         probabilities = np.zeros((where.sum(), len(classes)))
         probabilities[:, model.classes_] = model.predict_proba(data.X[where])
         return probabilities, seconds
-    if kind == "across":
-        # Only the pairs change: the scores are calibrated by true session, then the ids are dealt
-        # out anew, so that "sessions" keep their sizes.
-        calibrator = LLMScoreCalibrator(classes=classes)
-        scores = calibrator.fit_transform(scores, y[train], groups=groups)[:, None]
-        groups = np.random.RandomState(seed).permutation(groups)
-        setting = setting | {"calibrator": "passthrough"}
     module = "mlp" if data.X.ndim == 2 else "transformer"
-    model = PairwisePreferenceClassifier(module, classes=classes, random_state=seed, **setting)
+    make = AcrossSessionsStudent if kind == "across" else PairwisePreferenceClassifier
+    model = make(module, classes=classes, random_state=seed, **setting)
     model.fit(data.X[train], y[train], groups=groups, llm_scores=scores)
     seconds = time.perf_counter() - started
     return model.predict_proba(data.X[where]), seconds

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from _rivals import FITTERS
+from _rivals import FITTERS, LogOddsStudent
 from _study_report import METRICS, cell, differences, plot, summary_line, table_of_means
 from _tasks import TASKS, load_components, load_task
 from scipy.special import softmax
@@ -140,7 +140,7 @@ LEVERS = {
     "margin_scale 5": {"margin_scale": 5.0},
     "pairwise_weight 0.3, margin_scale 5": {"pairwise_weight": 0.3, "margin_scale": 5.0},
     "fixed margin": {"margin": "fixed", "margin_scale": 1.0},
-    "margins in log-odds": {"log_odds": True, "margin_scale": 0.5},
+    "margins in log-odds": {"kind": LogOddsStudent, "margin_scale": 0.5},
     "pairs weighted by certainty": {"confidence": 1.0},
     "pairs weighted by the prompts' agreement": {"agreement": 2.0},
     "session-centred soft labels": {"centred": True},

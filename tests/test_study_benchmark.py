@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
 
+from skpref import PairwisePreferenceClassifier
 from skpref.datasets import make_dialogues
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -193,3 +194,16 @@ def test_settings_are_stored_with_the_predictions(study, arguments):
     kept = np.load(args.cache / "study" / "delidata" / "25-0.npz")
     assert json.loads(str(kept["skpref|setting"])) == tuned["skpref"]["setting"]
     assert kept["skpref|log_p"].shape[1] == 3
+
+
+def test_rows_dealt_anew_change_the_pairs_alone(study):
+    from _rivals import AcrossSessionsStudent
+
+    data = make_dialogues(n_sessions=30, session_bias=2.0, labelled_fraction=0.5, random_state=0)
+    for weight, differs in ((0.0, False), (1.0, True)):
+        found = []
+        for kind in (PairwisePreferenceClassifier, AcrossSessionsStudent):
+            clf = kind("linear", solver="lbfgs", pairwise_weight=weight, validation_fraction=0.0)
+            clf.fit(data.X, data.y, groups=data.groups, llm_scores=data.llm_scores)
+            found.append(clf.predict_proba(data.X))
+        assert (np.abs(found[0] - found[1]).max() > 0.01) == differs
