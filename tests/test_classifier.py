@@ -574,7 +574,7 @@ def test_the_refitted_layer_learns_what_the_scores_hide(data):
     for stage2 in ("head", "offsets"):
         clf = PairwisePreferenceClassifier("mlp", stage2=stage2, **settings).fit(X, known, **given)
         right[stage2] = (clf.predict(X) == y)[groups >= 20].mean()
-    assert clf.head_variance_ == 0
+        assert (clf.head_variance_ > 0) == (stage2 == "head")
     assert right["head"] > right["offsets"] + 0.15
 
 
