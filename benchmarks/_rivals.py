@@ -16,6 +16,7 @@ from sklearn.model_selection import GroupKFold
 from skpref import KNNLabelSmoother, PairwisePreferenceClassifier
 from skpref._net import MLP
 from skpref._offsets import fit_offsets, probabilities
+from skpref.inspection import _labels_in_place
 
 
 def dawid_skene(scores: np.ndarray) -> np.ndarray:
@@ -114,8 +115,7 @@ def fit_student(data, y, soft, setting, seed):
     if setting.pop("centred", False):
         target = centre(target, groups)
     if setting.pop("labels_in_stage_1", False):
-        target = target.copy()
-        target[y >= 0] = np.eye(target.shape[1])[y[y >= 0]]
+        target = _labels_in_place(target, y)
     if not (y >= 0).any():  # then "auto" fits the offsets, on the soft labels
         setting.pop("stage2", None)
     epsilon = setting.pop("label_smoothing", 0.0)
@@ -154,8 +154,7 @@ def fit_gce(data, y, soft, setting, seed):
     train = np.flatnonzero(data.split == "train")
     known = train[~np.isnan(soft.smooth).any(axis=1)]
     target = soft.smooth[~np.isnan(soft.smooth).any(axis=1)].astype(np.float32)
-    labelled = y[known] >= 0
-    target[labelled] = np.eye(target.shape[1], dtype=np.float32)[y[known][labelled]]
+    target = _labels_in_place(target, y[known])
 
     class Loss(torch.nn.Module):
         def forward(self, logits, target):

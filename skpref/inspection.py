@@ -1007,13 +1007,18 @@ def _last_step(estimator: Any) -> tuple[str, PairwisePreferenceClassifier]:
     return prefix, step
 
 
+def _labels_in_place(soft: FloatArray, codes: IntArray) -> FloatArray:
+    """Soft labels with the human label, code -1 for none, in place of that of its row."""
+    one_hot = np.eye(soft.shape[1], dtype=soft.dtype)[codes]
+    return np.where((codes >= 0)[:, None], one_hot, soft)
+
+
 class _Distillation(PairwisePreferenceClassifier):
-    """Plain distillation: a human label in place of the soft one of its row."""
+    """Plain distillation, from human labels in place of soft ones."""
 
     def _soft_labels(self, X, codes, session, llm_scores, *, refit):
-        soft = super()._soft_labels(X, codes, session, llm_scores, refit=refit).copy()
-        soft[codes >= 0] = np.eye(soft.shape[1])[codes[codes >= 0]]
-        return soft
+        soft = super()._soft_labels(X, codes, session, llm_scores, refit=refit)
+        return _labels_in_place(soft, codes)
 
 
 def _variants(estimator: Any, prefix: str, last: Any, fixed: dict) -> dict[str, Any]:

@@ -555,6 +555,15 @@ def test_comparison_with_itself_differs_by_nothing():
     clf = PairwisePreferenceClassifier(pairwise_weight=0, max_epochs=2, smoother="passthrough")
     found = compare_with_distillation(clf, *given, cv=2, random_state=0, n_bootstrap=20)
     assert all(triple == (0, 0, 0) for triple in found.differences["skpref, no pairs"].values())
+    # Class weights given as a dict are those of "distillation", too; "balanced" is not.
+    plain = {}
+    for name, weight in {"none": {0: 1.0, 1: 1.0}, "dict": {0: 1.0, 1: 3.0}}.items():
+        clf.set_params(class_weight=weight)
+        given_weights = compare_with_distillation(clf, *given, cv=2, random_state=0, n_bootstrap=2)
+        plain[name] = given_weights.predictions["distillation"][found.fold >= 0]
+    expected = found.predictions["distillation"][found.fold >= 0]
+    np.testing.assert_array_equal(plain["none"], expected)
+    assert np.abs(plain["dict"] - expected).max() > 0.01
     assert "From 10 sessions intervals come out too narrow" in found.message
     assert "10 sessions are too few to tell whether pairs pay here" in found.message
     assert clf.random_state is None
