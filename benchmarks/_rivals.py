@@ -14,8 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from skpref import KNNLabelSmoother, PairwisePreferenceClassifier
-from skpref._net import MLP
-from skpref._offsets import fit_offsets, probabilities
+from skpref._student._stage2 import fit_offsets, probabilities
+from skpref._torch._net import MLP
 from skpref.inspection import _labels_in_place
 
 

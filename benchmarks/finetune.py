@@ -102,8 +102,8 @@ def scorer_and_data(setting, **options):
     """Give a new encoder with its head, and the sessions."""
     import torch
 
-    from skpref._batches import SessionDataset
-    from skpref._text import TransformerScorer
+    from skpref._torch._batches import SessionDataset
+    from skpref._torch._transformer import TransformerScorer
 
     torch.manual_seed(0)
     scorer = TransformerScorer(N_CLASSES, setting.model, **options)
@@ -119,7 +119,7 @@ def session_net(setting, pairs=True, batch_size=BATCH, **options):
     """Give the net that the classifier would train on the sessions, and these."""
     import torch
 
-    from skpref._net import make_net
+    from skpref._torch._net import make_net
 
     scorer, data = scorer_and_data(setting, **options)
     weights = {"pairwise_weight": float(pairs), "pointwise_weight": 1.0}

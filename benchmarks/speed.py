@@ -99,7 +99,7 @@ def loss_batch(lengths, device="cpu", seed=0):
     """Scores and soft labels of sessions of given lengths, as the loss gets them."""
     import torch
 
-    from skpref._batches import SessionBatches, SessionDataset
+    from skpref._torch._batches import SessionBatches, SessionDataset
 
     rng = np.random.RandomState(seed)
     session = np.repeat(np.arange(len(lengths)), lengths)
@@ -131,7 +131,7 @@ def exact_loss(lengths, device="cpu"):
     """Sum over all pairs by skpref's own loss."""
     import torch
 
-    from skpref._losses import PreferenceLoss
+    from skpref._torch._losses import PreferenceLoss
 
     scores, _, target = loss_batch(lengths, device)
     criterion = PreferenceLoss(
@@ -238,8 +238,8 @@ def pair_by_pair_or_by_halves(quick):
     """Sum over sessions of one length both ways, which decides where one takes over."""
     import torch
 
-    from skpref._dominance import dominance_sums, pair_sums
-    from skpref._losses import MAX_DENSE
+    from skpref._torch._dominance import dominance_sums, pair_sums
+    from skpref._torch._losses import MAX_DENSE
 
     rows = []
     sizes = [1, 2**15 if quick else 2**17]  # rows in all, at least one session
@@ -515,7 +515,7 @@ def race_ours(solver, X, teacher, groups, race):
     from skorch.callbacks import Callback
 
     from skpref import PairwisePreferenceClassifier
-    from skpref._net import predict_scores
+    from skpref._torch._net import predict_scores
 
     class Lap(Callback):
         def on_epoch_end(self, net, **_):
@@ -536,7 +536,7 @@ def race_explicit(X, teacher, groups, race):
     import torch
 
     from skpref import IntraSessionPairSampler
-    from skpref._net import MLP, predict_scores
+    from skpref._torch._net import MLP, predict_scores
 
     torch.manual_seed(0)
     race.start()
@@ -623,8 +623,8 @@ def _epochs(n_scores, hidden, batch_size, pairs, device, n=20_000):
     """Five epochs of the same network on the same rows, with pairs or pointwise alone."""
     import torch
 
-    from skpref._batches import SessionDataset
-    from skpref._net import MLP, make_net
+    from skpref._torch._batches import SessionDataset
+    from skpref._torch._net import MLP, make_net
 
     rng = np.random.RandomState(0)
     X = rng.randn(n, 384).astype(np.float32)

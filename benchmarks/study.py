@@ -29,7 +29,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from tqdm import tqdm
 
 from skpref import KNNLabelSmoother, LLMScoreCalibrator
-from skpref._offsets import ascend, expected_f1_offsets
+from skpref._student._stage2 import ascend, expected_f1_offsets
 from skpref._validation import check_groups
 from skpref.inspection import _count
 from skpref.metrics import expected_calibration_error, within_session_concordance

@@ -2,7 +2,6 @@
 
 from skpref import datasets, inspection, metrics
 from skpref._calibrator import LLMScoreCalibrator
-from skpref._classifier import PairwisePreferenceClassifier
 from skpref._context import DialogueContext
 from skpref._displays import (
     PreferenceNoiseDisplay,
@@ -11,10 +10,11 @@ from skpref._displays import (
     TrainingCurveDisplay,
 )
 from skpref._encoder import SentenceEncoder
-from skpref._labeler import LLMLabeler
-from skpref._prompts import PromptBank
+from skpref._llm._labeler import LLMLabeler
+from skpref._llm._prompts import PromptBank
 from skpref._sampler import IntraSessionPairSampler, Pairs
 from skpref._smoother import KNNLabelSmoother
+from skpref._student._classifier import PairwisePreferenceClassifier
 
 __version__ = "0.1.0.dev0"
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from skpref._validation import import_optional
+from skpref._optional import import_optional
 
 
 def open_cache(folder, purpose: str, extra: str) -> Any:

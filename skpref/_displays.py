@@ -11,7 +11,7 @@ from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from skpref._calibrator import LLMScoreCalibrator
-from skpref._classifier import PairwisePreferenceClassifier
+from skpref._student._classifier import PairwisePreferenceClassifier
 from skpref._typing import ArrayLike, FloatArray, IntArray, SessionIds
 from skpref._validation import check_labels, check_llm_scores
 from skpref.inspection import (

@@ -21,9 +21,11 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted
 
 from skpref._cache import open_cache
+from skpref._device import resolve_device
+from skpref._optional import import_optional
 from skpref._sklearn import DocLinkMixin, Interval, StrOptions, _fit_context
 from skpref._typing import FloatArray
-from skpref._validation import _factorize, check_texts, import_optional
+from skpref._validation import _factorize, check_texts
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -406,8 +408,6 @@ class SentenceEncoder(
     def _shared_model(self, identity: str) -> Any:
         """Take the model from the process-wide store, or load it there."""
         import torch
-
-        from skpref._net import resolve_device
 
         key = (identity, resolve_device(self.device), self.precision)
         if key not in _MODELS:

@@ -9,6 +9,7 @@ from sklearn import get_config
 from sklearn.metrics import pairwise_distances
 from sklearn.utils import gen_batches
 
+from skpref._device import resolve_device
 from skpref._typing import FloatArray, IntArray
 
 # Metrics whose order is that of Euclidean distance, after scaling to unit length for cosine.
@@ -224,8 +225,6 @@ class NeighborSearch:
     def _exact_candidates(self, X, session: IntArray, device: str) -> IntArray:
         """Find the contents nearest to each row by matrix products, -1 where there are less."""
         import torch
-
-        from skpref._net import resolve_device
 
         device = resolve_device(device)
         rows = torch.from_numpy(self._placed_rows()).to(device)

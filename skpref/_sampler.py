@@ -1,6 +1,5 @@
 """Pairs of utterances of one session, drawn by the difference of their scores."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import ClassVar
@@ -10,8 +9,9 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_consistent_length, column_or_1d, validate_data
 
+from skpref._sessions import Ladder, build_ladder, concatenate_ranges, longest_prefix, run_starts
 from skpref._sklearn import DocLinkMixin, Interval, StrOptions, _fit_context
-from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
+from skpref._typing import ArrayLike, FloatArray, IntArray, SessionIds
 from skpref._validation import check_groups
 
 
@@ -49,70 +49,6 @@ class Pairs:
         return len(self.winner)
 
 
-@dataclass(frozen=True, eq=False)
-class _Ladder:
-    """The known scores, ascending within each class of each session, and how many lose to each.
-
-    The losers of entry `i` are the entries `start[i]` to `start[i] + n_losers[i] - 1`, so that
-    the valid pairs are numbered, and the pairs of a session are neighbours in that numbering.
-    """
-
-    row: IntArray
-    class_index: IntArray
-    session: IntArray
-    score: FloatArray
-    start: IntArray
-    n_losers: IntArray
-
-
-def _longest_prefix(length: IntArray, holds: Callable[[IntArray], BoolArray]) -> IntArray:
-    """Bisect, for all entries at once, the largest count up to `length` that satisfies `holds`.
-
-    `holds` must be true up to some count and false from there on; 0 needs no truth.
-    """
-    found = np.zeros_like(length)
-    step = 1 << int(length.max(initial=0)).bit_length()
-    while step := step // 2:
-        trial = np.minimum(found + step, length)
-        found = np.where(holds(trial), trial, found)
-    return found
-
-
-def _in_few_bits(codes: IntArray) -> IntArray:
-    """Make codes as short as they can be: 16 bits are sorted by radix, several times faster."""
-    return codes.astype(np.min_scalar_type(int(codes.max(initial=0))))
-
-
-def _build_ladder(scores: FloatArray, sessions: IntArray, min_margin: float) -> _Ladder:
-    """Sort the known scores and find the valid losers of each."""
-    row, class_index = np.nonzero(~np.isnan(scores))
-    score = scores[row, class_index]
-    order = np.lexsort((score, _in_few_bits(class_index), _in_few_bits(sessions[row])))
-    row, class_index, score = row[order], class_index[order], score[order]
-    session = sessions[row]
-    start = _run_starts(session, class_index)
-    # Everything below the entries of the same score loses to them.
-    n_losers: IntArray = _run_starts(session, class_index, score) - start
-    if min_margin > 0:
-        # The rounded difference itself is compared, never score - min_margin, whose own rounding
-        # would let the margin of a pair and its validity disagree.
-        n_losers = _longest_prefix(n_losers, lambda m: score - score[start + m - 1] >= min_margin)
-    return _Ladder(row, class_index, session, score, start, n_losers)
-
-
-def _run_starts(*columns: np.ndarray) -> IntArray:
-    """Give each entry the position at which its run of equal values begins."""
-    changed = np.zeros(len(columns[0]), dtype=bool)
-    for column in columns:
-        changed[1:] |= column[1:] != column[:-1]
-    return np.maximum.accumulate(np.where(changed, np.arange(len(changed)), 0))
-
-
-def _ranges(starts: IntArray, lengths: IntArray) -> IntArray:
-    """Concatenate the ranges of given starts and lengths."""
-    return np.arange(lengths.sum()) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
-
-
 def _spread(ends: np.ndarray, points: np.ndarray) -> IntArray:
     """Find the interval of each point; both ascend, and `ends` are the intervals' excluded ends.
 
@@ -122,7 +58,7 @@ def _spread(ends: np.ndarray, points: np.ndarray) -> IntArray:
     return np.repeat(np.arange(len(ends)), counts)
 
 
-def _decode(ladder: _Ladder, number: IntArray) -> tuple[IntArray, IntArray]:
+def _decode(ladder: Ladder, number: IntArray) -> tuple[IntArray, IntArray]:
     """Turn ascending numbers of valid pairs into positions of winner and loser in the ladder."""
     ends = np.cumsum(ladder.n_losers)
     winner = _spread(ends, number)
@@ -150,24 +86,24 @@ def _choose_distinct(sizes: IntArray, cap: int, rng: np.random.RandomState) -> I
         drawn = np.sort(np.concatenate([drawn, new]), kind="stable")
         drawn = drawn[np.diff(drawn, prepend=-1) > 0]
         missing = wanted - np.diff(np.searchsorted(drawn, ends), prepend=0)
-    listed = _ranges((ends - sizes)[leave], sizes[leave])
+    listed = concatenate_ranges((ends - sizes)[leave], sizes[leave])
     return np.setxor1d(drawn, listed, assume_unique=True)
 
 
 def _every_pair(
-    ladder: _Ladder, cap: int | None, rng: np.random.RandomState
+    ladder: Ladder, cap: int | None, rng: np.random.RandomState
 ) -> tuple[IntArray, IntArray]:
     """List every valid pair, or `cap` random ones of each session with more."""
     if cap is None:
         winner = np.repeat(np.arange(len(ladder.n_losers)), ladder.n_losers)
-        return winner, _ranges(ladder.start, ladder.n_losers)
+        return winner, concatenate_ranges(ladder.start, ladder.n_losers)
     sizes = np.zeros(ladder.session.max(initial=-1) + 1, dtype=np.int64)
     np.add.at(sizes, ladder.session, ladder.n_losers)
     return _decode(ladder, _choose_distinct(sizes, cap, rng))
 
 
 def _uniform_pairs(
-    ladder: _Ladder, n_pairs: int, rng: np.random.RandomState
+    ladder: Ladder, n_pairs: int, rng: np.random.RandomState
 ) -> tuple[IntArray, IntArray]:
     """Draw valid pairs with replacement, each as likely as any other."""
     able = np.flatnonzero(ladder.n_losers)
@@ -182,7 +118,7 @@ def _uniform_pairs(
 
 
 def _margin_pairs(
-    ladder: _Ladder, n_pairs: int, rng: np.random.RandomState
+    ladder: Ladder, n_pairs: int, rng: np.random.RandomState
 ) -> tuple[IntArray, IntArray]:
     """Draw valid pairs with replacement, as likely as their margin is large.
 
@@ -206,13 +142,13 @@ def _margin_pairs(
     target.sort()
     winner = _spread(ends, target)
     target = rng.uniform(size=size) * mass[winner]
-    offset = _longest_prefix(n_losers[winner] - 1, lambda m: margin_sum(winner, m) <= target)
+    offset = longest_prefix(n_losers[winner] - 1, lambda m: margin_sum(winner, m) <= target)
     return winner, start[winner] + offset
 
 
-def _adjacent_pairs(ladder: _Ladder) -> tuple[IntArray, IntArray]:
+def _adjacent_pairs(ladder: Ladder) -> tuple[IntArray, IntArray]:
     """Pair each entry with its highest valid loser; tied winners share tied losers in turn."""
-    tie = _run_starts(ladder.session, ladder.class_index, ladder.score)
+    tie = run_starts(ladder.session, ladder.class_index, ladder.score)
     winner = np.flatnonzero(ladder.n_losers)
     highest = ladder.start[winner] + ladder.n_losers[winner] - 1
     n_tied = highest + 1 - tie[highest]
@@ -461,7 +397,7 @@ class IntraSessionPairSampler(DocLinkMixin, BaseEstimator):
                 "would cross sessions. Pass groups=session_ids. An imblearn Pipeline hands it on "
                 "only under sklearn.set_config(enable_metadata_routing=True)."
             )
-        ladder = _build_ladder(scores, check_groups(groups, len(scores)), self.min_margin)
+        ladder = build_ladder(scores, check_groups(groups, len(scores)), self.min_margin)
         winner, loser = self._choose(ladder, self.n_pairs or len(scores), rng)
         margin = ladder.score[winner]
         margin -= ladder.score[loser]
@@ -483,7 +419,7 @@ class IntraSessionPairSampler(DocLinkMixin, BaseEstimator):
         share = len(winner) / (np.count_nonzero(counts) * np.maximum(counts, 1))
         return np.repeat(share, counts)
 
-    def _choose(self, ladder: _Ladder, n_pairs: int, rng: np.random.RandomState):
+    def _choose(self, ladder: Ladder, n_pairs: int, rng: np.random.RandomState):
         """Choose pairs by the strategy; gives positions of winners and losers in the ladder."""
         cap = self.max_pairs_per_session
         if self.strategy == "all":

@@ -12,6 +12,7 @@ from sklearn.neighbors import VALID_METRICS
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
+from skpref._device import resolve_device
 from skpref._neighbors import FAST_METRICS, NeighborSearch, _find_sorted, row_keys
 from skpref._sklearn import (
     DocLinkMixin,
@@ -417,7 +418,6 @@ class KNNLabelSmoother(DocLinkMixin, TransformerMixin, BaseEstimator):
         has_faiss = sys.platform != "darwin" and importlib.util.find_spec("faiss")
         if not self._search.fast or len(self._search.keys) <= _MAX_AUTO_EXACT or not has_faiss:
             return "exact"
-        from skpref._net import resolve_device
 
         return "approximate" if resolve_device(self.device) == "cpu" else "exact"
 

@@ -1,9 +1,7 @@
 """Checks of the inputs that several estimators share: session ids, labels, LLM scores, texts."""
 
 from collections import defaultdict
-from importlib import import_module
 from itertools import count
-from typing import Any
 
 import numpy as np
 from sklearn.utils import assert_all_finite
@@ -11,37 +9,6 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
 from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
-
-
-def import_optional(name: str, purpose: str, extra: str) -> Any:
-    """Import a package that skpref does without, mostly.
-
-    Parameters
-    ----------
-    name : str
-        The module.
-    purpose : str
-        What needs it, to begin the message with.
-    extra : str
-        Extra of skpref that installs it.
-
-    Returns
-    -------
-    module
-        The module.
-
-    Raises
-    ------
-    ImportError
-        If it cannot be imported; says what to install.
-    """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f"{purpose} needs {name}, which cannot be imported; install it with "
-            f'`pip install "skpref[{extra}]"`.'
-        ) from error
 
 
 def is_missing(values: np.ndarray) -> BoolArray:
@@ -211,6 +178,64 @@ def check_labels(
 
 def _is_label(value) -> bool:
     return not (isinstance(value, int | float | np.number) and value == -1)
+
+
+def resolve_classes(found: np.ndarray, classes: ArrayLike | None, n_scores: int) -> np.ndarray:
+    """Return the class labels in the order of the last axis of `llm_scores`.
+
+    Parameters
+    ----------
+    found : ndarray of shape (n_found,)
+        Sorted labels that occur in `y`.
+    classes : array-like of shape (n_classes,) or None
+        The parameter of that name.
+    n_scores : int
+        Length of the last axis.
+
+    Returns
+    -------
+    ndarray of shape (n_scores,)
+        Class labels.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of classes and scores differ.
+    """
+    if classes is not None:
+        classes = np.asarray(classes)
+        if len(classes) != n_scores:
+            raise ValueError(
+                f"llm_scores has scores of {n_scores} classes but there are {len(classes)} classes "
+                f"({classes.tolist()!r}); pass one score per class, in that order."
+            )
+        return classes
+    if len(found) == n_scores:
+        return found
+    if len(found) == 0:
+        return np.arange(n_scores)
+    raise ValueError(
+        f"llm_scores has scores of {n_scores} classes but y has {len(found)} ({found.tolist()!r}); "
+        "pass classes=[...] with every label, in the order of the last axis of llm_scores."
+    )
+
+
+def labels_of_codes(codes: IntArray, classes: np.ndarray) -> np.ndarray:
+    """Return the labels that codes stand for, None for -1.
+
+    Parameters
+    ----------
+    codes : ndarray of int, shape (n_samples,)
+        Positions in `classes`, -1 where unlabelled.
+    classes : ndarray of shape (n_classes,)
+        Class labels.
+
+    Returns
+    -------
+    ndarray of object, shape (n_samples,)
+        Labels; None marks an unlabelled row whatever the type of the labels.
+    """
+    return labels_of_codes(codes, classes)
 
 
 def check_llm_scores(llm_scores: ArrayLike, n_samples: int | None = None) -> FloatArray:

@@ -11,8 +11,9 @@ from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.validation import column_or_1d
 
+from skpref._sessions import won_and_compared
 from skpref._sklearn import Interval, StrOptions, validate_params
-from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
+from skpref._typing import ArrayLike, FloatArray, IntArray, SessionIds
 from skpref._validation import check_groups, check_labels, is_missing
 
 __all__ = [
@@ -74,30 +75,6 @@ def _check_columns(values: FloatArray, classes: np.ndarray, name: str) -> None:
             f"{name} has {values.shape[1]} columns but there are {len(classes)} classes "
             f"{classes.tolist()!r}; pass labels with the class of each column."
         )
-
-
-def _won_and_compared(
-    session: IntArray, positive: BoolArray, score: FloatArray, n_sessions: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mann-Whitney U of the positive rows, and the number of pairs, of each session."""
-    order = np.lexsort((score, session))
-    session, positive, score = session[order], positive[order], score[order]
-    starts = np.ones(len(order), dtype=bool)
-    starts[1:] = (session[1:] != session[:-1]) | (score[1:] != score[:-1])
-    tie = np.cumsum(starts) - 1  # rows of one session with one score
-    tied_positives = np.bincount(tie, weights=positive)
-    tied_negatives = np.bincount(tie, weights=~positive)
-
-    n_positives = np.bincount(session, weights=positive, minlength=n_sessions)
-    n_negatives = np.bincount(session, weights=~positive, minlength=n_sessions)
-    in_earlier_sessions = np.cumsum(n_negatives) - n_negatives
-    tie_session = session[starts]
-    lower_negatives = np.cumsum(tied_negatives) - tied_negatives - in_earlier_sessions[tie_session]
-    won = tied_positives * (lower_negatives + tied_negatives / 2)
-    return (
-        np.bincount(tie_session, weights=won, minlength=n_sessions),
-        n_positives * n_negatives,
-    )
 
 
 def _undefined(message: str) -> float:
@@ -198,7 +175,7 @@ def within_session_concordance(
     won, compared = np.zeros(n_sessions), np.zeros(n_sessions)
     for k in [1] if len(classes) == 2 else range(len(classes)):
         score = scores if scores.ndim == 1 else scores[:, k]
-        class_won, class_compared = _won_and_compared(session, codes == k, score, n_sessions)
+        class_won, class_compared = won_and_compared(session, codes == k, score, n_sessions)
         won += class_won
         compared += class_compared
 

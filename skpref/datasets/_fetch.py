@@ -15,8 +15,8 @@ from typing import Any
 
 from sklearn.utils import Bunch
 
+from skpref._optional import import_optional
 from skpref._sklearn import validate_params
-from skpref._validation import import_optional
 
 _BASE_URL = "https://raw.githubusercontent.com"
 _ANNOTATIONS = "Videepvv/LLM-Dialogue-Annotation-AIED/3cfeca7c8ccf99869ef40e76f38619d3435938f6"

@@ -5,8 +5,8 @@ from importlib.resources import files
 import numpy as np
 from sklearn.utils import Bunch
 
-from skpref._prompts import PromptBank
-from skpref._validation import import_optional
+from skpref._llm._prompts import PromptBank
+from skpref._optional import import_optional
 
 CLASSES = ["negative", "neutral", "positive"]
 DEFINITIONS = {

@@ -27,7 +27,7 @@ from skpref import (
     LLMScoreCalibrator,
     PairwisePreferenceClassifier,
 )
-from skpref._net import MLP
+from skpref._torch._net import MLP
 from skpref.datasets import make_dialogues
 from skpref.metrics import within_session_concordance
 
@@ -202,7 +202,7 @@ def test_predicting_does_not_depend_on_the_batch(data):
 def test_predicting_streams_over_the_rows_without_the_net(data, monkeypatch):
     clf = fit(fast(), data)
     expected = clf.predict_proba(data.X)
-    monkeypatch.setattr("skpref._net._ROWS", 100)
+    monkeypatch.setattr("skpref._torch._net._ROWS", 100)
     monkeypatch.setattr(type(clf.net_), "evaluation_step", None)
     monkeypatch.setattr(type(clf.net_), "get_iterator", None)
     seen = []
@@ -238,9 +238,9 @@ def converged(**params):
 @pytest.mark.parametrize("margin", ["adaptive", "fixed"])
 @pytest.mark.parametrize("max_dense", [4, 256])
 def test_lbfgs_reaches_the_optimum_of_an_independent_convex_solver(margin, max_dense, monkeypatch):
-    monkeypatch.setattr("skpref._losses.MAX_DENSE", max_dense)
-    monkeypatch.setattr("skpref._batches.MAX_DENSE", max_dense)
-    monkeypatch.setattr("skpref._dominance.LEAF", 4)
+    monkeypatch.setattr("skpref._torch._losses.MAX_DENSE", max_dense)
+    monkeypatch.setattr("skpref._torch._batches.MAX_DENSE", max_dense)
+    monkeypatch.setattr("skpref._torch._dominance.LEAF", 4)
     rng = np.random.RandomState(0)
     X, groups = rng.randn(90, 5), np.repeat([0, 1, 2], [40, 30, 20])
     soft = expit(X @ [2.0, -1.0, 0.5, 0.0, 1.0])  # separable
@@ -273,14 +273,14 @@ def test_lbfgs_in_blocks_of_rows_finds_the_same(data, convert, monkeypatch):
     params = {"pointwise_weight": 1.0, "validation_fraction": 0.0}
     X, given = convert(data.X), {"groups": data.groups, "llm_scores": data.llm_scores}
     whole = converged(**params).fit(data.X, data.y, **given)
-    monkeypatch.setattr("skpref._net._ROWS", 50)
+    monkeypatch.setattr("skpref._torch._net._ROWS", 50)
     blocks = converged(**params).fit(X, data.y, **given)
     assert_allclose(blocks.predict_proba(X), whole.predict_proba(data.X), atol=1e-5)
 
 
 def test_lbfgs_converges_on_sampled_pairs_of_the_logistic_loss(data, monkeypatch):
-    monkeypatch.setattr("skpref._losses.MAX_DENSE", 4)
-    monkeypatch.setattr("skpref._batches.MAX_DENSE", 4)
+    monkeypatch.setattr("skpref._torch._losses.MAX_DENSE", 4)
+    monkeypatch.setattr("skpref._torch._batches.MAX_DENSE", 4)
     clf = fit(converged(loss="logistic", tol=1e-6), data)
     assert clf.n_iter_ < clf.max_iter
     assert clf.score(data.X, data.y_true) > 0.5
@@ -620,7 +620,7 @@ def test_a_network_that_does_not_end_in_a_linear_layer_has_no_head_to_refit(data
 
 
 def test_early_stopping_holds_out_whole_sessions_and_stops(data, monkeypatch):
-    import skpref._net as net_module
+    import skpref._torch._net as net_module
 
     seen = {}
     original = net_module.make_net

@@ -17,13 +17,14 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skpref._answers import Answer, read_answer
-from skpref._completions import NEED, Ask, Endpoint, Function, Runner, Secret
 from skpref._context import DialogueContext, _check_frame
-from skpref._prompts import PromptBank, Question, Turn, quote_turn, write_messages
+from skpref._llm._answers import Answer, read_answer
+from skpref._llm._backends import NEED, Ask, Endpoint, Function, Runner, Secret
+from skpref._llm._prompts import PromptBank, Question, Turn, quote_turn, write_messages
+from skpref._optional import import_optional
 from skpref._sklearn import DocLinkMixin, Interval, StrOptions, _fit_context, _get_output_config
 from skpref._typing import FloatArray, IntArray
-from skpref._validation import check_labels, check_llm_scores, check_texts, import_optional
+from skpref._validation import check_labels, check_llm_scores, check_texts
 
 
 class Failure(NamedTuple):

@@ -20,7 +20,7 @@ from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
 from skpref import LLMLabeler, LLMScoreCalibrator, PromptBank
-from tests.llm_stub import StubLLM, by_letter, completion
+from tests.llm.stub import StubLLM, by_letter, completion
 
 KEY = "sk-very-secret-0123456789"
 CLASSES = ["bad", "good"]
@@ -50,7 +50,7 @@ def stub():
 def no_pauses(monkeypatch):
     """Faults are many here; the pauses between retries are openai's matter."""
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
-    monkeypatch.setattr("skpref._completions._back_off", lambda attempt: asyncio.sleep(0.01))
+    monkeypatch.setattr("skpref._llm._backends._back_off", lambda attempt: asyncio.sleep(0.01))
 
 
 def make(stub=None, prompts=SHORT, **params):

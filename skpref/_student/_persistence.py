@@ -19,9 +19,10 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 import skpref
-from skpref._classifier import _Rows, _seeded
-from skpref._net import resolve_device, resolve_module
-from skpref._validation import import_optional
+from skpref._device import resolve_device
+from skpref._optional import import_optional
+from skpref._student._classifier import _Rows, _seeded
+from skpref._torch._net import resolve_module
 
 # Raise it when a folder is written that older code would read wrongly.
 FORMAT_VERSION = 1

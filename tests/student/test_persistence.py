@@ -16,7 +16,8 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 import skpref
-from skpref import LLMScoreCalibrator, PairwisePreferenceClassifier, _persistence
+from skpref import LLMScoreCalibrator, PairwisePreferenceClassifier
+from skpref._student import _persistence
 from skpref.datasets import make_dialogues
 
 TEXTS = [
@@ -548,13 +549,13 @@ def test_skops_names_the_types_to_trust(student, data):
         "skorch.dataset.Dataset",
         "skorch.history.History",
         "skorch.setter.optimizer_setter",
-        "skpref._batches.SessionBatches",
+        "skpref._torch._batches.SessionBatches",
         "skpref._calibrator.LLMScoreCalibrator",
         "skpref._calibrator._Pool",
-        "skpref._classifier.PairwisePreferenceClassifier",
-        "skpref._losses.PreferenceLoss",
-        "skpref._net.MLP",
-        "skpref._net.SessionNet",
+        "skpref._student._classifier.PairwisePreferenceClassifier",
+        "skpref._torch._losses.PreferenceLoss",
+        "skpref._torch._net.MLP",
+        "skpref._torch._net.SessionNet",
         "torch.optim.adam.Adam",
     ]
     for name in types:
@@ -566,5 +567,5 @@ def test_skops_of_a_text_model(text_student):
     skops = pytest.importorskip("skops.io")
     content = skops.dumps(text_student)
     types = skops.get_untrusted_types(data=content)
-    assert {"skpref._text.TransformerScorer", "torch.optim.adamw.AdamW"} <= set(types)
+    assert {"skpref._torch._transformer.TransformerScorer", "torch.optim.adamw.AdamW"} <= set(types)
     assert_same(text_student, skops.loads(content, trusted=types), TEXTS)

@@ -10,7 +10,7 @@ import pytest
 
 from skpref.datasets import make_dialogues
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 ROWS = ["llm", "llm, calibrated", "human labels, logistic regression", "distillation", "skpref"]
 
 

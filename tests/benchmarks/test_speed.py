@@ -12,7 +12,7 @@ import torch
 
 @pytest.fixture(scope="module")
 def speed():
-    path = Path(__file__).parents[1] / "benchmarks" / "speed.py"
+    path = Path(__file__).parents[2] / "benchmarks" / "speed.py"
     spec = importlib.util.spec_from_file_location("speed_benchmark", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
@@ -71,6 +71,6 @@ def test_a_part_that_is_there_is_not_run_again(speed, monkeypatch, tmp_path, cap
 
 
 def test_the_table_of_the_readme_is_made_from_the_results(speed):
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     parts = json.loads((root / "benchmarks" / "results" / "speed.json").read_text())["parts"]
     assert speed.headline(parts) in (root / "README.md").read_text()

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from skpref._dominance import dominance_sums, pair_loss, pair_sums
+from skpref._torch._dominance import dominance_sums, pair_loss, pair_sums
 
 # Longest session whose pairs are formed one by one. Longer ones take the sums of O(n log n), or
 # sampled pairs with the logistic loss. Between what is best for a batch of one session, some 300,
@@ -133,8 +133,8 @@ class PreferenceLoss(nn.Module):
 
     Pairs of sessions of up to `MAX_DENSE` rows are formed one by one. In longer sessions the
     hinge losses are summed over all pairs in O(n log n) and double precision
-    (`skpref._dominance`), and the logistic loss is estimated without bias from `N_DRAWS` random
-    losers of each row.
+    (`skpref._torch._dominance`), and the logistic loss is estimated without bias from `N_DRAWS`
+    random losers of each row.
     """
 
     class_weight: Tensor
@@ -172,7 +172,7 @@ class PreferenceLoss(nn.Module):
         scores : Tensor of shape (n_rows, n_scores)
             The student's scores; one column for a binary task.
         target : dict of Tensor
-            What `skpref._net.SessionBatches` yields beside the features.
+            What `skpref._torch._net.SessionBatches` yields beside the features.
 
         Returns
         -------

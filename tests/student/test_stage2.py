@@ -9,7 +9,13 @@ from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
-from skpref._offsets import class_logits, expected_f1_offsets, fit_head, fit_offsets, probabilities
+from skpref._student._stage2 import (
+    class_logits,
+    expected_f1_offsets,
+    fit_head,
+    fit_offsets,
+    probabilities,
+)
 
 
 def draw(n_rows, scale, offsets, seed=0):

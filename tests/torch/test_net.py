@@ -9,8 +9,8 @@ from scipy.sparse import csr_matrix
 from skorch.callbacks import Callback
 
 from skpref import IntraSessionPairSampler
-from skpref._batches import SessionBatches, SessionDataset
-from skpref._net import (
+from skpref._torch._batches import SessionBatches, SessionDataset
+from skpref._torch._net import (
     MLP,
     Linear,
     _accumulate_gradients,
@@ -51,7 +51,7 @@ def test_batches_hold_each_row_once_and_no_pair_crosses_a_session(
 ):
     dataset = make_dataset(lengths, n_scores=n_scores)
     rows, entries = [], []
-    with mock.patch("skpref._batches._FEW_PAIRS", few):
+    with mock.patch("skpref._torch._batches._FEW_PAIRS", few):
         batches = list(SessionBatches(dataset, batch_size, shuffle=shuffle))
     for X, target in batches:
         numbers = X[:, 0].long().numpy()
@@ -153,7 +153,7 @@ def test_prediction_in_parts_is_that_of_the_whole(convert, monkeypatch):
     whole = predict_scores(module, X)
     assert not module.training
     assert whole.dtype == np.float32
-    monkeypatch.setattr("skpref._net._ROWS", 4)
+    monkeypatch.setattr("skpref._torch._net._ROWS", 4)
     np.testing.assert_allclose(predict_scores(module, X), whole, atol=1e-6)
     assert predict_scores(module, X[:0]).shape == (0, 1)
 
@@ -175,7 +175,7 @@ def test_gradients_of_all_rows_do_not_depend_on_the_blocks(module, convert, monk
         return value, [p.grad.clone() for p in module.parameters()]
 
     whole_value, whole = gradients(X)
-    monkeypatch.setattr("skpref._net._ROWS", 7)
+    monkeypatch.setattr("skpref._torch._net._ROWS", 7)
     value, parts = gradients(convert(X))
     assert value == pytest.approx(whole_value)
     for part, expected in zip(parts, whole, strict=True):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skpref._answers import Malformed, NoLogprobs, read_answer, read_completion
+from skpref._llm._answers import Malformed, NoLogprobs, read_answer, read_completion
 
 NAMES = ["bad", "good"]
 

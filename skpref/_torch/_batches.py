@@ -9,8 +9,8 @@ from scipy.sparse import issparse
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from skpref._losses import MAX_DENSE
-from skpref._sampler import _build_ladder, _ranges
+from skpref._sessions import build_ladder, concatenate_ranges, run_lengths
+from skpref._torch._losses import MAX_DENSE
 
 # So many pairs of a batch, padding included, cost less than to tell short sessions from long ones.
 _FEW_PAIRS = 2**15
@@ -71,11 +71,6 @@ class SessionDataset(torch.utils.data.Dataset):
         return as_tensor(self.X[rows])
 
 
-def _run_lengths(session: np.ndarray) -> np.ndarray:
-    """Lengths of the runs of equal values."""
-    return np.diff(np.flatnonzero(np.diff(session, prepend=-1, append=-1)))
-
-
 class _AllPairs:
     """Every pair of a data set: for each row and class, which rows of its session lose to it.
 
@@ -86,9 +81,9 @@ class _AllPairs:
     """
 
     def __init__(self, teacher, weight, session, min_margin: float, session_weight: str):
-        ladder = _build_ladder(teacher, session, min_margin)
+        ladder = build_ladder(teacher, session, min_margin)
         self.n_scores = teacher.shape[1]
-        self.length = _run_lengths(session)
+        self.length = run_lengths(session)
         self.start = (np.cumsum(self.length) - self.length) * self.n_scores
         ends = np.r_[0.0, np.cumsum(weight[ladder.row], dtype=np.float64)]
         won = weight[ladder.row] * (ends[ladder.start + ladder.n_losers] - ends[ladder.start])
@@ -213,11 +208,11 @@ class SessionBatches:
         """Yield the rows of each batch and what the loss must know of them."""
         data = self.dataset
         dealt, session = self._deal()
-        lengths = _run_lengths(session)
+        lengths = run_lengths(session)
         order = np.arange(len(lengths))
         if self.shuffle:
             order = torch.randperm(len(order), generator=self._generator).numpy()
-        rows = _ranges((np.cumsum(lengths) - lengths)[order], lengths[order])
+        rows = concatenate_ranges((np.cumsum(lengths) - lengths)[order], lengths[order])
         bounds = self._pack(lengths[order], dealt[rows])
         ends = np.r_[0, np.cumsum(lengths[order])][bounds]
         targets = self._pair_targets(dealt, session, order, bounds, rows, ends)
@@ -240,7 +235,7 @@ class SessionBatches:
     def _deal(self) -> tuple[np.ndarray, np.ndarray]:
         """Order of the rows and their sessions, in which a part of a long session is one, too."""
         session = self.dataset.session
-        rows, lengths = np.arange(len(session)), _run_lengths(session)
+        rows, lengths = np.arange(len(session)), run_lengths(session)
         most = max(self.batch_size, len(session) // 10)
         if lengths.max() <= most:
             return rows, session

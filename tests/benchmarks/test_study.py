@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score
 from skpref import PairwisePreferenceClassifier
 from skpref.datasets import make_dialogues
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NAMES = ["non_probing_deliberation", "none", "probing"]
 RATERS = ["gpt4omini", "qwen32b", "gemini20flash"]
 TINY = {"max_epochs": 1}

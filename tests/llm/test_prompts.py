@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skpref._prompts import PromptBank, Turn, option_labels, quote_turn, write_messages
+from skpref._llm._prompts import PromptBank, Turn, option_labels, quote_turn, write_messages
 
 SHORT = "{options}|{answer}|{utterance}"
 CHAT = "Head {task}. {options} {answer}\n{examples}Said: {utterance}"

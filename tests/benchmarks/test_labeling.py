@@ -18,7 +18,7 @@ COUNTS = {"LLMLabeler": 60, "bare openai": 60, "all in the cache": 0}
 @pytest.fixture(scope="module")
 def labeling():
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[1])
+        patch.syspath_prepend(Path(__file__).parents[2])
         for name in ("http_proxy", "https_proxy", "all_proxy"):
             patch.delenv(name, raising=False)
             patch.delenv(name.upper(), raising=False)

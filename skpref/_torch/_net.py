@@ -19,9 +19,9 @@ from skorch.utils import TeeGenerator, noop, to_tensor
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from skpref._batches import SessionBatches, SessionDataset, as_tensor
-from skpref._callbacks import Resume, WarmUp
-from skpref._losses import PreferenceLoss
+from skpref._torch._batches import SessionBatches, SessionDataset, as_tensor
+from skpref._torch._callbacks import Resume, WarmUp
+from skpref._torch._losses import PreferenceLoss
 
 
 class MLP(nn.Module):
@@ -105,7 +105,7 @@ def resolve_module(module: Any, params: dict, n_features: int, n_outputs: int) -
             )
         return copy.deepcopy(module)
     if module == "transformer":
-        from skpref._text import TransformerScorer as module
+        from skpref._torch._transformer import TransformerScorer as module
     elif isinstance(module, str):
         module = _MODULES[module]
     accepted = inspect.signature(module).parameters
@@ -113,39 +113,6 @@ def resolve_module(module: Any, params: dict, n_features: int, n_outputs: int) -
     sizes = {"n_features": n_features, "n_outputs": n_outputs}
     given = {k: v for k, v in sizes.items() if takes_any or k in accepted}
     return module(**(given | params))
-
-
-def resolve_device(device: str) -> str:
-    """Turn the `device` parameter into a torch device that is there.
-
-    Parameters
-    ----------
-    device : str
-        "auto", "cpu", "cuda" or "cuda:N".
-
-    Returns
-    -------
-    str
-        The device.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown or the machine has no such device.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, index = device.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
-        raise ValueError(
-            f"device={device!r} is not known; choose 'auto', 'cpu', 'cuda' or 'cuda:N'."
-        )
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device={device!r} was asked for, but torch sees {torch.cuda.device_count()} CUDA "
-            "devices; pass device='cpu', or 'auto' to take CUDA only where there is one."
-        )
-    return device
 
 
 def _as_sparse_tensor(X) -> Tensor:

@@ -22,8 +22,8 @@ from skpref import (
     PairwisePreferenceClassifier,
     SentenceEncoder,
 )
-from skpref._batches import SessionBatches, SessionDataset, as_tensor
-from skpref._text import TransformerScorer
+from skpref._torch._batches import SessionBatches, SessionDataset, as_tensor
+from skpref._torch._transformer import TransformerScorer
 
 # Whole tokens of the tiny model.
 TOLD = [
@@ -64,7 +64,7 @@ def test_scores_do_not_depend_on_the_batch(scorer, monkeypatch):
     tokens = scorer.tokenize(TEXTS)
     apart = torch.cat([scorer(as_tensor(tokens[[i]])) for i in range(len(tokens))])
     torch.testing.assert_close(scorer(as_tensor(tokens)), apart)
-    monkeypatch.setattr("skpref._text._PASS_TOKENS", {"cpu": 10, "cuda": 10})
+    monkeypatch.setattr("skpref._torch._transformer._PASS_TOKENS", {"cpu": 10, "cuda": 10})
     torch.testing.assert_close(scorer(as_tensor(tokens)), apart)
 
 
@@ -81,7 +81,7 @@ def test_token_ids_are_the_tokenizers_cut_at_max_length(tiny_model):
 
 
 def test_texts_beyond_the_token_budget_give_the_same_gradient(scorer, monkeypatch):
-    monkeypatch.setattr("skpref._text._PASS_TOKENS", {"cpu": 10})
+    monkeypatch.setattr("skpref._torch._transformer._PASS_TOKENS", {"cpu": 10})
     X = as_tensor(scorer.tokenize(TEXTS))
     scorer.train()
     kept = []
@@ -397,7 +397,7 @@ import os, signal, sys
 import numpy as np
 sys.path.insert(0, {tests!r})
 from skorch.callbacks import Callback
-from test_text import resumable
+from tests.student.test_text_classifier import resumable
 
 class Kill(Callback):
     def on_batch_begin(self, net, **kwargs):
@@ -483,7 +483,7 @@ import os
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from test_text import make_texts, tiny
+from tests.student.test_text_classifier import make_texts, tiny
 
 texts, y, groups = make_texts(n_sessions=10)
 clf = tiny({model!r}, early_stopping=True, accelerate={{"cpu": True}}, batch_size=12)

@@ -11,15 +11,15 @@ import pandas as pd
 import pytest
 import torch
 
-from skpref._batches import SessionBatches, SessionDataset
-from skpref._losses import PreferenceLoss
-from skpref._text import TransformerScorer
+from skpref._torch._batches import SessionBatches, SessionDataset
+from skpref._torch._losses import PreferenceLoss
+from skpref._torch._transformer import TransformerScorer
 
 
 @pytest.fixture(scope="module")
 def finetune():
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[1])
+        patch.syspath_prepend(Path(__file__).parents[2])
         patch.delenv("SKPREF_DATA", raising=False)
         yield importlib.import_module("benchmarks.finetune")
     for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skpref import IntraSessionPairSampler
-from skpref._batches import SessionBatches, SessionDataset
-from skpref._dominance import pair_loss
-from skpref._losses import PreferenceLoss
+from skpref._torch._batches import SessionBatches, SessionDataset
+from skpref._torch._dominance import pair_loss
+from skpref._torch._losses import PreferenceLoss
 
 PAIR = {
     "hinge": lambda v: max(0.0, v),
@@ -92,10 +92,10 @@ def test_all_pairs_agree_with_brute_force(
     if loss == "logistic":
         max_dense = 256  # else it is an estimate
     with (
-        mock.patch("skpref._losses.MAX_DENSE", max_dense),
-        mock.patch("skpref._batches.MAX_DENSE", max_dense),
-        mock.patch("skpref._batches._FEW_PAIRS", few),
-        mock.patch("skpref._dominance.LEAF", 2),
+        mock.patch("skpref._torch._losses.MAX_DENSE", max_dense),
+        mock.patch("skpref._torch._batches.MAX_DENSE", max_dense),
+        mock.patch("skpref._torch._batches._FEW_PAIRS", few),
+        mock.patch("skpref._torch._dominance.LEAF", 2),
     ):
         dataset = SessionDataset(scores, soft, weight, session)
         X, target = one_batch(dataset, min_margin=min_margin, session_weight=per_session)
@@ -121,9 +121,9 @@ def test_all_pairs_agree_with_brute_force(
 def test_gradient_agrees_with_finite_differences(loss, margin, max_dense, monkeypatch):
     if loss == "logistic" and max_dense == 2:
         pytest.skip("the logistic loss of long sessions is an estimate")
-    monkeypatch.setattr("skpref._losses.MAX_DENSE", max_dense)
-    monkeypatch.setattr("skpref._batches.MAX_DENSE", max_dense)
-    monkeypatch.setattr("skpref._dominance.LEAF", 3)
+    monkeypatch.setattr("skpref._torch._losses.MAX_DENSE", max_dense)
+    monkeypatch.setattr("skpref._torch._batches.MAX_DENSE", max_dense)
+    monkeypatch.setattr("skpref._torch._dominance.LEAF", 3)
     scores, soft, weight, session = make_rows(5, n_rows=25)
     X, target = one_batch(SessionDataset(scores, soft, weight, session))
     criterion = make_loss(loss=loss, margin=margin, pointwise_weight=0.3)
@@ -154,7 +154,7 @@ def test_long_sessions_are_summed_as_short_ones(loss, monkeypatch):
     dataset = SessionDataset(scores, soft, rng.rand(len(session)), session)
     X, target = one_batch(dataset)
     found = loss_and_gradient(make_loss(loss=loss), X, target)
-    monkeypatch.setattr("skpref._losses.MAX_DENSE", 1000)
+    monkeypatch.setattr("skpref._torch._losses.MAX_DENSE", 1000)
     dense = loss_and_gradient(make_loss(loss=loss), X, target)
     torch.testing.assert_close(found[0], dense[0], rtol=1e-12, atol=0)
     torch.testing.assert_close(found[1], dense[1], rtol=1e-10, atol=1e-14)
@@ -180,9 +180,9 @@ def test_sampled_logistic_loss_of_a_long_session_is_unbiased(monkeypatch):
     X, target = one_batch(dataset)
     criterion = make_loss(loss="logistic")
     value, gradient = loss_and_gradient(criterion, X, target)
-    monkeypatch.setattr("skpref._losses.MAX_DENSE", 2)
-    monkeypatch.setattr("skpref._losses.N_DRAWS", 4)
-    monkeypatch.setattr("skpref._losses._STEP", 7)
+    monkeypatch.setattr("skpref._torch._losses.MAX_DENSE", 2)
+    monkeypatch.setattr("skpref._torch._losses.N_DRAWS", 4)
+    monkeypatch.setattr("skpref._torch._losses._STEP", 7)
     torch.manual_seed(0)
     draws = [loss_and_gradient(criterion, X, target) for _ in range(400)]
     for found, expected in (

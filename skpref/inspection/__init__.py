@@ -19,11 +19,18 @@ from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.parallel import Parallel, delayed
 
 from skpref._calibrator import LLMScoreCalibrator
-from skpref._classifier import PairwisePreferenceClassifier, _resolve_classes
+from skpref._sessions import won_and_compared
 from skpref._sklearn import HasMethods, Interval, StrOptions, validate_params
+from skpref._student._classifier import PairwisePreferenceClassifier
 from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
-from skpref._validation import check_groups, check_labels, check_llm_scores
-from skpref.metrics import _won_and_compared, within_session_concordance
+from skpref._validation import (
+    check_groups,
+    check_labels,
+    check_llm_scores,
+    labels_of_codes,
+    resolve_classes,
+)
+from skpref.metrics import within_session_concordance
 
 __all__ = ["compare_with_distillation", "preference_noise", "prompt_agreement"]
 
@@ -51,7 +58,7 @@ def _read(
             "per row, -1 or None where there is none."
         )
     if scores.ndim == 3:
-        return scores, _resolve_classes(found, classes, scores.shape[2]), codes
+        return scores, resolve_classes(found, classes, scores.shape[2]), codes
     if len(found) == 0:
         found = np.arange(2)
     if len(found) < 2:
@@ -212,7 +219,7 @@ def _within_counts(rows: _Rows) -> tuple[FloatArray, FloatArray]:
     """Wrong pairs and all pairs of each session, summed over classes."""
     wrong, n_pairs = np.zeros(len(rows.length)), np.zeros(len(rows.length))
     for score, positive in zip(rows.score.T, rows.positive.T, strict=True):
-        won, compared = _won_and_compared(rows.session, positive, score, len(rows.length))
+        won, compared = won_and_compared(rows.session, positive, score, len(rows.length))
         wrong += compared - won
         n_pairs += compared
     return wrong, n_pairs
@@ -682,7 +689,7 @@ def _row_losses(prob: FloatArray, codes: IntArray) -> FloatArray:
 
 def _drops(calibrator, scores, codes, classes, session, used, n_bootstrap, level, rng) -> Bunch:
     """Loss of the cross-fitted pool without each prompt less that of the whole pool."""
-    labels = np.append(classes.astype(object), [None])[codes]
+    labels = labels_of_codes(codes, classes)
 
     def losses(part):
         prob = clone(calibrator).fit_transform(part, labels, groups=session)
@@ -1099,7 +1106,7 @@ class _Data(NamedTuple):
 
     def labels(self, rows: IntArray) -> np.ndarray:
         """Labels as the classifier takes them: None whatever their type where there is none."""
-        return np.append(self.classes.astype(object), [None])[self.codes[rows]]
+        return labels_of_codes(self.codes[rows], self.classes)
 
 
 def _steps_before(estimator: Any) -> Pipeline | None:
@@ -1197,7 +1204,7 @@ def _count(prob: FloatArray, codes: IntArray, session: IntArray, n_sessions: int
     confusion = np.bincount(cell, minlength=n_sessions * n_classes**2)
     won, compared = np.zeros(n_sessions), np.zeros(n_sessions)
     for k in [1] if n_classes == 2 else range(n_classes):
-        counts = _won_and_compared(session, codes == k, prob[:, k], n_sessions)
+        counts = won_and_compared(session, codes == k, prob[:, k], n_sessions)
         won, compared = won + counts[0], compared + counts[1]
     loss = -np.log(np.maximum(prob[np.arange(len(codes)), codes], _SMALLEST))
     return _SessionCounts(

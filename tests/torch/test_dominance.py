@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skpref import _dominance
-from skpref._dominance import dominance_sums, pair_sums
+from skpref._torch import _dominance
+from skpref._torch._dominance import dominance_sums, pair_sums
 
 LOSS = {1: "hinge", 2: "squared_hinge"}
 # Ties, near ties and extremes of size.

@@ -16,7 +16,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
 from skpref._calibrator import LLMScoreCalibrator
-from skpref._offsets import expected_f1_offsets, fit_head, fit_offsets, probabilities
+from skpref._device import resolve_device
+from skpref._optional import import_optional
 from skpref._sampler import IntraSessionPairSampler
 from skpref._sklearn import (
     DocLinkMixin,
@@ -27,13 +28,15 @@ from skpref._sklearn import (
     _fit_context,
 )
 from skpref._smoother import KNNLabelSmoother
+from skpref._student._stage2 import expected_f1_offsets, fit_head, fit_offsets, probabilities
 from skpref._typing import BoolArray, FloatArray, IntArray
 from skpref._validation import (
     check_groups,
     check_labels,
     check_llm_scores,
     check_texts,
-    import_optional,
+    labels_of_codes,
+    resolve_classes,
 )
 
 # In stage 2 all soft labels together weigh as much as this many human labels. The labels of a few
@@ -98,25 +101,6 @@ def _canonical_order(X, session) -> IntArray:
     by_content = np.argsort(content, kind="stable")
     rank = check_groups(session[by_content], len(by_content))
     return by_content[np.argsort(rank, kind="stable")]
-
-
-def _resolve_classes(found, classes, n_scores) -> np.ndarray:
-    """Class labels in the order of the last axis of `llm_scores`."""
-    if classes is not None:
-        if len(classes) != n_scores:
-            raise ValueError(
-                f"llm_scores has scores of {n_scores} classes but there are {len(classes)} classes "
-                f"({np.asarray(classes).tolist()!r}); pass one score per class, in that order."
-            )
-        return np.asarray(classes)
-    if len(found) == n_scores:
-        return found
-    if len(found) == 0:
-        return np.arange(n_scores)
-    raise ValueError(
-        f"llm_scores has scores of {n_scores} classes but y has {len(found)} ({found.tolist()!r}); "
-        "pass classes=[...] with every label, in the order of the last axis of llm_scores."
-    )
 
 
 def _has_pairs(soft, session, min_margin) -> bool:
@@ -633,8 +617,6 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         """Features in double precision where they come so and the module is known to take it."""
         if self._takes_text():
             return check_texts(X)
-        from skpref._net import resolve_device
-
         keeps = isinstance(self.module, str) and resolve_device(self.device) == "cpu"
         dtype = [np.float64, np.float32] if keeps else np.float32
         return validate_data(self, X, accept_sparse="csr", dtype=dtype, reset=reset)
@@ -685,7 +667,7 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         found, codes = check_labels(y, classes=classes, partial=partial)
         if partial:
             n_scores = llm_scores.shape[2] if llm_scores.ndim == 3 else 2
-            found = _resolve_classes(found, classes, n_scores)
+            found = resolve_classes(found, classes, n_scores)
         if len(found) < 2:
             raise ValueError(
                 f"y has one class only ({found.tolist()!r}); a classifier needs at least 2 classes."
@@ -700,7 +682,7 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
             if "classes" in calibrator.get_params():
                 calibrator.set_params(classes=self.classes_)
             # Code -1 picks the last entry, None: the mark of no label whatever the labels' type.
-            labels = np.append(self.classes_.astype(object), [None])[codes]
+            labels = labels_of_codes(codes, self.classes_)
             soft = calibrator.fit_transform(llm_scores, labels, groups=session)
             self.calibrator_ = calibrator
         else:
@@ -780,7 +762,7 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
 
     def _dataset(self, rows: _Rows):
         """Rows of known soft label, as the net takes them."""
-        from skpref._batches import SessionDataset
+        from skpref._torch._batches import SessionDataset
 
         rows = rows.take(rows.known())
         soft = rows.soft[:, -self._n_outputs() :]
@@ -790,7 +772,7 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         """Build a network for the rows."""
         import torch
 
-        from skpref._net import resolve_module
+        from skpref._torch._net import resolve_module
 
         is_text = self._takes_text()
         n_features = None if is_text else X.shape[1]
@@ -821,7 +803,7 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         """Net around a module, ready to train."""
         import torch
 
-        from skpref._net import make_net, predict_scores, resolve_device
+        from skpref._torch._net import make_net, predict_scores
 
         n_outputs = self._n_outputs()
         sampler = self._part("pair_sampler")
@@ -925,7 +907,7 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
 
     def _train(self, rows: _Rows, held_out, rng, module, checkpoint):
         """Stage 1: pairs and cross-entropy on the soft labels."""
-        from skpref._net import release_training
+        from skpref._torch._net import release_training
 
         if self.solver == "lbfgs":
             self._minimize(rows.take(~held_out), rng, module)
@@ -947,7 +929,7 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
 
     def _minimize(self, rows: _Rows, rng, module):
         """Stage 1 by L-BFGS on all sessions at once."""
-        from skpref._net import minimize_full_batch
+        from skpref._torch._net import minimize_full_batch
 
         self.net_ = self._make_net(rows, rng, module)
         losses = minimize_full_batch(
@@ -1003,7 +985,7 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         """Refit the last layer on the human labels, near to what it is."""
         import torch
 
-        from skpref._net import score_by_last_layer
+        from skpref._torch._net import score_by_last_layer
 
         scores, layer, inputs = score_by_last_layer(self.net_.module_, one_hot.X)
         logits = self.scale_ * scores.astype(np.float64) + self.offsets_
@@ -1052,7 +1034,7 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
             self.history_.append({"stage": stage, "epoch": epoch["epoch"], **losses})
 
     def _scores(self, X) -> FloatArray:
-        from skpref._net import predict_scores
+        from skpref._torch._net import predict_scores
 
         return predict_scores(self.net_.module_, X)
 
@@ -1181,10 +1163,10 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         ``functools.partial``, ``skorch.callbacks.logging.EpochTimer``,
         ``skorch.callbacks.logging.PrintLog``, ``skorch.callbacks.scoring.PassthroughScoring``,
         ``skorch.dataset.Dataset``, ``skorch.history.History``, ``skorch.setter.optimizer_setter``,
-        ``skpref._batches.SessionBatches``, ``skpref._calibrator.LLMScoreCalibrator``,
-        ``skpref._calibrator._Pool``, ``skpref._classifier.PairwisePreferenceClassifier``,
-        ``skpref._losses.PreferenceLoss``, ``skpref._net.MLP``, ``skpref._net.SessionNet`` and
-        ``torch.optim.adam.Adam``.
+        ``skpref._torch._batches.SessionBatches``, ``skpref._calibrator.LLMScoreCalibrator``,
+        ``skpref._calibrator._Pool``, ``skpref._student._classifier.PairwisePreferenceClassifier``,
+        ``skpref._torch._losses.PreferenceLoss``, ``skpref._torch._net.MLP``,
+        ``skpref._torch._net.SessionNet`` and ``torch.optim.adam.Adam``.
 
         Examples
         --------
@@ -1198,7 +1180,7 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         >>> bool((again.predict_proba(X) == clf.predict_proba(X)).all())
         True
         """
-        from skpref._persistence import save_pretrained
+        from skpref._student._persistence import save_pretrained
 
         save_pretrained(self, folder)
 
@@ -1243,7 +1225,7 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         ``module__model_name``: `fit` starts from that model again. Training with `llm_scores` needs
         it, too, to smooth over its embeddings.
         """
-        from skpref._persistence import load_pretrained
+        from skpref._student._persistence import load_pretrained
 
         return load_pretrained(cls, folder, module=module, device=device)
 
@@ -1284,7 +1266,7 @@ class PairwisePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator)
         >>> session = onnxruntime.InferenceSession("student.onnx")  # doctest: +SKIP
         >>> session.run(None, {"features": np.float32(X)})  # doctest: +SKIP
         """
-        from skpref._persistence import export_onnx
+        from skpref._student._persistence import export_onnx
 
         export_onnx(self, path)
 

@@ -14,9 +14,9 @@ from contextlib import suppress
 from inspect import isawaitable, iscoroutinefunction
 from typing import Any, NamedTuple
 
-from skpref._answers import Answer, Malformed, NoLogprobs, read_completion
 from skpref._cache import open_cache
-from skpref._validation import import_optional
+from skpref._llm._answers import Answer, Malformed, NoLogprobs, read_completion
+from skpref._optional import import_optional
 
 NEED = ("Asking an LLM", "llm")
 

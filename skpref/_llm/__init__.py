@@ -1,0 +1,1 @@
+"""Ask an LLM for scores: prompts, requests, answers."""

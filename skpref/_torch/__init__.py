@@ -1,0 +1,1 @@
+"""Networks, batches, losses and training loops. Imports torch; imported late."""
