@@ -235,7 +235,7 @@ def labels_of_codes(codes: IntArray, classes: np.ndarray) -> np.ndarray:
     ndarray of object, shape (n_samples,)
         Labels; None marks an unlabelled row whatever the type of the labels.
     """
-    return labels_of_codes(codes, classes)
+    return np.append(classes.astype(object), [None])[codes]
 
 
 def check_llm_scores(llm_scores: ArrayLike, n_samples: int | None = None) -> FloatArray:

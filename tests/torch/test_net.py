@@ -9,6 +9,7 @@ from scipy.sparse import csr_matrix
 from skorch.callbacks import Callback
 
 from skpref import IntraSessionPairSampler
+from skpref._device import resolve_device
 from skpref._torch._batches import SessionBatches, SessionDataset
 from skpref._torch._net import (
     MLP,
@@ -16,7 +17,6 @@ from skpref._torch._net import (
     _accumulate_gradients,
     make_net,
     predict_scores,
-    resolve_device,
 )
 
 CRITERION = {
