@@ -15,8 +15,8 @@ from skpref._llm._prompts import PromptBank
 from skpref._sampler import IntraSessionPairSampler, Pairs
 from skpref._smoother import KNNLabelSmoother
 from skpref._student._classifier import PairwisePreferenceClassifier
-
-__version__ = "0.1.0.dev0"
+from skpref._student._text_classifier import PairwisePreferenceTextClassifier
+from skpref._version import __version__
 
 __all__ = [
     "DialogueContext",
@@ -26,6 +26,7 @@ __all__ = [
     "LLMScoreCalibrator",
     "Pairs",
     "PairwisePreferenceClassifier",
+    "PairwisePreferenceTextClassifier",
     "PreferenceNoiseDisplay",
     "PromptBank",
     "ScoreReliabilityDisplay",

@@ -77,6 +77,14 @@ def run_lengths(session: np.ndarray) -> np.ndarray:
     return np.diff(np.flatnonzero(np.diff(session, prepend=-1, append=-1)))
 
 
+def renumber(codes: IntArray) -> IntArray:
+    """Return codes 0, 1, 2, ... in order of first appearance."""
+    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse]
+
+
 def won_and_compared(
     session: IntArray, positive: BoolArray, score: FloatArray, n_sessions: int
 ) -> tuple[np.ndarray, np.ndarray]:

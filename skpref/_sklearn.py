@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import (
     validate_params,
 )
 from sklearn.utils._set_output import _get_output_config
-from sklearn.utils.validation import _check_feature_names_in, _check_sample_weight
+from sklearn.utils.validation import _check_feature_names_in, _check_sample_weight, _is_fitted
 
 __all__ = [
     "DocLinkMixin",
@@ -23,6 +23,7 @@ __all__ = [
     "_check_sample_weight",
     "_fit_context",
     "_get_output_config",
+    "_is_fitted",
     "validate_params",
 ]
 

@@ -1,152 +1,113 @@
-"""Fitted classifiers as folders that no pickle is in, and as ONNX graphs."""
+"""Fitted classifiers as folders without pickle."""
 
-import copy
 import json
-import logging
 import os
 import shutil
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 from uuid import uuid4
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from sklearn.utils.validation import check_is_fitted
-from torch import Tensor, nn
+from skorch.callbacks import EpochTimer, PassthroughScoring, PrintLog
+from skorch.dataset import Dataset
+from skorch.history import History
+from skorch.setter import optimizer_setter
+from torch import nn
+from torch.optim import Adam, AdamW
 
-import skpref
-from skpref._device import resolve_device
-from skpref._optional import import_optional
-from skpref._student._classifier import _Rows, _seeded
-from skpref._torch._net import resolve_module
+from skpref import _calibrator, _sampler, _smoother
+from skpref._torch import _batches, _losses, _modules, _net
+from skpref._torch._transformer import TransformerScorer
+from skpref._version import __version__
 
 # Raise it when a folder is written that older code would read wrongly.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _CONFIG, _WEIGHTS, _ENCODER = "config.json", "model.safetensors", "encoder"
+# Name of the network of a text classifier.
+TEXT_MODULE = "transformer"
 # Model settings that let a folder choose the code that runs.
 _RUNS_CODE = ("trust_remote_code", "code_revision")
 
+# Format 1 was of one class for features and texts, with more parameters. Those that a class has no
+# longer are dropped, some have other names, and "auto" meant these values.
+_NOT_OF_FEATURES = {
+    "finetune_epochs",
+    "encoder_lr",
+    "warmup",
+    "max_grad_norm",
+    "accumulate",
+    "checkpoint_dir",
+    "accelerate",
+}
+_NOT_OF_TEXTS = {"solver", "tol", "max_iter"}
+_RENAMED = {f"module__{name}": name for name in ("model_name", "max_length", "trainable_layers")}
+_AUTO_OF_FEATURES = {"max_epochs": 30, "batch_size": 256}
+_AUTO_OF_TEXTS = {"max_epochs": 5, "batch_size": 64, "warmup": 0.1, "max_grad_norm": 1.0}
 
-def save_pretrained(clf, folder) -> None:
+
+class Saved(NamedTuple):
+    """A folder that was written by `write_folder`.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it is.
+    config : dict
+        Everything but the weights.
+    """
+
+    folder: Path
+    config: dict
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the classifier takes texts."""
+        return self.config["module"] == TEXT_MODULE
+
+    @property
+    def encoder(self) -> Path:
+        """Folder of the encoder of a text classifier."""
+        return self.folder / _ENCODER
+
+
+def write_folder(folder, network: nn.Module, module, params: dict, fitted: dict) -> None:
     """Write a fitted classifier to a folder.
 
     Parameters
     ----------
-    clf : PairwisePreferenceClassifier
-        The fitted classifier.
     folder : str or path-like
-        Where to; what is there must be empty or written by this function.
+        Path to write to; what is there must be empty or written by this function.
+    network : nn.Module
+        The fitted network.
+    module : str, nn.Module class, callable or instance
+        The parameter that the network was made by.
+    params : dict
+        Parameters of the classifier.
+    fitted : dict
+        Its fitted attributes.
 
     Raises
     ------
     FileExistsError
         If there is something else at `folder`.
     """
-    check_is_fitted(clf)
     folder = Path(folder).resolve()
     _check_replaceable(folder)
-    config = _config(clf)
+    config = _describe(network, module, params, fitted)
     part = folder.with_name(f".{folder.name}-{uuid4().hex}")
     part.mkdir(parents=True)
     try:
-        _write(clf, config, part)
+        _write_files(network, config, part)
         _put_in_place(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def load_pretrained(cls, folder, *, module=None, device="auto") -> Any:
-    """Read a classifier that `save_pretrained` wrote.
-
-    Parameters
-    ----------
-    cls : type
-        `PairwisePreferenceClassifier` or a subclass.
-    folder : str or path-like
-        The folder.
-    module : nn.Module class, callable or instance, default=None
-        What makes the network, where it is not one of this library.
-    device : str, default="auto"
-        Device of the classifier.
-
-    Returns
-    -------
-    PairwisePreferenceClassifier
-        The fitted classifier.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such folder, or a file of it is missing.
-    ValueError
-        If the folder is of something else or of a newer version, or `module` does not go with it.
-    """
-    folder = Path(folder)
-    config = _read_config(folder)
-    params = _decode_params(config["params"])
-    clf = cls(**params, module=_choose_module(config, module, folder), device=device)
-    for name, value in _attributes(config).items():
-        setattr(clf, name, value)
-    with _seeded(clf.random_state) as rng:
-        network = _read_network(clf, config, folder)
-        none: Any = np.empty(0)
-        clf.net_ = clf._make_net(_Rows(none, none, none, none, none), rng, network, warmup=None)
-    return clf
-
-
-def export_onnx(clf, path) -> None:
-    """Write the probabilities of a fitted classifier as an ONNX graph.
-
-    Parameters
-    ----------
-    clf : PairwisePreferenceClassifier
-        The fitted classifier.
-    path : str or path-like
-        The file.
-
-    Raises
-    ------
-    ImportError
-        If onnx or onnxscript is not installed.
-    """
-    check_is_fitted(clf)
-    for name in ("onnx", "onnxscript"):
-        import_optional(name, "Exporting to ONNX", "onnx")
-    # A copy also leaves out what torch.compile made of the network.
-    network = copy.deepcopy(clf.net_.module_).cpu().float()
-    if clf._takes_text():
-        _use_plain_attention(network)
-        mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
-        inputs = {"input_ids": torch.ones_like(mask), "attention_mask": mask}
-        axes = {0: "n_texts", 1: "n_tokens"}
-        network = _TextScores(network)
-    else:
-        inputs = {"features": torch.zeros(2, clf.n_features_in_)}
-        axes = {0: "n_rows"}
-    dims = {axis: torch.export.Dim(name) for axis, name in axes.items()}
-    with _quiet_torch():
-        torch.onnx.export(
-            _Probabilities(network, clf.scale_, clf.offsets_).eval(),
-            tuple(inputs.values()),
-            os.fspath(path),
-            input_names=list(inputs),
-            output_names=["probabilities"],
-            dynamic_shapes=((dims,) * len(inputs),),  # of *inputs, which is one argument
-            external_data=False,
-            dynamo=True,
-            verbose=False,
-        )
-
-
-# --- writing a folder -----------------------------------------------------------------------
-
-
 def _check_replaceable(folder: Path):
-    """Raise where writing the folder would lose anything but an earlier one of ours."""
+    """Raise if writing the folder would lose anything but an earlier folder of ours."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -169,7 +130,7 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _put_in_place(part: Path, folder: Path):
-    """Give a complete folder its name; at no time is there a part of one under that name."""
+    """Give a complete folder its name; the rename is atomic."""
     old = part.with_name(f"{part.name}-old")
     if folder.exists():
         folder.rename(old)
@@ -177,9 +138,8 @@ def _put_in_place(part: Path, folder: Path):
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _write(clf, config, folder: Path):
-    network = clf.net_.module_
-    if clf._takes_text():
+def _write_files(network, config, folder: Path):
+    if isinstance(network, TransformerScorer):
         network.encoder.save_pretrained(str(folder / _ENCODER), create_model_card=False)
         network = network.head
     # safetensors takes neither views nor tensors that share memory.
@@ -188,39 +148,36 @@ def _write(clf, config, folder: Path):
     (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _config(clf) -> dict:
-    """Everything but the weights, as JSON takes it."""
-    network = clf.net_.module_
+def _describe(network, module, params: dict, fitted: dict) -> dict:
+    """Return everything but the weights, as JSON takes it."""
     kind = type(network)
     parameter = next(network.parameters(), torch.empty(0))
-    params, left_out = _encode_params(clf)
+    saved_params, left_out = _encode_params(params)
     config = {
         "format_version": FORMAT_VERSION,
-        "skpref_version": skpref.__version__,
-        "module": clf.module
-        if isinstance(clf.module, str)
-        else f"{kind.__module__}.{kind.__qualname__}",
-        "custom_module": not isinstance(clf.module, str),
-        "params": params,
+        "skpref_version": __version__,
+        "module": module if isinstance(module, str) else f"{kind.__module__}.{kind.__qualname__}",
+        "custom_module": not isinstance(module, str),
+        "params": saved_params,
         "params_left_at_default": left_out,
-        "classes": _encode_classes(clf.classes_),
-        "scale": float(clf.scale_),
-        "offsets": clf.offsets_.tolist(),
-        "decision_offsets": clf.decision_offsets_.tolist(),
-        "class_weight": clf.class_weight_.tolist(),
+        "classes": _encode_classes(fitted["classes_"]),
+        "scale": float(fitted["scale_"]),
+        "offsets": fitted["offsets_"].tolist(),
+        "decision_offsets": fitted["decision_offsets_"].tolist(),
+        "class_weight": fitted["class_weight_"].tolist(),
         "dtype": str(parameter.dtype).removeprefix("torch."),
-        "n_iter": clf.n_iter_,
-        "history": _as_json(clf.history_),
+        "n_iter": fitted["n_iter_"],
+        "history": _as_json(fitted["history_"]),
     }
-    if hasattr(clf, "n_features_in_"):
-        config["n_features_in"] = clf.n_features_in_
-    if hasattr(clf, "feature_names_in_"):
-        config["feature_names_in"] = clf.feature_names_in_.tolist()
+    if "n_features_in_" in fitted:
+        config["n_features_in"] = fitted["n_features_in_"]
+    if "feature_names_in_" in fitted:
+        config["feature_names_in"] = fitted["feature_names_in_"].tolist()
     return config
 
 
 def _as_json(value):
-    """Value as JSON gives it back, lists for tuples and arrays; TypeError where it cannot."""
+    """Return a value as JSON reads it back, lists for tuples and arrays; TypeError if it cannot."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, os.PathLike):
@@ -234,10 +191,10 @@ def _as_json(value):
     raise TypeError(f"{type(value).__name__} is no JSON")
 
 
-def _encode_params(clf) -> tuple[dict, list[str]]:
-    """Parameters that JSON can hold, and the names of the others."""
+def _encode_params(given: dict) -> tuple[dict, list[str]]:
+    """Return the parameters that JSON can hold, and the names of the others."""
     params, left_out = {}, []
-    for name, value in clf.get_params(deep=False).items():
+    for name, value in given.items():
         if name in ("module", "device"):
             continue
         if name == "class_weight" and isinstance(value, dict):
@@ -261,11 +218,27 @@ def _encode_classes(classes) -> dict:
         ) from error
 
 
-# --- reading a folder -----------------------------------------------------------------------
+def read_folder(folder) -> Saved:
+    """Read and check a folder that `write_folder` wrote, all but the weights.
 
+    Parameters
+    ----------
+    folder : str or path-like
+        The folder.
 
-def _read_config(folder: Path) -> dict:
-    """Read and check what there is but the weights."""
+    Returns
+    -------
+    Saved
+        Its description.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder, or a file of it is missing.
+    ValueError
+        If the folder is of something else or of a newer version.
+    """
+    folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"folder={str(folder)!r} is not there; pass a folder that save_pretrained wrote."
@@ -279,26 +252,63 @@ def _read_config(folder: Path) -> dict:
     if config["format_version"] > FORMAT_VERSION:
         raise ValueError(
             f"folder={str(folder)!r} was written by skpref {config['skpref_version']} in format "
-            f"{config['format_version']}, and this is skpref {skpref.__version__}, which reads up "
+            f"{config['format_version']}, and this is skpref {__version__}, which reads up "
             f"to format {FORMAT_VERSION}; upgrade skpref."
         )
-    files = [_WEIGHTS] + ([f"{_ENCODER}/modules.json"] if config["module"] == "transformer" else [])
+    files = [_WEIGHTS] + ([f"{_ENCODER}/modules.json"] if config["module"] == TEXT_MODULE else [])
     for name in files:
         if not (folder / name).is_file():
             raise FileNotFoundError(
                 f"folder={str(folder)!r} lacks {name}; copy the whole folder that save_pretrained "
                 "wrote."
             )
-    return config
+    return Saved(folder, config)
 
 
-def _decode_params(params: dict) -> dict:
+def saved_params(saved: Saved) -> dict:
+    """Return the parameters of the saved classifier, but for module and device.
+
+    Parameters
+    ----------
+    saved : Saved
+        The folder.
+
+    Returns
+    -------
+    dict
+        Parameters as the class of today takes them.
+    """
+    params = saved.config["params"]
     weights = params.get("class_weight")
-    return params | ({"class_weight": dict(weights)} if isinstance(weights, list) else {})
+    if isinstance(weights, list):
+        params = params | {"class_weight": dict(weights)}
+    if saved.config["format_version"] > 1:
+        return params
+    dropped, auto = (
+        (_NOT_OF_TEXTS, _AUTO_OF_TEXTS) if saved.is_text else (_NOT_OF_FEATURES, _AUTO_OF_FEATURES)
+    )
+    names = _RENAMED if saved.is_text else {}
+    return {
+        names.get(name, name): auto[name] if name in auto and value == "auto" else value
+        for name, value in params.items()
+        if name not in dropped
+    }
 
 
-def _attributes(config: dict) -> dict:
-    """Fitted attributes other than the net."""
+def saved_attributes(saved: Saved) -> dict:
+    """Return the fitted attributes other than the net.
+
+    Parameters
+    ----------
+    saved : Saved
+        The folder.
+
+    Returns
+    -------
+    dict
+        Names and values.
+    """
+    config = saved.config
     fitted = {
         "classes_": np.array(config["classes"]["labels"], dtype=config["classes"]["dtype"]),
         "scale_": config["scale"],
@@ -315,8 +325,27 @@ def _attributes(config: dict) -> dict:
     return fitted
 
 
-def _choose_module(config: dict, module, folder: Path):
-    """Value of the parameter `module`."""
+def choose_module(saved: Saved, module):
+    """Return the parameter `module` of a saved classifier of features.
+
+    Parameters
+    ----------
+    saved : Saved
+        The folder.
+    module : nn.Module class, callable, instance or None
+        The parameter as the user gives it again; None for a network of this library.
+
+    Returns
+    -------
+    str, nn.Module class, callable or instance
+        The parameter.
+
+    Raises
+    ------
+    ValueError
+        If `module` does not go with the folder.
+    """
+    folder, config = saved
     name = config["module"]
     if not config["custom_module"]:
         if module is not None:
@@ -339,28 +368,54 @@ def _choose_module(config: dict, module, folder: Path):
     return module
 
 
-def _read_network(clf, config: dict, folder: Path) -> nn.Module:
-    params = clf._module_params()
-    is_text = clf._takes_text()
-    if is_text:
-        params = _encoder_params(params, folder / _ENCODER, resolve_device(clf.device))
-    n_features: Any = config.get("n_features_in")
-    network: Any = resolve_module(clf.module, params, n_features, clf._n_outputs())
-    if not is_text:
-        network = network.to(getattr(torch, config["dtype"]))
-    weights = load_file(folder / _WEIGHTS)
+def load_weights(network: nn.Module, saved: Saved) -> None:
+    """Load the saved weights into a network; of a text network, into its head.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network.
+    saved : Saved
+        The folder.
+
+    Raises
+    ------
+    ValueError
+        If the weights are those of another network.
+    """
+    target = network.head if isinstance(network, TransformerScorer) else network
     try:
-        (network.head if is_text else network).load_state_dict(weights)
+        target.load_state_dict(load_file(saved.folder / _WEIGHTS))
     except RuntimeError as error:
         raise ValueError(
-            f"the weights in {str(folder)!r} are not those of the network that module and its "
-            f"parameters make; pass the module that was fitted. {error}"
+            f"the weights in {str(saved.folder)!r} are not those of the network that module and "
+            f"its parameters make; pass the module that was fitted. {error}"
         ) from error
-    return network
 
 
-def _encoder_params(params: dict, encoder: Path, device: str) -> dict:
-    """Arguments of the module, with the saved encoder in place of the first one."""
+def encoder_params(params: dict, saved: Saved, device: str) -> dict:
+    """Return the arguments of a text network, with the saved encoder in place of the first one.
+
+    Parameters
+    ----------
+    params : dict
+        The arguments of the saved network.
+    saved : Saved
+        The folder.
+    device : str
+        Device of the classifier.
+
+    Returns
+    -------
+    dict
+        The arguments.
+
+    Raises
+    ------
+    ValueError
+        If the encoder names code of its own.
+    """
+    encoder = saved.encoder
     modules = json.loads((encoder / "modules.json").read_text(encoding="utf-8"))
     foreign = [m["type"] for m in modules if not m["type"].startswith("sentence_transformers.")]
     if foreign:
@@ -375,53 +430,20 @@ def _encoder_params(params: dict, encoder: Path, device: str) -> dict:
     return params | {"model_name": str(encoder), "revision": None, "model_kwargs": kwargs}
 
 
-# --- ONNX -----------------------------------------------------------------------------------
+def trusted_types() -> list[str]:
+    """Return the types of a net and of the parts of a classifier, as skops names them.
 
-
-class _TextScores(nn.Module):
-    """Scores of tokens as tokenizers give them; there is only one pass, which ONNX can hold."""
-
-    def __init__(self, scorer):
-        super().__init__()
-        self.encoder, self.head = scorer.encoder, scorer.head
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        features = {"input_ids": input_ids, "attention_mask": attention_mask}
-        return self.head(self.encoder(features)["sentence_embedding"])
-
-
-class _Probabilities(nn.Module):
-    """What `predict_proba` gives: a network, then scale, offsets and softmax."""
-
-    def __init__(self, network, scale, offsets):
-        super().__init__()
-        self.network = network
-        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32))
-        self.register_buffer("offsets", torch.tensor(offsets, dtype=torch.float32))
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        logits = self.scale * self.network(*inputs) + self.offsets
-        if logits.shape[1] == 1:
-            logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
-        return logits.softmax(dim=1)
-
-
-def _use_plain_attention(scorer):
-    """Take attention that any machine has, in place of flash attention."""
-    model = scorer.encoder[0].model
-    if "flash" in model.config._attn_implementation:
-        model.set_attn_implementation("sdpa")
-
-
-@contextmanager
-def _quiet_torch() -> Iterator[None]:
-    """Hide what torch's exporter says of its own insides."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    Returns
+    -------
+    list of str
+        Dotted names.
+    """
+    ours = {
+        kind
+        for module in (_calibrator, _sampler, _smoother, _batches, _losses, _modules, _net)
+        for kind in vars(module).values()
+        if isinstance(kind, type) and kind.__module__.startswith("skpref.")
+    }
+    theirs = {Adam, AdamW, Dataset, EpochTimer, History, PassthroughScoring, PrintLog, partial}
+    functions = {print, optimizer_setter}
+    return sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in ours | theirs | functions)

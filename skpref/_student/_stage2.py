@@ -1,34 +1,180 @@
-"""Stage 2: what preferences leave open about scores, and a last layer nearer to the labels."""
+"""Stage 2: fit scale and offsets, and move the network towards the human labels."""
 
-from itertools import product
+from collections.abc import Iterator
 
 import numpy as np
+import torch
 from scipy.optimize import minimize
 from scipy.sparse import issparse
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
 from sklearn.model_selection import GroupKFold
 from sklearn.utils.extmath import row_norms
+from torch import nn
 
-from skpref._typing import FloatArray, IntArray
+from skpref._student._output import Output, class_logits
+from skpref._student._stage1 import (
+    Objective,
+    PairSource,
+    as_dataset,
+    losses,
+    net_for,
+)
+from skpref._student._training_set import TrainingSet
+from skpref._torch._callbacks import WarmUp
+from skpref._torch._scoring import score_by_last_layer
+from skpref._typing import BoolArray, FloatArray, IntArray
 
-# How far the labels may move the head: variances of the prior of its change, 0 for no change.
+# All soft labels together weigh as much as this many human labels. The labels of a few whole
+# sessions are much alike, so they say less about offsets than their number promises.
+_SOFT_LABEL_WEIGHT = 200.0
+# How far the labels may move the last layer: variances of the prior of its change, 0 for none.
 _VARIANCES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 
-def class_logits(scores: FloatArray) -> FloatArray:
-    """Logits of every class; one column of scores is that of the positive class.
+def fit_output(
+    scores: FloatArray,
+    training: TrainingSet,
+    held_out: BoolArray,
+    class_weight: FloatArray,
+) -> Output:
+    """Fit the scale on held-out rows and the offsets on all.
+
+    Both are fitted on the human labels and, as a prior, on the soft labels of LLM scores.
 
     Parameters
     ----------
-    scores : ndarray of shape (n_rows, n_classes) or (n_rows, 1)
-        Scores in logits.
+    scores : ndarray of shape (n_rows, n_scores)
+        The network's scores.
+    training : TrainingSet
+        All rows.
+    held_out : ndarray of bool, shape (n_rows,)
+        Rows that stage 1 did not train on; the scale is fitted on all rows if there are none.
+    class_weight : ndarray of shape (n_classes,)
+        Weight of each class.
 
     Returns
     -------
-    ndarray of shape (n_rows, n_classes)
-        Logits, (n_rows, 2) for a single column.
+    Output
+        Scale and offsets.
     """
-    return np.hstack([np.zeros_like(scores), scores]) if scores.shape[1] == 1 else scores
+    scale = None
+    if held_out.any():
+        evidence = _evidence(scores[held_out], training.take(held_out), class_weight)
+        scale, _ = fit_offsets(*evidence)
+    return Output(*fit_offsets(*_evidence(scores, training, class_weight), scale=scale))
+
+
+def _evidence(scores, training: TrainingSet, class_weight) -> tuple[FloatArray, ...]:
+    """Return scores, targets and weights of the human labels, and of soft labels of LLM scores."""
+    labelled = training.codes >= 0
+    target = np.eye(len(class_weight))[training.codes[labelled]]
+    weight = training.weight[labelled]
+    if training.has_scores:
+        softly = ~np.isnan(training.soft).any(axis=1)
+        share = training.weight[softly] / max(training.weight[softly].sum(), 1e-12)
+        scores = np.vstack([scores[labelled], scores[softly]])
+        target = np.vstack([target, training.soft[softly]])
+        weight = np.r_[weight, _SOFT_LABEL_WEIGHT * share]
+    return scores, target, weight * (target @ class_weight)
+
+
+def refit_last_layer(
+    network: nn.Module, labelled: TrainingSet, output: Output, class_weight: FloatArray
+) -> tuple[Output, float]:
+    """Refit the last layer of a network on the human labels, with a ridge towards its weights.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network; its last layer is changed in place.
+    labelled : TrainingSet
+        Rows with a human label.
+    output : Output
+        Scale and offsets.
+    class_weight : ndarray of shape (n_classes,)
+        Weight of each class; its square root weighs the rows, since the offsets have moved
+        towards rare classes already.
+
+    Returns
+    -------
+    output : Output
+        Scale and new offsets.
+    variance : float
+        Variance of the prior of the change, 0 for none.
+    """
+    scores, layer, inputs = score_by_last_layer(network, labelled.X)
+    weight = labelled.weight * np.sqrt(class_weight)[labelled.codes]
+    coef, intercept, variance = fit_last_layer(
+        inputs,
+        output.logits(scores.astype(np.float64)),
+        labelled.soft,
+        weight / weight.mean(),
+        labelled.session,
+    )
+    with torch.no_grad():
+        layer.weight += torch.from_numpy(coef / output.scale).to(layer.weight)
+    return output._replace(offsets=output.offsets + intercept), variance
+
+
+def finetune(
+    network: nn.Module,
+    labelled: TrainingSet,
+    output: Output,
+    *,
+    objective: Objective,
+    pairs: PairSource,
+    warmup: float | None = None,
+    **options,
+) -> list[dict]:
+    """Train the whole network on the human labels by cross-entropy.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network; trained in place.
+    labelled : TrainingSet
+        Rows with a human label.
+    output : Output
+        Scale and offsets.
+    objective : Objective
+        The loss of stage 1, whose class weights apply by their square root.
+    pairs : PairSource
+        The pairs of stage 1; none is compared.
+    warmup : float, default=None
+        Share of the training over which the learning rates rise; None keeps them constant.
+    **options : dict
+        Arguments of `net_for`.
+
+    Returns
+    -------
+    list of dict
+        Losses of each epoch.
+    """
+    like = next(network.parameters(), torch.empty(0))
+    net = net_for(
+        network,
+        objective._replace(
+            pairwise_weight=0.0,
+            pointwise_weight=1.0,
+            class_weight=np.sqrt(objective.class_weight),
+        ),
+        pairs,
+        output=output._replace(offsets=torch.from_numpy(output.offsets).to(like)),
+        training_callbacks=[] if warmup is None else [WarmUp(warmup)],
+        **options,
+    )
+    rows = as_dataset(labelled)
+    with net.training(rows) as n_epochs:
+        net.fit_loop(rows, epochs=n_epochs)
+    return losses(net.history)
+
+
+def _softmax_loss(logits, target, weight) -> tuple[float, FloatArray]:
+    """Return the weighted cross-entropy of the rows, and its gradient by the logits."""
+    weight = weight[:, None]
+    log_p = log_softmax(class_logits(logits), axis=1)
+    residual = (weight * (np.exp(log_p) - target))[:, -logits.shape[1] :]
+    return -(weight * target * log_p).sum(), residual
 
 
 def fit_offsets(
@@ -48,7 +194,7 @@ def fit_offsets(
     Parameters
     ----------
     scores : ndarray of shape (n_rows, n_scores)
-        The student's scores f; one column for a binary task.
+        The network's scores f; one column for a binary task.
     target : ndarray of shape (n_rows, n_classes)
         Distribution q over the classes that each row should have; one-hot for a human label.
     weight : ndarray of shape (n_rows,)
@@ -69,10 +215,7 @@ def fit_offsets(
     n_scores = scores.shape[1]
 
     def objective(params):
-        a, b = params[0], params[1:]
-        log_p = log_softmax(class_logits(a * scores + b), axis=1)
-        residual = (weight[:, None] * (np.exp(log_p) - target))[:, -n_scores:]
-        value = -(weight[:, None] * target * log_p).sum()
+        value, residual = _softmax_loss(params[0] * scores + params[1:], target, weight)
         gradient = np.r_[(residual * scores).sum(), residual.sum(axis=0)]
         shift = params - start
         return value + ridge / 2 * shift @ shift, gradient + ridge * shift
@@ -83,14 +226,14 @@ def fit_offsets(
     return float(solution.x[0]), solution.x[1:]
 
 
-def fit_head(
+def fit_last_layer(
     features: FloatArray,
     logits: FloatArray,
     target: FloatArray,
     weight: FloatArray,
     groups: IntArray,
 ) -> tuple[FloatArray, FloatArray, float]:
-    r"""Fit a change of a linear head on few labels, by ridge towards the head as it is.
+    r"""Fit a change of a linear layer on few labels, by ridge towards the layer as it is.
 
     Minimises :math:`-\sum_i w_i \sum_k q_{ik} \log p_{ik} + \frac{1}{2v}(|W|^2 + |b|^2)` with
     :math:`p_i = \mathrm{softmax}(l_i + W x_i + b)`, where x are the features, centred (unless they
@@ -100,7 +243,7 @@ def fit_head(
     Parameters
     ----------
     features : {ndarray, sparse matrix} of shape (n_rows, n_features)
-        Inputs of the head.
+        Inputs of the layer.
     logits : ndarray of shape (n_rows, n_scores)
         Logits l without the change; one column for a binary task.
     target : ndarray of shape (n_rows, n_classes)
@@ -113,18 +256,17 @@ def fit_head(
     Returns
     -------
     coef : ndarray of shape (n_scores, n_features)
-        What to add to the head's weights, in units of the given features.
+        Addition to the layer's weights, in units of the given features.
     intercept : ndarray of shape (n_scores,)
-        What to add to its intercepts.
+        Addition to its intercepts.
     variance : float
-        The variance v; 0 leaves the head as it is, as labels of a single group do.
+        The variance v; 0 leaves the layer as it is, as labels of a single group do.
     """
     n_rows, n_features = features.shape
     n_scores = logits.shape[1]
     n_folds = min(5, len(np.unique(groups)))
-    coef, intercept = np.zeros((n_scores, n_features)), np.zeros(n_scores)
     if n_folds < 2:
-        return coef, intercept, 0.0
+        return np.zeros((n_scores, n_features)), np.zeros(n_scores), 0.0
     X, center = features.astype(np.float64), np.zeros(n_features)
     if not issparse(X):
         center = X.mean(axis=0)
@@ -133,113 +275,39 @@ def fit_head(
     X = X / spread
 
     def path(rows, variances):
-        """Parameters (W, b) under each variance, each from where the last one was."""
-        some, base, goal, w = X[rows], logits[rows], target[rows], weight[rows, None]
+        return _ridge_path(X[rows], logits[rows], target[rows], weight[rows], variances)
 
-        def objective(theta, variance):
-            theta = theta.reshape(n_scores, -1)
-            log_p = log_softmax(class_logits(base + some @ theta[:, :-1].T + theta[:, -1]), axis=1)
-            residual = (w * (np.exp(log_p) - goal))[:, -n_scores:]
-            gradient = np.column_stack([(some.T @ residual).T, residual.sum(axis=0)])
-            value = -(w * goal * log_p).sum() + (theta**2).sum() / (2 * variance)
-            return value, (gradient + theta / variance).ravel()
-
-        theta = np.zeros(n_scores * (n_features + 1))
-        for variance in variances:
-            if variance > 0:
-                theta = minimize(
-                    objective,
-                    theta,
-                    (variance,),
-                    jac=True,
-                    method="L-BFGS-B",
-                    options={"maxiter": 200},
-                ).x
-            yield theta.reshape(n_scores, -1)
-
-    losses = np.zeros(len(_VARIANCES))
+    fold_loss = np.zeros(len(_VARIANCES))
     for fit, held_out in GroupKFold(n_folds).split(X, groups=groups):
         for i, theta in enumerate(path(fit, _VARIANCES)):
             moved = logits[held_out] + X[held_out] @ theta[:, :-1].T + theta[:, -1]
-            log_p = log_softmax(class_logits(moved), axis=1)
-            losses[i] -= (weight[held_out, None] * target[held_out] * log_p).sum()
-    best = int(losses.argmin())
+            fold_loss[i] += _softmax_loss(moved, target[held_out], weight[held_out])[0]
+    best = int(fold_loss.argmin())
     *_, theta = path(np.arange(n_rows), _VARIANCES[: best + 1])
     coef = theta[:, :-1] / spread
     return coef, theta[:, -1] - coef @ center, _VARIANCES[best]
 
 
-def ascend(value, n_classes: int, *, steps, n_rounds: int) -> FloatArray:
-    """Maximise a value over offsets of the classes, one class and step at a time, from zeros.
+def _ridge_path(X, logits, target, weight, variances) -> Iterator[FloatArray]:
+    """Yield parameters (W, b) under each variance, each fit starting from the one before."""
+    n_scores = logits.shape[1]
 
-    Parameters
-    ----------
-    value : callable
-        From offsets, shape (n_classes,), to what is maximised.
-    n_classes : int
-        Number of classes.
-    steps : sequence of float
-        Changes of an offset that are tried.
-    n_rounds : int
-        How often all are tried.
+    def objective(theta, variance):
+        theta = theta.reshape(n_scores, -1)
+        value, residual = _softmax_loss(logits + X @ theta[:, :-1].T + theta[:, -1], target, weight)
+        gradient = np.column_stack([(X.T @ residual).T, residual.sum(axis=0)])
+        value += (theta**2).sum() / (2 * variance)
+        return value, (gradient + theta / variance).ravel()
 
-    Returns
-    -------
-    ndarray of shape (n_classes,)
-        The offsets.
-    """
-    offsets = np.zeros(n_classes)
-    best = value(offsets)
-    for _, k, step in product(range(n_rounds), range(n_classes), steps):
-        trial = offsets + step * (np.arange(n_classes) == k)
-        if (new := value(trial)) > best:
-            offsets, best = trial, new
-    return offsets
-
-
-def expected_f1_offsets(log_p: FloatArray, soft: FloatArray, weight: FloatArray) -> FloatArray:
-    """Offsets of the log-probabilities that raise the macro-F1 expected under soft labels.
-
-    Found by coordinate ascent. The expectation is that of hits and counts, not of their ratio.
-
-    Parameters
-    ----------
-    log_p : ndarray of shape (n_rows, n_classes)
-        Log-probabilities.
-    soft : ndarray of shape (n_rows, n_classes)
-        Soft labels of the rows.
-    weight : ndarray of shape (n_rows,)
-        Weight of each row.
-
-    Returns
-    -------
-    ndarray of shape (n_classes,)
-        The offsets; the class with the largest sum is chosen.
-    """
-    n_rows, n_classes = log_p.shape
-    soft = soft * weight[:, None]
-    of_class = soft.sum(axis=0)
-
-    def value(trial):
-        found = (log_p + trial).argmax(axis=1)
-        n_found = np.bincount(found, weight, minlength=n_classes)
-        hits = np.bincount(found, soft[np.arange(n_rows), found], minlength=n_classes)
-        return (2 * hits / np.maximum(of_class + n_found, 1e-12)).mean()
-
-    return ascend(value, n_classes, steps=(-1, -0.5, -0.25, 0.25, 0.5, 1), n_rounds=3)
-
-
-def probabilities(logits: FloatArray) -> FloatArray:
-    """Softmax over the classes.
-
-    Parameters
-    ----------
-    logits : ndarray of shape (n_rows, n_classes) or (n_rows, 1)
-        Logits; one column is that of the positive class.
-
-    Returns
-    -------
-    ndarray of shape (n_rows, n_classes)
-        Rows that sum to 1.
-    """
-    return softmax(class_logits(logits), axis=1)
+    theta = np.zeros(n_scores * (X.shape[1] + 1))
+    for variance in variances:
+        if variance > 0:
+            theta = minimize(
+                objective,
+                theta,
+                (variance,),
+                jac=True,
+                method="L-BFGS-B",
+                options={"maxiter": 200},
+            ).x
+        yield theta.reshape(n_scores, -1)

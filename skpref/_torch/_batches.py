@@ -9,11 +9,8 @@ from scipy.sparse import issparse
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from skpref._sessions import build_ladder, concatenate_ranges, run_lengths
-from skpref._torch._losses import MAX_DENSE
-
-# So many pairs of a batch, padding included, cost less than to tell short sessions from long ones.
-_FEW_PAIRS = 2**15
+from skpref._sessions import concatenate_ranges, run_lengths
+from skpref._torch._pairs import FEW_PAIRS, AllPairs
 
 
 def as_tensor(X) -> Tensor:
@@ -55,11 +52,11 @@ class SessionDataset(torch.utils.data.Dataset):
     def __init__(self, X, soft, weight, session):
         self.X = X
         self.session = session
-        self.teacher = soft
+        self.soft = soft
         is_text = X.dtype == object
         self.n_tokens = np.array([len(row) for row in X]) if is_text else None
         dtype = np.float32 if is_text else X.dtype
-        self.soft = torch.from_numpy(soft.astype(dtype))
+        self.soft_tensor = torch.from_numpy(soft.astype(dtype))
         self.weight = torch.from_numpy(weight.astype(dtype))
 
     def __len__(self) -> int:
@@ -69,75 +66,6 @@ class SessionDataset(torch.utils.data.Dataset):
     def features(self, rows: np.ndarray) -> Tensor:
         """Return the features of `rows`."""
         return as_tensor(self.X[rows])
-
-
-class _AllPairs:
-    """Every pair of a data set: for each row and class, which rows of its session lose to it.
-
-    The entries, one for each row and class, are sorted by session, class and soft label, so that
-    the losers of an entry are the first ones of its session and class. A last one that weighs
-    nothing stands for padding. The loss of a batch is the sum of the losses of its pairs, each
-    times the `share` of its session, by the sum of `mass` over its sessions.
-    """
-
-    def __init__(self, teacher, weight, session, min_margin: float, session_weight: str):
-        ladder = build_ladder(teacher, session, min_margin)
-        self.n_scores = teacher.shape[1]
-        self.length = run_lengths(session)
-        self.start = (np.cumsum(self.length) - self.length) * self.n_scores
-        ends = np.r_[0.0, np.cumsum(weight[ladder.row], dtype=np.float64)]
-        won = weight[ladder.row] * (ends[ladder.start + ladder.n_losers] - ends[ladder.start])
-        self.mass = np.add.reduceat(won, self.start)
-        self.share = np.ones(len(self.mass))
-        if session_weight == "equal":
-            self.share = 1 / np.where(self.mass > 0, self.mass, np.inf)
-            self.mass = (self.mass > 0) * 1.0
-        score = ladder.row * self.n_scores + ladder.class_index
-        self.score = np.append(score, teacher.size)
-        self.teacher = np.append(ladder.score, 0).astype(weight.dtype)
-        self.weight = np.append(weight[ladder.row], 0).astype(weight.dtype)
-        self.n_losers = np.append(ladder.n_losers, 0)
-
-    def blocks(self, session, position) -> list[dict[str, Tensor]]:
-        """Pad the entries of some sessions to blocks of about one length.
-
-        `position` is where each score stands in the batch, the last that of the padding.
-        """
-        mass = self.mass[session]
-        session = session[mass > 0]
-        # Both rows of a pair bring the square root of what a pair of the session counts.
-        scale = np.sqrt(self.share[session] / mass.sum()).astype(self.weight.dtype)
-        blocks = []
-        for part in _of_about_one_length(self.length[session], self.n_scores):
-            length = self.length[session[part], None, None]
-            place = np.arange(length.max())
-            start = self.start[session[part], None, None]
-            start = start + length * np.arange(self.n_scores)[:, None]
-            entry = np.where(place < length, start + place, len(self.score) - 1)
-            weight = self.weight[entry] * scale[part, None, None]
-            columns = {
-                "entry": position[self.score[entry]],
-                "teacher": self.teacher[entry],
-                "weight": weight,
-                "n_losers": self.n_losers[entry],
-            }
-            block = {k: torch.from_numpy(v.reshape(-1, len(place))) for k, v in columns.items()}
-            blocks.append(block)
-        return blocks
-
-
-def _of_about_one_length(lengths: np.ndarray, n_scores: int) -> list:
-    """Tell which sessions to pad together: those of a length from one power of 2 to the next.
-
-    Less than half of what comes is padding then. All sessions, where they make few pairs.
-    """
-    if not len(lengths):
-        return []
-    longest = lengths.max()
-    if longest <= MAX_DENSE and len(lengths) * n_scores * longest**2 <= _FEW_PAIRS:
-        return [slice(None)]
-    size = np.ceil(np.log2(lengths))
-    return [size == s for s in np.unique(size)]
 
 
 class SessionBatches:
@@ -181,15 +109,17 @@ class SessionBatches:
         session_weight="equal",
         token_budget=None,
         shard=(0, 1),
+        few_pairs=FEW_PAIRS,
     ):
         self.dataset = dataset
         self.batch_size = batch_size
         self.token_budget = token_budget
         self.shard = shard
+        self.few_pairs = few_pairs
         self.shuffle = shuffle
         self.pairs = pairs
         self.pair_options = {"min_margin": min_margin, "session_weight": session_weight}
-        self._kept: _AllPairs | None = None
+        self._kept: AllPairs | None = None
         # What else the processes draw, such as dropout, must not part the orders they draw.
         self._generator = None
         if shard[1] > 1:
@@ -221,8 +151,9 @@ class SessionBatches:
         n_own = -(-n_batches // self.shard[1])
         for number, ((start, end), target) in enumerate(self._own(batches, n_batches, n_own)):
             chosen = dealt[rows[start:end]]
-            row = {"soft": data.soft[chosen], "weight": data.weight[chosen]}
-            yield chosen, target | row | {"done": (number + 0.5) / n_own}
+            row = {"soft": data.soft_tensor[chosen], "weight": data.weight[chosen]}
+            place = {"done": (number + 0.5) / n_own, "last": number == n_own - 1}
+            yield chosen, target | row | place
 
     def _own(self, batches, n_batches, n_own) -> Iterable:
         """Batches of this process; the first ones come again where the last round lacks some."""
@@ -269,7 +200,7 @@ class SessionBatches:
         """Give each batch what the loss must know of its pairs."""
         if self.pairs is None:
             return ({} for _ in bounds[1:])
-        n_rows, n_scores = np.diff(ends), self.dataset.teacher.shape[1]
+        n_rows, n_scores = np.diff(ends), self.dataset.soft.shape[1]
         place = np.empty_like(rows)  # of a row in its batch
         place[rows] = np.arange(len(rows)) - np.repeat(ends[:-1], n_rows)
         if self.pairs == "all":
@@ -278,20 +209,21 @@ class SessionBatches:
             position = 1 + place[:, None] * n_scores + np.arange(n_scores)
             position = np.append(position, 0)
             batches = (order[start:end] for start, end in pairwise(bounds.tolist()))
-            return ({"blocks": pairs.blocks(own, position)} for own in batches)
+            blocks = (pairs.blocks(sessions, position, self.few_pairs) for sessions in batches)
+            return ({"blocks": of_batch} for of_batch in blocks)
         batch_of_row = np.empty_like(rows)
         batch_of_row[rows] = np.repeat(np.arange(len(n_rows)), n_rows)
-        teacher = self.dataset.teacher[dealt]
-        pairs = self.pairs.sample(teacher[:, 0] if n_scores == 1 else teacher, session)
+        soft = self.dataset.soft[dealt]
+        pairs = self.pairs.sample(soft[:, 0] if n_scores == 1 else soft, session)
         return self._sampled_pairs(pairs, batch_of_row, place, len(n_rows))
 
-    def _all_pairs(self, dealt, session) -> _AllPairs:
+    def _all_pairs(self, dealt, session) -> AllPairs:
         """Describe all pairs, once where no session is dealt out."""
         whole = session is self.dataset.session
         if whole and self._kept is not None:
             return self._kept
-        teacher, weight = self.dataset.teacher[dealt], self.dataset.weight.numpy()[dealt]
-        pairs = _AllPairs(teacher, weight, session, **self.pair_options)
+        soft, weight = self.dataset.soft[dealt], self.dataset.weight.numpy()[dealt]
+        pairs = AllPairs(soft, weight, session, **self.pair_options)
         self._kept = pairs if whole else None
         return pairs
 

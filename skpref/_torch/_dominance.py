@@ -1,7 +1,7 @@
 """Hinge losses over all pairs of a session in O(n log n): sums over dominated points.
 
-A pair of winner `i` and loser `j` costs ``max(0, high[i] - low[j]) ** power``. Sorted by what the
-teacher says, the losers of a winner are a prefix of its session, so a loss and its gradient are
+A pair of winner `i` and loser `j` costs ``max(0, high[i] - low[j]) ** power``. Sorted by soft
+label, the losers of a winner are a prefix of its session, so a loss and its gradient are
 sums of counts and values over ``{j : j before i, low[j] < high[i]}``: a two-dimensional dominance
 sum. It is taken as merge sort counts inversions [1]_, from the top: the positions are halved again
 and again, and at each halving every winner of the later half meets the losers of the earlier one
@@ -24,12 +24,12 @@ _STEP = 2**18
 
 
 def pair_loss(violation: Tensor, loss: str) -> tuple[Tensor, Tensor]:
-    """Loss of a pair by how far the student falls short of the margin, and its derivative.
+    """Loss of a pair by how far the scores fall short of the margin, and its derivative.
 
     Parameters
     ----------
     violation : Tensor
-        Margin minus the student's score difference, in units of the student's scores; minus
+        Margin minus the difference of the network's scores, in units of the scores; minus
         infinity costs nothing.
     loss : {"hinge", "squared_hinge", "logistic"}
         Name of the loss.
@@ -54,7 +54,7 @@ def pair_sums(high: Tensor, low: Tensor, weight: Tensor, n_losers: Tensor, loss:
     ----------
     high, low : Tensor of shape (n_groups, length)
         What each row is worth as a winner and as a loser. The rows of a group stand in ascending
-        order of what the teacher says.
+        order of soft label.
     weight : Tensor of shape (n_groups, length)
         Row weights, 0 where padded.
     n_losers : Tensor of int64, shape (n_groups, length)
@@ -71,31 +71,28 @@ def pair_sums(high: Tensor, low: Tensor, weight: Tensor, n_losers: Tensor, loss:
     """
     n_groups, length = high.shape
     step = max(1, _STEP // length**2)
-    if step >= n_groups:
-        return _few_pair_sums(high, low, weight, n_losers, loss)
+    rank = torch.arange(length, device=high.device)
     value, slope = high.new_zeros(()), torch.empty_like(high)
     for start in range(0, n_groups, step):
         part = slice(start, start + step)
-        some, slope[part] = _few_pair_sums(
-            high[part], low[part], weight[part], n_losers[part], loss
-        )
-        value += some
+        violation = high[part].unsqueeze(2) - low[part].unsqueeze(1)
+        violation.masked_fill_(rank >= n_losers[part].unsqueeze(2), -torch.inf)
+        losses, derivative = pair_loss(violation, loss)
+        row = weight[part].unsqueeze(1)  # row times matrix is faster than matrix times column
+        value += (weight[part] * torch.bmm(row, losses).squeeze(1)).sum()
+        slope[part] = weight[part] * torch.bmm(row, derivative.mT - derivative).squeeze(1)
     return value, slope
 
 
-def _few_pair_sums(high, low, weight, n_losers, loss: str):
-    """Sum over all pairs at once."""
-    rank = torch.arange(high.shape[1], device=high.device)
-    violation = high.unsqueeze(2) - low.unsqueeze(1)
-    violation.masked_fill_(rank >= n_losers.unsqueeze(2), -torch.inf)
-    losses, slope = pair_loss(violation, loss)
-    row = weight.unsqueeze(1)  # a row times a matrix is faster than a matrix times a column
-    value = (weight * torch.bmm(row, losses).squeeze(1)).sum()
-    return value, weight * torch.bmm(row, slope.mT - slope).squeeze(1)
-
-
 def dominance_sums(
-    high: Tensor, low: Tensor, weight: Tensor, n_losers: Tensor, power: int, *, strict: bool
+    high: Tensor,
+    low: Tensor,
+    weight: Tensor,
+    n_losers: Tensor,
+    power: int,
+    *,
+    strict: bool,
+    leaf: int = LEAF,
 ):
     """Sum a hinge loss over all pairs of padded groups in O(n log n).
 
@@ -103,7 +100,7 @@ def dominance_sums(
     ----------
     high, low : Tensor of float64, shape (n_groups, length)
         What each row is worth as a winner and as a loser. The rows of a group stand in ascending
-        order of what the teacher says.
+        order of soft label.
     weight : Tensor of float64, shape (n_groups, length)
         Row weights, 0 where padded.
     n_losers : Tensor of int64, shape (n_groups, length)
@@ -114,6 +111,8 @@ def dominance_sums(
         Whether `high` is `low` and the losers of a row are all rows that come before it but for
         those it ties with. Then each row stands once in the order, not once as a winner and once
         as a loser.
+    leaf : int
+        Longest block that is compared pair by pair.
 
     Returns
     -------
@@ -135,7 +134,7 @@ def dominance_sums(
         as_winner, as_loser = torch.cat([weight, nothing], 1), torch.cat([nothing, weight], 1)
         elements = torch.stack([torch.cat([high, low], 1), as_winner, as_loser])
     elements = elements.gather(2, order.expand(len(elements), -1, -1))
-    gain = torch.empty_like(elements[0]).scatter_(1, order, _gains(elements, power))
+    gain = torch.empty_like(elements[0]).scatter_(1, order, _gains(elements, power, leaf))
     # A power is homogeneous: Euler's theorem gives the sum from its derivatives. The derivatives of
     # a group add up to 0, so any centre will do, and one amid the values cancels least.
     centre = high.mean(dim=1, keepdim=True)
@@ -146,14 +145,14 @@ def dominance_sums(
     return value, power * (won + lost)
 
 
-def _gains(elements: Tensor, power: int) -> Tensor:
+def _gains(elements: Tensor, power: int, longest_leaf: int) -> Tensor:
     """Weigh, for each element, what it exceeds before it less what exceeds it after it.
 
     `elements` is (2 or 3, n_groups, length): value and weight, or value, weight as a winner and
     weight as a loser. An excess counts by its size for power 2, as 1 for power 1.
     """
     n_groups, length = elements.shape[1:]
-    n_halvings = max(0, (length - 1) // LEAF).bit_length()
+    n_halvings = max(0, (length - 1) // longest_leaf).bit_length()
     n_leaves = 2**n_halvings
     leaf = -(-length // n_leaves)
     elements = F.pad(elements, (0, n_leaves * leaf - length))

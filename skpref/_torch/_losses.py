@@ -1,11 +1,14 @@
-"""Torch losses of the student: pairs within a session, and a pointwise term beside them."""
+"""Losses of the network: pairs within a session, and a pointwise term beside them."""
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from skpref._torch._dominance import dominance_sums, pair_loss, pair_sums
+from skpref._torch._dominance import LEAF, dominance_sums, pair_loss, pair_sums
 
 # Longest session whose pairs are formed one by one. Longer ones take the sums of O(n log n), or
 # sampled pairs with the logistic loss. Between what is best for a batch of one session, some 300,
@@ -33,18 +36,32 @@ class _WithGradient(torch.autograd.Function):
 
 
 def _all_pairs(scores: Tensor, target: dict, criterion: "PreferenceLoss"):
-    """Weighted sum of the losses of all pairs, and its gradient by the scores."""
-    # The first entry, without weight, stands for the padding.
-    student = F.pad(scores.reshape(-1), (1, 0))
-    value, gradient = student.new_zeros(()), torch.zeros_like(student)
+    """Sum the weighted losses of all pairs; return the sum and its gradient by the scores."""
+    # The first entry, without weight, represents the padding.
+    flat = F.pad(scores.reshape(-1), (1, 0))
+    value, gradient = flat.new_zeros(()), torch.zeros_like(flat)
     for block in target["blocks"]:
         entry = block["entry"]
-        some, slope = _sum_pairs(student.take(entry), block, criterion)
-        value += some
+        sides = _sides(flat.take(entry), block, criterion)
+        block_value, slope = criterion.choose_sums(entry.shape[1])(*sides)
+        value += block_value
         # A shift of both sides of an entry is a shift of its score the other way.
         gradient.put_(entry, slope.to(gradient))
     weight = criterion.pairwise_weight
     return weight * value, -weight * gradient[1:].view_as(scores)
+
+
+def _sides(scores: Tensor, block: dict[str, Tensor], criterion: "PreferenceLoss"):
+    """Return what each entry of a block is worth as a winner and as a loser, and its weight."""
+    if criterion.sums_by_halves(scores.shape[1]):
+        scores = scores.double()  # sums over many rows
+    soft, weight = block["soft"].to(scores), block["weight"].to(scores)
+    if criterion.margin == "adaptive":
+        high = low = criterion.margin_scale * soft - scores
+    else:
+        low = -scores
+        high = low + criterion.margin_scale
+    return high, low, weight, block["n_losers"]
 
 
 def _given_pairs(scores: Tensor, target: dict[str, Tensor], criterion: "PreferenceLoss"):
@@ -62,39 +79,44 @@ def _given_pairs(scores: Tensor, target: dict[str, Tensor], criterion: "Preferen
     return (share * losses).sum(), gradient
 
 
-def _sum_pairs(student: Tensor, block: dict[str, Tensor], criterion: "PreferenceLoss"):
-    """Loss of all pairs of a block, and its derivative by a shift of both sides of each entry."""
-    long = student.shape[1] > MAX_DENSE
-    if long and criterion.loss != "logistic":
-        student = student.double()  # sums over many rows
-    teacher, weight = block["teacher"].to(student), block["weight"].to(student)
-    adaptive = criterion.margin == "adaptive"
-    low = criterion.margin_scale * teacher - student if adaptive else -student
-    high = low if adaptive else low + criterion.margin_scale
-    sides = high, low, weight, block["n_losers"]
-    if not long:
-        return pair_sums(*sides, criterion.loss)
-    if criterion.loss == "logistic":
-        return _sampled_sums(*sides)
-    power = 2 if criterion.loss == "squared_hinge" else 1
-    return dominance_sums(*sides, power, strict=adaptive and criterion.min_margin <= 0)
+def sampled_sums(
+    high: Tensor,
+    low: Tensor,
+    weight: Tensor,
+    n_losers: Tensor,
+    *,
+    n_draws: int = N_DRAWS,
+    step: int = _STEP,
+):
+    """Estimate `pair_sums` of the logistic loss without bias from random losers of each winner.
 
+    Parameters
+    ----------
+    high, low, weight, n_losers : Tensor of shape (n_groups, length)
+        As `pair_sums` takes them.
+    n_draws : int
+        Losers drawn for each winner.
+    step : int
+        Winners whose draws are held at once.
 
-def _sampled_sums(high: Tensor, low: Tensor, weight: Tensor, n_losers: Tensor):
-    """Estimate `pair_sums` of the logistic loss without bias from random losers of each winner."""
+    Returns
+    -------
+    value, slope : Tensor
+        Estimates of what `pair_sums` returns.
+    """
     n_groups, length = high.shape
     first = length * torch.arange(n_groups, device=high.device)
     first = first.repeat_interleave(length).unsqueeze(1)
     high, low, weight, n_losers = (side.flatten() for side in (high, low, weight, n_losers))
     value, slope = high.new_zeros(()), torch.zeros_like(high)
-    for part in torch.arange(len(high), device=high.device).split(_STEP):
+    for part in torch.arange(len(high), device=high.device).split(step):
         n = n_losers[part].unsqueeze(1)
-        draw = torch.rand(len(part), N_DRAWS, dtype=torch.float64, device=high.device)
-        # A winner without losers draws what stands for nothing; rounding must not draw past n.
+        draw = torch.rand(len(part), n_draws, dtype=torch.float64, device=high.device)
+        # What a winner without losers draws weighs nothing; rounding must not draw past n.
         loser = first[part] + torch.minimum((draw * n).long(), (n - 1).clamp(min=0))
         losses, derivative = pair_loss(high[part].unsqueeze(1) - low[loser], "logistic")
-        # Each pair drawn stands for n / N_DRAWS.
-        pair_weight = weight[part].unsqueeze(1) * weight[loser] * n / N_DRAWS
+        # Each pair drawn represents n / n_draws pairs.
+        pair_weight = weight[part].unsqueeze(1) * weight[loser] * n / n_draws
         value += (pair_weight * losses).sum()
         derivative = pair_weight * derivative
         slope[part] += derivative.sum(1)
@@ -113,17 +135,22 @@ class PreferenceLoss(nn.Module):
         Whether a pair must be apart by `margin_scale` times its soft-label gap, or by
         `margin_scale` itself.
     margin_scale : float
-        Margin in units of the student's scores.
+        Margin in units of the network's scores.
     pairwise_weight, pointwise_weight : float
         Weights of the two terms.
     min_margin : float
-        Least soft-label gap of the pairs that come; whether it is 0 decides which sum is taken.
+        Least soft-label gap of the valid pairs; whether it is 0 decides which sum is taken.
     class_weight : Tensor of shape (n_classes,)
         Weight of each class in the pointwise term.
-    scale : float, default=1.0
-        Factor on the scores that makes them logits in the pointwise term.
-    offsets : Tensor of shape (n_scores,) or float, default=0.0
-        Added to the scaled scores.
+    output : Output, default=None
+        Scale and offsets (tensors) that make logits of the scores in the pointwise term. None takes
+        the scores as logits.
+    max_dense : int
+        Longest session whose pairs are formed one by one.
+    n_draws : int
+        Losers that the logistic loss draws for each winner of a longer session.
+    leaf : int
+        Longest block that `dominance_sums` compares pair by pair.
 
     Notes
     -----
@@ -131,14 +158,13 @@ class PreferenceLoss(nn.Module):
     valid pairs :math:`t_i > t_j` of one session and class the term is the mean of
     :math:`\ell(s (t_i - t_j) - (f_i - f_j))`, with soft labels t, scores f and margin scale s.
 
-    Pairs of sessions of up to `MAX_DENSE` rows are formed one by one. In longer sessions the
+    Pairs of sessions of up to `max_dense` rows are formed one by one. In longer sessions the
     hinge losses are summed over all pairs in O(n log n) and double precision
-    (`skpref._torch._dominance`), and the logistic loss is estimated without bias from `N_DRAWS`
+    (`skpref._torch._dominance`), and the logistic loss is estimated without bias from `n_draws`
     random losers of each row.
     """
 
     class_weight: Tensor
-    offsets: Tensor
 
     def __init__(
         self,
@@ -150,8 +176,10 @@ class PreferenceLoss(nn.Module):
         pointwise_weight,
         min_margin,
         class_weight,
-        scale=1.0,
-        offsets=0.0,
+        output=None,
+        max_dense=MAX_DENSE,
+        n_draws=N_DRAWS,
+        leaf=LEAF,
     ):
         super().__init__()
         self.loss = loss
@@ -160,9 +188,25 @@ class PreferenceLoss(nn.Module):
         self.pairwise_weight = pairwise_weight
         self.pointwise_weight = pointwise_weight
         self.min_margin = min_margin
-        self.scale = scale
+        self.output = output
+        self.max_dense = max_dense
+        self.n_draws = n_draws
+        self.leaf = leaf
         self.register_buffer("class_weight", class_weight)
-        self.register_buffer("offsets", torch.as_tensor(offsets))
+
+    def sums_by_halves(self, length: int) -> bool:
+        """Return whether pairs of groups of this length are summed in O(n log n)."""
+        return length > self.max_dense and self.loss != "logistic"
+
+    def choose_sums(self, length: int) -> Callable:
+        """Return the function that sums the losses of the pairs of groups of this length."""
+        if length <= self.max_dense:
+            return partial(pair_sums, loss=self.loss)
+        if not self.sums_by_halves(length):
+            return partial(sampled_sums, n_draws=self.n_draws)
+        power = 2 if self.loss == "squared_hinge" else 1
+        strict = self.margin == "adaptive" and self.min_margin <= 0
+        return partial(dominance_sums, power=power, strict=strict, leaf=self.leaf)
 
     def forward(self, scores: Tensor, target: dict[str, Tensor]) -> Tensor:
         """Compute the loss of one batch.
@@ -170,29 +214,29 @@ class PreferenceLoss(nn.Module):
         Parameters
         ----------
         scores : Tensor of shape (n_rows, n_scores)
-            The student's scores; one column for a binary task.
+            The network's scores; one column for a binary task.
         target : dict of Tensor
-            What `skpref._torch._net.SessionBatches` yields beside the features.
+            The target that `SessionBatches` yields beside the features.
 
         Returns
         -------
         Tensor, scalar
             The weighted sum of the two terms; 0 for a batch without pairs.
         """
-        known = scores.detach()
-        value, gradient = known.new_zeros(()), torch.zeros_like(known)
+        values = scores.detach()
+        value, gradient = values.new_zeros(()), torch.zeros_like(values)
         if self.pairwise_weight:
-            every = _all_pairs if "blocks" in target else _given_pairs
-            value, gradient = every(known, target, self)
+            sum_pairs = _all_pairs if "blocks" in target else _given_pairs
+            value, gradient = sum_pairs(values, target, self)
         if self.pointwise_weight:
-            cross_entropy, error = self._pointwise(known, target)
+            cross_entropy, error = self._pointwise(values, target)
             value, gradient = value + cross_entropy, gradient + error
         return _WithGradient.apply(scores, value, gradient)
 
     def _pointwise(self, scores: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Cross-entropy of the rows with their soft labels, and its gradient by the scores."""
         soft, weight = target["soft"].to(scores), target["weight"].to(scores)
-        logits = self.scale * scores + self.offsets.to(scores)
+        logits = scores if self.output is None else self.output.logits(scores)
         if scores.shape[1] == 1:
             logits = F.pad(logits, (1, 0))
             soft = torch.cat([1 - soft, soft], dim=1)
@@ -202,4 +246,5 @@ class PreferenceLoss(nn.Module):
         log_prob = F.log_softmax(logits, dim=1)
         value = -(share * soft * log_prob).sum()
         error = log_prob.exp() * soft.sum(dim=1, keepdim=True) - soft
-        return value, self.scale * (share * error)[:, -scores.shape[1] :]
+        gradient = (share * error)[:, -scores.shape[1] :]
+        return value, gradient if self.output is None else self.output.scale * gradient

@@ -1,0 +1,401 @@
+"""From the arguments of `fit` to training rows: read, order, calibrate, smooth."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.utils.validation import check_consistent_length
+
+from skpref._calibrator import LLMScoreCalibrator
+from skpref._sampler import IntraSessionPairSampler
+from skpref._sessions import renumber
+from skpref._sklearn import _check_sample_weight
+from skpref._smoother import KNNLabelSmoother
+from skpref._typing import BoolArray, FloatArray, IntArray
+from skpref._validation import (
+    check_groups,
+    check_labels,
+    check_llm_scores,
+    labels_of_codes,
+    resolve_classes,
+)
+
+_ROUTING_HELP = (
+    "With metadata routing on (sklearn.set_config(enable_metadata_routing=True)), pass groups= and "
+    "llm_scores= to the outer fit, or as params={...} to cross_validate. With routing off, "
+    "GridSearchCV gives groups to the splitter only, so name the step as well: "
+    "search.fit(X, y, groups=g, clf__groups=g, clf__llm_scores=s)."
+)
+
+# Estimators that None means, by parameter.
+DEFAULT_PARTS = {
+    "calibrator": LLMScoreCalibrator,
+    "smoother": KNNLabelSmoother,
+    "pair_sampler": IntraSessionPairSampler,
+}
+
+
+class TrainingSet(NamedTuple):
+    """Training rows in canonical order; the rows of a session stand together.
+
+    Parameters
+    ----------
+    X : {ndarray, CSR matrix} of shape (n_rows, n_features), or ndarray of object, shape (n_rows,)
+        Features, texts or token ids.
+    codes : ndarray of int, shape (n_rows,)
+        Human labels as class positions, -1 where unlabelled.
+    soft : ndarray of shape (n_rows, n_classes)
+        Soft labels; a NaN row is unknown.
+    weight : ndarray of shape (n_rows,)
+        Row weights, all positive.
+    session : ndarray of int, shape (n_rows,)
+        Session codes, ascending.
+    has_scores : bool
+        Whether the soft labels are of LLM scores, not of the human labels.
+    """
+
+    X: Any
+    codes: IntArray
+    soft: FloatArray
+    weight: FloatArray
+    session: IntArray
+    has_scores: bool
+
+    def take(self, rows) -> "TrainingSet":
+        """Return the given rows."""
+        X, codes, soft, weight, session = (part[rows] for part in self[:-1])
+        return TrainingSet(X, codes, soft, weight, session, self.has_scores)
+
+    def softly_labelled(self) -> "TrainingSet":
+        """Return the rows that have a soft label."""
+        return self.take(~np.isnan(self.soft).any(axis=1))
+
+    def labelled(self) -> "TrainingSet":
+        """Return the rows that have a human label, which becomes their soft label."""
+        rows = self.take(self.codes >= 0)
+        return rows._replace(soft=np.eye(self.soft.shape[1])[rows.codes])
+
+    def with_labels_as_soft(self) -> "TrainingSet":
+        """Return all rows; those with a human label have it as their soft label."""
+        one_hot = np.eye(self.soft.shape[1], dtype=self.soft.dtype)[self.codes]
+        return self._replace(soft=np.where((self.codes >= 0)[:, None], one_hot, self.soft))
+
+
+class Prepared(NamedTuple):
+    """Training rows and what was found out on the way to them.
+
+    Parameters
+    ----------
+    training : TrainingSet
+        The rows of positive weight.
+    order : ndarray of int, shape (n_rows,)
+        Their positions among the rows given to `fit`.
+    n_given : int
+        Number of rows given to `fit`.
+    classes : ndarray of shape (n_classes,)
+        Class labels.
+    calibrator : transformer or None
+        The fitted calibrator; None if there are no LLM scores.
+    """
+
+    training: TrainingSet
+    order: IntArray
+    n_given: int
+    classes: np.ndarray
+    calibrator: Any
+
+    def soft_labels(self) -> FloatArray:
+        """Return the soft labels of the rows given to `fit`, NaN for rows of zero weight."""
+        soft = np.full((self.n_given, len(self.classes)), np.nan)
+        soft[self.order] = self.training.soft
+        return soft
+
+
+def prepare(
+    X,
+    y,
+    groups,
+    llm_scores,
+    sample_weight,
+    *,
+    classes,
+    calibrator,
+    smoother,
+    features_to_smooth: Callable,
+    fitted_calibrator=None,
+) -> Prepared:
+    """Read the arguments of `fit`, bring the rows to canonical order and soften their labels.
+
+    Parameters
+    ----------
+    X : {ndarray, CSR matrix} of shape (n_rows, n_features), or ndarray of object, shape (n_rows,)
+        Validated features or texts.
+    y, groups, llm_scores, sample_weight : array-like or None
+        As for `PairwisePreferenceClassifier.fit`.
+    classes : array-like of shape (n_classes,) or None
+        Class labels in the order of the last axis of `llm_scores`.
+    calibrator, smoother : transformer or None
+        As `make_calibrator` and `make_smoother` return them. They are fitted in place.
+    features_to_smooth : callable
+        From rows of `X` to the features that their soft labels are smoothed over.
+    fitted_calibrator : transformer or None, default=None
+        Used as it is, in place of `calibrator`.
+
+    Returns
+    -------
+    Prepared
+        The training rows.
+
+    Raises
+    ------
+    ValueError
+        If `llm_scores` come without `groups`, or arguments do not match.
+    """
+    n_rows = X.shape[0]
+    y = np.full(n_rows, -1) if y is None else y
+    check_consistent_length(X, y)
+    if llm_scores is not None:
+        if groups is None:
+            raise ValueError(
+                "llm_scores was given without groups (the session ids), so pairs would cross "
+                f"sessions. {_ROUTING_HELP}"
+            )
+        llm_scores = check_llm_scores(llm_scores, n_rows)
+    session = np.zeros(n_rows, dtype=int) if groups is None else check_groups(groups, n_rows)
+    classes, codes = _read_classes(y, llm_scores, classes)
+    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    order = np.flatnonzero(weight)
+    if not len(order):
+        raise ValueError("sample_weight is zero on every row; give some row a weight.")
+    order = order[canonical_order(X[order], session[order])]
+    X, codes, weight = X[order], codes[order], weight[order]
+    session = renumber(session[order])
+    if llm_scores is None:
+        if len(np.unique(codes)) < 2:
+            raise ValueError("y has one class only on the rows of positive sample_weight.")
+        soft: FloatArray = np.eye(len(classes))[codes]
+        fitted_calibrator = None
+    else:
+        scores = llm_scores[order]
+        if fitted_calibrator is None:
+            soft, fitted_calibrator = _calibrate(calibrator, scores, codes, session, classes)
+        else:
+            soft = fitted_calibrator.transform(scores)
+        if smoother is not None:
+            soft = smoother.fit_transform(features_to_smooth(X), soft, groups=session)
+    training = TrainingSet(X, codes, soft, weight, session, llm_scores is not None)
+    return Prepared(training, order, n_rows, classes, fitted_calibrator)
+
+
+def _read_classes(y, llm_scores, classes) -> tuple[np.ndarray, IntArray]:
+    """Return the class labels, and the labels as positions in them, -1 where unlabelled."""
+    partial = llm_scores is not None
+    labels, codes = check_labels(y, classes=classes, partial=partial)
+    if partial:
+        n_scores = llm_scores.shape[2] if llm_scores.ndim == 3 else 2
+        labels = resolve_classes(labels, classes, n_scores)
+    if len(labels) < 2:
+        raise ValueError(
+            f"y has one class only ({labels.tolist()!r}); a classifier needs at least 2 classes."
+        )
+    return labels, codes
+
+
+def _calibrate(calibrator, scores, codes, session, classes) -> tuple[FloatArray, Any]:
+    """Return soft labels and the calibrator, fitted."""
+    if "classes" in calibrator.get_params():
+        calibrator.set_params(classes=classes)
+    labels = labels_of_codes(codes, classes)
+    return calibrator.fit_transform(scores, labels, groups=session), calibrator
+
+
+def canonical_order(X, session: IntArray) -> IntArray:
+    """Return an order of the rows that depends on their content only, sessions together.
+
+    Batches and folds are drawn from this order, so neither shuffling the rows nor renaming the
+    sessions changes the fitted model.
+
+    Parameters
+    ----------
+    X : {ndarray, CSR matrix} of shape (n_rows, n_features), or ndarray of str, shape (n_rows,)
+        Features or texts.
+    session : ndarray of int, shape (n_rows,)
+        Session codes.
+
+    Returns
+    -------
+    ndarray of int, shape (n_rows,)
+        The order.
+    """
+    content = X
+    if X.ndim == 2:  # texts have an order of their own
+        direction = np.random.RandomState(0).standard_normal(X.shape[1])
+        content = X.astype(np.float64) @ direction
+    by_content = np.argsort(content, kind="stable")
+    rank = renumber(session[by_content])
+    return by_content[np.argsort(rank, kind="stable")]
+
+
+def _part(value, name: str):
+    """Return a clone of a calibrator, smoother or pair sampler; None for "passthrough"."""
+    if value is None:
+        return DEFAULT_PARTS[name]()
+    return None if isinstance(value, str) else clone(value)
+
+
+def make_calibrator(value):
+    """Return the unfitted calibrator that the parameter `calibrator` means.
+
+    Parameters
+    ----------
+    value : None, "passthrough" or transformer
+        The parameter.
+
+    Returns
+    -------
+    transformer
+        A new estimator.
+    """
+    if isinstance(value, str):
+        # Scores of several prompts must become one distribution even without calibration.
+        return LLMScoreCalibrator("mean", score_type="probability")
+    return _part(value, "calibrator")
+
+
+def make_smoother(value, random_state):
+    """Return the unfitted smoother that the parameter `smoother` means.
+
+    Parameters
+    ----------
+    value : None, "passthrough" or transformer
+        The parameter.
+    random_state : int, RandomState instance or None
+        Seed of a smoother that has none.
+
+    Returns
+    -------
+    transformer or None
+        A new estimator, or None for "passthrough".
+    """
+    smoother = _part(value, "smoother")
+    if smoother is not None and smoother.get_params().get("random_state", 0) is None:
+        smoother.set_params(random_state=random_state)
+    return smoother
+
+
+def make_pair_sampler(value):
+    """Return the pair sampler that the parameter `pair_sampler` means.
+
+    Parameters
+    ----------
+    value : None, "passthrough" or IntraSessionPairSampler
+        The parameter.
+
+    Returns
+    -------
+    IntraSessionPairSampler or None
+        A new sampler, or None for "passthrough".
+    """
+    return _part(value, "pair_sampler")
+
+
+def class_weights(kind, classes: np.ndarray, soft: FloatArray, weight: FloatArray) -> FloatArray:
+    """Return the weight of each class.
+
+    Parameters
+    ----------
+    kind : None, "balanced" or dict of {label: weight}
+        The parameter `class_weight`.
+    classes : ndarray of shape (n_classes,)
+        Class labels.
+    soft : ndarray of shape (n_rows, n_classes)
+        Soft labels; a NaN row is unknown.
+    weight : ndarray of shape (n_rows,)
+        Row weights.
+
+    Returns
+    -------
+    ndarray of shape (n_classes,)
+        The weights.
+
+    Raises
+    ------
+    ValueError
+        If a dict names a label that is not a class.
+    """
+    n_classes = len(classes)
+    if kind is None:
+        return np.ones(n_classes)
+    if isinstance(kind, dict):
+        unknown = [c for c in kind if c not in classes]
+        if unknown:
+            raise ValueError(
+                f"class_weight names classes that are not there: {unknown!r}; the classes are "
+                f"{classes.tolist()!r}."
+            )
+        return np.array([kind.get(c, 1.0) for c in classes.tolist()])
+    share = np.nansum(weight[:, None] * soft, axis=0)
+    share /= share.sum()
+    return 1 / (n_classes * np.maximum(share, 1e-3))
+
+
+def check_has_pairs(training: TrainingSet, min_margin: float) -> None:
+    """Raise if no session holds two rows whose soft labels differ enough.
+
+    Parameters
+    ----------
+    training : TrainingSet
+        The rows.
+    min_margin : float
+        Least difference of the soft labels; with 0, any difference above zero.
+
+    Raises
+    ------
+    ValueError
+        If there is no valid pair.
+    """
+    _, _, soft, _, session, _ = training.softly_labelled()
+    starts = np.flatnonzero(np.r_[True, session[1:] != session[:-1]])
+    spread = np.maximum.reduceat(soft, starts) - np.minimum.reduceat(soft, starts)
+    if not ((spread >= min_margin).any() if min_margin > 0 else (spread > 0).any()):
+        raise ValueError(
+            "groups leave no valid pair: in no session do two rows differ in their soft labels "
+            f"by min_margin={min_margin} or more. Check that groups are session ids, not row "
+            "ids, lower min_margin, or pass pairwise_weight=0 for pointwise training."
+        )
+
+
+def hold_out_sessions(
+    training: TrainingSet, fraction: float, *, needed: bool, wanted: bool, rng
+) -> BoolArray:
+    """Choose the rows of the sessions that stage 1 does not train on, labelled sessions first.
+
+    Parameters
+    ----------
+    training : TrainingSet
+        The rows.
+    fraction : float
+        Share of the sessions.
+    needed : bool
+        Whether at least one session is held out, or rows of the only one, as early stopping needs.
+    wanted : bool
+        Whether any session is held out if none is needed.
+    rng : RandomState
+        Draws the sessions.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_rows,)
+        Whether each row is held out.
+    """
+    unit = training.session
+    n_wanted = round(fraction * (unit[-1] + 1)) if wanted else 0
+    if needed:
+        if unit[-1] == 0:  # one session cannot be held out whole
+            unit = np.arange(len(unit))
+        n_wanted = max(1, round(fraction * (unit[-1] + 1)))
+    order = rng.permutation(unit[-1] + 1)
+    labelled = np.isin(order, unit[training.codes >= 0])
+    order = order[np.argsort(~labelled, kind="stable")]
+    return np.isin(unit, order[: min(n_wanted, unit[-1])])

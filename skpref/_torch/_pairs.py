@@ -1,0 +1,81 @@
+"""All pairs of a data set, as the loss takes them."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skpref._sessions import build_ladder, run_lengths
+from skpref._torch._losses import MAX_DENSE
+
+# Up to this many pairs (padding included), padding all sessions to one length is cheaper than
+# grouping them by length.
+FEW_PAIRS = 2**15
+
+
+class AllPairs:
+    """Every pair of a data set: for each row and class, which rows of its session lose to it.
+
+    The entries, one for each row and class, are sorted by session, class and soft label, so that
+    the losers of an entry are the first ones of its session and class. A last one that weighs
+    nothing stands for padding. The loss of a batch is the sum of the losses of its pairs, each
+    times the `share` of its session, by the sum of `mass` over its sessions.
+    """
+
+    def __init__(self, soft, weight, session, min_margin: float, session_weight: str):
+        ladder = build_ladder(soft, session, min_margin)
+        self.n_scores = soft.shape[1]
+        self.length = run_lengths(session)
+        self.start = (np.cumsum(self.length) - self.length) * self.n_scores
+        ends = np.r_[0.0, np.cumsum(weight[ladder.row], dtype=np.float64)]
+        won = weight[ladder.row] * (ends[ladder.start + ladder.n_losers] - ends[ladder.start])
+        self.mass = np.add.reduceat(won, self.start)
+        self.share = np.ones(len(self.mass))
+        if session_weight == "equal":
+            self.share = 1 / np.where(self.mass > 0, self.mass, np.inf)
+            self.mass = (self.mass > 0) * 1.0
+        score = ladder.row * self.n_scores + ladder.class_index
+        self.score = np.append(score, soft.size)
+        self.soft = np.append(ladder.score, 0).astype(weight.dtype)
+        self.weight = np.append(weight[ladder.row], 0).astype(weight.dtype)
+        self.n_losers = np.append(ladder.n_losers, 0)
+
+    def blocks(self, session, position, few_pairs=FEW_PAIRS) -> list[dict[str, Tensor]]:
+        """Pad the entries of some sessions to blocks of about one length.
+
+        `position` is where each score stands in the batch, the last that of the padding.
+        """
+        mass = self.mass[session]
+        session = session[mass > 0]
+        # Both rows of a pair bring the square root of what a pair of the session counts.
+        scale = np.sqrt(self.share[session] / mass.sum()).astype(self.weight.dtype)
+        blocks = []
+        for part in group_by_length(self.length[session], self.n_scores, few_pairs):
+            length = self.length[session[part], None, None]
+            place = np.arange(length.max())
+            start = self.start[session[part], None, None]
+            start = start + length * np.arange(self.n_scores)[:, None]
+            entry = np.where(place < length, start + place, len(self.score) - 1)
+            weight = self.weight[entry] * scale[part, None, None]
+            columns = {
+                "entry": position[self.score[entry]],
+                "soft": self.soft[entry],
+                "weight": weight,
+                "n_losers": self.n_losers[entry],
+            }
+            block = {k: torch.from_numpy(v.reshape(-1, len(place))) for k, v in columns.items()}
+            blocks.append(block)
+        return blocks
+
+
+def group_by_length(lengths: np.ndarray, n_scores: int, few_pairs: int) -> list:
+    """Return which sessions to pad together: lengths from one power of 2 to the next.
+
+    Then less than half of the result is padding. Sessions with few pairs are padded all together.
+    """
+    if not len(lengths):
+        return []
+    longest = lengths.max()
+    if longest <= MAX_DENSE and len(lengths) * n_scores * longest**2 <= few_pairs:
+        return [slice(None)]
+    size = np.ceil(np.log2(lengths))
+    return [size == s for s in np.unique(size)]
