@@ -1,4 +1,4 @@
-"""Calibration of LLM scores: the raw scores of many prompts to one distribution per utterance."""
+"""Calibrate LLM scores: turn the raw scores of several prompts into one distribution per row."""
 
 import math
 from collections.abc import Iterable
@@ -25,18 +25,18 @@ from skpref._sklearn import (
 from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
 from skpref._validation import check_groups, check_labels, check_llm_scores
 
-# Added to every probability before its logarithm is taken: a vote (0 or 1) is then a strong
-# opinion, not an infinite one.
+# Added to every probability before its logarithm is taken, so that a vote (0 or 1) counts as strong
+# but finite evidence.
 _SMOOTHING = 1e-3
-# How many scores are read at a time. What is made of them then fits the cache, and memory does
-# not grow with the rows.
+# Number of scores to process at a time, so that intermediate arrays fit into the cache and memory
+# does not grow with the number of rows.
 _CHUNK_SIZE = 1 << 16
 _LABEL_FREE = ("mean", "batch")
 _LEARNED = ["prompt_weights_", "prompt_offsets_", "class_scales_", "class_bias_", "temperature_"]
 
 
 class _Scores(NamedTuple):
-    """What each prompt says, as distributions (n, n_prompts, n_classes); NaN where missing."""
+    """The prompts' scores as distributions (n, n_prompts, n_classes), NaN if missing."""
 
     prob: FloatArray
     log: FloatArray
@@ -44,31 +44,31 @@ class _Scores(NamedTuple):
     def take(self, rows: IntArray | BoolArray) -> "_Scores":
         return _Scores(self.prob[rows], self.log[rows])
 
-    def known(self) -> BoolArray:
-        """Tell which rows have at least one prompt's scores."""
+    def has_score(self) -> BoolArray:
+        """Return which rows have the scores of at least one prompt."""
         return np.asarray((~np.isnan(self.log[:, :, 0])).any(axis=1))
 
 
 def _chunks(n_rows: int, n_columns: int) -> list[slice]:
-    """Cut rows into pieces of about `_CHUNK_SIZE` scores."""
+    """Split rows into chunks of about `_CHUNK_SIZE` scores."""
     step = max(_CHUNK_SIZE // n_columns, 1)
     return [slice(start, start + step) for start in range(0, n_rows, step)]
 
 
-def _mean_of_known(values: FloatArray) -> FloatArray:
-    """Mean over prompts without the NaN, and NaN where there is nothing else."""
-    known = ~np.isnan(values)
-    count = known.sum(axis=1)
-    return np.where(known, values, 0).sum(axis=1) / np.where(count, count, np.nan)
+def _mean_over_prompts(values: FloatArray) -> FloatArray:
+    """Average over the prompts, ignoring NaN; NaN if no prompt has a value."""
+    present = ~np.isnan(values)
+    count = present.sum(axis=1)
+    return np.where(present, values, 0).sum(axis=1) / np.where(count, count, np.nan)
 
 
 def _mean_over_rows(chunks: Iterable[FloatArray]) -> FloatArray:
-    """Mean over the rows of all chunks without the NaN, and NaN where there is nothing else."""
+    """Average over the rows of all chunks, ignoring NaN; NaN if no row has a value."""
     total = count = np.zeros(1)
     for values in chunks:
-        known = ~np.isnan(values)
-        total = total + np.where(known, values, 0).sum(axis=0)
-        count = count + known.sum(axis=0)
+        present = ~np.isnan(values)
+        total = total + np.where(present, values, 0).sum(axis=0)
+        count = count + present.sum(axis=0)
     return total / np.where(count, count, np.nan)
 
 
@@ -76,7 +76,7 @@ def _from_probabilities(scores: FloatArray) -> _Scores:
     if scores.shape[2] == 1:
         scores = np.concatenate([1 - scores, scores], axis=2)
     total = scores.sum(axis=2, keepdims=True)
-    # Zero for every class says as little as no score at all.
+    # Zero for every class carries no information, so it is treated as a missing score.
     prob = scores / np.where(total > 0, total, np.nan)
     return _Scores(prob, np.log((prob + _SMOOTHING) / (1 + _SMOOTHING * prob.shape[2])))
 
@@ -92,7 +92,7 @@ class _Mean:
     """Arithmetic mean of the prompts' distributions."""
 
     def predict(self, scores: _Scores) -> FloatArray:
-        return _mean_of_known(scores.prob)
+        return _mean_over_prompts(scores.prob)
 
 
 class _Pool(NamedTuple):
@@ -104,9 +104,12 @@ class _Pool(NamedTuple):
     bias: FloatArray
 
     def corrected(self, scores: _Scores) -> FloatArray:
-        """Log-scores less the offsets; a row's other prompts share a missing one's weight."""
+        """Subtract the offsets from the log-scores; fill missing prompts with the row's mean.
+
+        The mean lets the other prompts of the row share the weight of a missing one.
+        """
         log = scores.log - self.offsets
-        return np.where(np.isnan(log), _mean_of_known(log)[:, None], log)
+        return np.where(np.isnan(log), _mean_over_prompts(log)[:, None], log)
 
     def ensemble(self, scores: _Scores) -> FloatArray:
         return log_softmax(np.einsum("npk,p->nk", self.corrected(scores), self.weights), axis=1)
@@ -116,7 +119,7 @@ class _Pool(NamedTuple):
 
 
 class _Isotonic(NamedTuple):
-    """One increasing step function per class on the label-free pool's probability."""
+    """One increasing step function per class of the label-free pool's probability."""
 
     pool: _Pool
     steps: list[IsotonicRegression]
@@ -131,10 +134,10 @@ _Model = _Mean | _Pool | _Isotonic
 
 
 class _Labelled(NamedTuple):
-    """The rows with a label and a score, their classes, and what the method learns from.
+    """The rows that have a label and a score, their classes, and the features of the method.
 
-    `features` are (n_rows, n_classes, n_features), of the float type of the scores: with
-    "log_pool" and labels on all rows they are as large as the scores.
+    `features` has shape (n_rows, n_classes, n_features) and the float type of the scores, because
+    with "log_pool" and labels on all rows it is as large as the scores.
     """
 
     row: IntArray
@@ -142,14 +145,15 @@ class _Labelled(NamedTuple):
     features: FloatArray
 
     def n_classes(self, train: IntArray) -> int:
-        """Count the classes that occur in the rows at the positions `train`."""
+        """Count the classes that occur at the positions `train`."""
         return len(np.unique(self.codes[train]))
 
 
 def _label_free_pool(offsets: FloatArray, method: str) -> _Pool:
-    """Pool with equal weights; most methods take off each prompt's mean log-score over all rows."""
+    """Build a pool with equal weights; most methods subtract each prompt's mean log-score."""
     seen = ~np.isnan(offsets[:, 0])
-    # A bias drawn towards equal classes takes more labels than one drawn towards the LLM's shares.
+    # Subtracting the offsets pulls the bias towards equal classes, which takes more labels to
+    # overcome than a bias pulled towards the LLM's class shares.
     if method in ("temperature", "log_pool"):
         offsets = 0 * offsets
     n_classes = offsets.shape[1]
@@ -157,7 +161,7 @@ def _label_free_pool(offsets: FloatArray, method: str) -> _Pool:
 
 
 def _features(pool: _Pool, method: str, scores: _Scores) -> FloatArray:
-    """Give what `method` learns from, (n, n_classes, n_features)."""
+    """Return the features from which `method` learns, (n, n_classes, n_features)."""
     if method == "log_pool":
         return pool.corrected(scores)[:, pool.weights > 0].transpose(0, 2, 1)
     reduced = pool.predict(scores) if method == "isotonic" else pool.ensemble(scores)
@@ -169,8 +173,9 @@ def _fit_softmax(
 ) -> tuple[FloatArray, FloatArray]:
     """Fit `softmax(sum_f theta_kf features_kf + b_k)`, theta >= 0, by penalised likelihood.
 
-    `start` is (n_classes, n_features), or (1, n_features) for one theta of all classes. The
-    penalty `sum(penalty / 2 * (params - start)**2)` is on theta, then b, which starts at 0.
+    `start` is (n_classes, n_features), or (1, n_features) if all classes share theta. The penalty
+    is `sum(penalty / 2 * (params - start)**2)`, where `params` is theta followed by b, which
+    starts at 0.
     """
     n_classes, n_features = labelled.features.shape[1:]
     origin = np.append(start, np.zeros(n_classes))
@@ -201,12 +206,12 @@ def _fit_softmax(
 
 
 def _fit_pool(pool: _Pool, labelled: _Labelled, train: IntArray, method: str, C: float) -> _Pool:
-    """Learn weights, scales or bias of a pool from the labelled rows at `train`."""
+    """Learn the weights, scales or bias of a pool from the labelled rows at `train`."""
     n_classes, seen = len(pool.bias), pool.weights > 0
     start: FloatArray = np.ones((n_classes if method == "beta" else 1, 1))
     if method == "log_pool":
         start = pool.weights[None, seen]
-    # Doubling every prompt halves the weights; this keeps their penalty as it was.
+    # Duplicating every prompt halves the weights; this factor keeps their penalty unchanged.
     strength = start.shape[1] / C
     theta, bias = _fit_softmax(
         labelled,
@@ -224,7 +229,7 @@ def _fit_pool(pool: _Pool, labelled: _Labelled, train: IntArray, method: str, C:
 
 def _fit_isotonic(pool: _Pool, labelled: _Labelled, train: IntArray) -> _Isotonic:
     codes = labelled.codes[train]
-    # Platt's smoothed targets as limits: no class is ever ruled out, so no row sums to zero.
+    # Platt's smoothed targets as limits. No class gets probability zero, so no row sums to zero.
     low = 1 / (len(codes) + 2)
     steps = [
         IsotonicRegression(y_min=low, y_max=1 - low, out_of_bounds="clip").fit(
@@ -236,19 +241,19 @@ def _fit_isotonic(pool: _Pool, labelled: _Labelled, train: IntArray) -> _Isotoni
 
 
 def _predict(model: _Model, scores: _Scores) -> FloatArray:
-    """Distributions, NaN in the rows without any score."""
-    known = scores.known()
-    prob = np.full((len(known), scores.log.shape[2]), np.nan)
-    if known.any():
-        prob[known] = model.predict(scores.take(known))
+    """Compute the distributions; rows without any score are NaN."""
+    has_score = scores.has_score()
+    prob = np.full((len(has_score), scores.log.shape[2]), np.nan)
+    if has_score.any():
+        prob[has_score] = model.predict(scores.take(has_score))
     return prob
 
 
 class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
     """Ensemble and calibrate an LLM's raw scores.
 
-    Turns the scores that several prompts gave each utterance into one class distribution, with
-    the help of the human labels that exist. The default is made for few labels.
+    Combine the scores that several prompts gave each utterance into one class distribution, using
+    the human labels that are available. The default is designed for few labels.
 
     Parameters
     ----------
@@ -258,57 +263,57 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         ``log s_pk`` over all rows of `fit`, labelled or not.
 
         - "mean": mean of the prompts' probabilities. Uses no labels.
-        - "batch": ``g_k ∝ exp(mean_p (log s_pk - o_pk))``, which takes out each prompt's
-          preference for some classes [1]_. Uses no labels, but takes many rows of `fit`.
+        - "batch": ``g_k ∝ exp(mean_p (log s_pk - o_pk))``, which removes each prompt's
+          preference for certain classes [1]_. Uses no labels, but needs many rows in `fit`.
         - "temperature": ``∝ exp(mean_p log s_pk / T)`` [2]_.
-        - "sigmoid": ``∝ exp(a log g_k + b_k)`` with a >= 0, Platt scaling [3]_ when there
-          are two classes.
-        - "beta": ``∝ exp(a_k log g_k + b_k)`` with all a_k >= 0, beta calibration [4]_ when there
-          are two classes.
-        - "isotonic": an increasing step function per class on ``g_k``, then normalised [5]_.
+        - "sigmoid": ``∝ exp(a log g_k + b_k)`` with a >= 0; for two classes, Platt scaling [3]_.
+        - "beta": ``∝ exp(a_k log g_k + b_k)`` with all a_k >= 0; for two classes, beta
+          calibration [4]_.
+        - "isotonic": an increasing step function of ``g_k`` for each class, then normalised [5]_.
           Needs several hundred labels.
         - "log_pool": ``∝ exp(sum_p w_p log s_pk + b_k)`` with all w_p >= 0, a logarithmic
           opinion pool [6]_ that learns which prompts to trust.
     score_type : {"auto", "probability", "log_odds", "raw"}, default="auto"
-        What the scores are. "probability": within [0, 1], votes included; renormalised over the
-        classes. "log_odds": the logit (2-D) or unnormalised log-probabilities (3-D). "raw": any
-        rating, standardised per prompt and then read as log-odds. "auto" is "probability" if all
-        scores of `fit` lie within [0, 1], else "raw".
+        Type of the scores. "probability": within [0, 1], including votes; normalised over the
+        classes. "log_odds": logits (2-D) or unnormalised log-probabilities (3-D). "raw": any
+        rating; standardised per prompt, then treated as log-odds. "auto" is "probability" if all
+        scores in `fit` are within [0, 1], otherwise "raw".
     classes : array-like of shape (n_classes,), default=None
-        Class labels in the order of the last axis of the scores. None takes the sorted labels in
-        `y`, or 0, 1, ... when there are none. Needed when a class has no label.
+        Class labels in the order of the last axis of the scores. None uses the sorted labels in
+        `y`, or 0, 1, ... if there are no labels. Required if a class has no label.
     C : float, default=0.1
-        Inverse strength of the L2 penalty that pulls weights, scales and bias toward the
+        Inverse strength of the L2 penalty that pulls weights, scales and bias towards the
         label-free pool ("batch", or the uncalibrated mean of log-scores for "temperature" and
-        "log_pool"). The smaller, the fewer labels it takes and the less they can change. Not used
+        "log_pool"). With a smaller value, fewer labels suffice, but they can change less. Not used
         by "mean", "batch" and "isotonic".
     cv : int, default=5
-        Largest number of folds of the cross-fitting in `fit_transform`.
+        Largest number of folds for cross-fitting in `fit_transform`.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
         Class labels, in the order of the columns of the output.
     method_ : str
-        The method used: `method`, or "batch" where there were too few labels for it.
+        The method used: `method`, or "batch" if there were too few labels for `method`.
     score_type_ : str
         The score type used.
     n_prompts_ : int
         Number of prompts.
     prompt_weights_ : ndarray of shape (n_prompts,)
-        Weight of each prompt in the pool. Not with "mean".
+        Weight of each prompt in the pool. Not available with "mean".
     prompt_offsets_ : ndarray of shape (n_prompts, n_classes)
-        What is taken off each prompt's log-scores, NaN for a prompt without any. Not with "mean".
+        Offsets subtracted from each prompt's log-scores, NaN for a prompt without any score. Not
+        available with "mean".
     class_scales_ : ndarray of shape (n_classes,)
-        Scale of the ensemble's log-probabilities. Not with "mean" and "isotonic".
+        Scale of the ensemble's log-probabilities. Not available with "mean" and "isotonic".
     class_bias_ : ndarray of shape (n_classes,)
-        Bias of each class. Not with "mean" and "isotonic".
+        Bias of each class. Not available with "mean" and "isotonic".
     temperature_ : float
-        The temperature T. Only with "temperature".
+        The temperature T. Available only with "temperature".
     n_features_in_ : int
         Number of columns of the scores as a table.
     feature_names_in_ : ndarray of shape (n_features_in_,)
-        Names of those columns. Only when the scores came as a frame with string names.
+        Names of those columns. Available only if the scores are a frame with string column names.
 
     See Also
     --------
@@ -316,9 +321,9 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
 
     Notes
     -----
-    A prompt with NaN for any class of a row, or zero probability for all, is missing in that row,
-    and the others share its weight evenly. A prompt without any score in `fit` is ignored. A row
-    without any score comes out as NaN.
+    If the scores of a prompt for a row contain NaN for any class or zero probability for all
+    classes, the prompt is missing in that row, and the others share its weight evenly. A prompt
+    without any score in `fit` is ignored. A row without any score gets NaN.
 
     Probabilities are smoothed to ``(s + 0.001) / (1 + 0.001 n_classes)`` before their logarithm is
     taken, so a vote counts like a probability of .999.
@@ -369,7 +374,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         "cv": [Interval(Integral, 2, None, closed="left")],
     }
 
-    # fit_transform gets groups from a Pipeline under metadata routing without further ado.
+    # Lets a Pipeline under metadata routing pass groups to fit_transform without a request.
     __metadata_request__fit: ClassVar[dict] = {"groups": True}
 
     def __init__(
@@ -397,18 +402,18 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         ----------
         X : array-like of shape (n, n_prompts, n_classes), (n, n_prompts) or \
                 (n, n_prompts * n_classes)
-            Raw LLM scores, NaN where there is none. Two dimensions hold the scores of the
-            positive class of a binary task or, when `classes` or `y` name more than two, the
-            classes of the first prompt, then those of the second, and so on.
+            Raw LLM scores, NaN if missing. Two-dimensional scores are those of the positive class
+            of a binary task or, if `classes` or `y` name more than two classes, the scores of all
+            classes by the first prompt, then by the second, and so on.
         y : array-like of shape (n,), default=None
-            Human labels; -1 (numbers) or None/NaN (objects) marks a row without one.
+            Human labels; -1 (numbers) or None/NaN (objects) marks an unlabelled row.
         groups : array-like of shape (n,), default=None
             Session ids. Only checked here; `fit_transform` uses them.
 
         Returns
         -------
         LLMScoreCalibrator
-            Itself.
+            The fitted calibrator.
 
         Raises
         ------
@@ -419,7 +424,8 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         Warns
         -----
         UserWarning
-            If `method` needs labels of at least two classes and there are none: "batch" is used.
+            If `method` needs labels of at least two classes and they are not available. "batch" is
+            used instead.
         """
         self._fit(X, y, groups)
         return self
@@ -430,8 +436,9 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
     ) -> FloatArray:
         """Learn the calibration and apply it, cross-fitted by session.
 
-        Each labelled row is calibrated without the labels of its session's fold, all other rows
-        with all labels. Rows labelled in one single session get the label-free "batch".
+        Each labelled row is calibrated without the labels of the fold that contains its session.
+        All other rows are calibrated with all labels. If only one session has labels, its labelled
+        rows are calibrated by the label-free "batch".
 
         Parameters
         ----------
@@ -441,7 +448,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         y : array-like of shape (n,), default=None
             Human labels, as in `fit`.
         groups : array-like of shape (n,), default=None
-            Session ids. None does without cross-fitting, as ``fit(X, y).transform(X)``.
+            Session ids. None disables cross-fitting, as in ``fit(X, y).transform(X)``.
 
         Returns
         -------
@@ -470,7 +477,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         ----------
         X : array-like of shape (n, n_prompts, n_classes), (n, n_prompts) or \
                 (n, n_prompts * n_classes)
-            Raw LLM scores, in the form that `fit` got.
+            Raw LLM scores, in the same form as in `fit`.
 
         Returns
         -------
@@ -504,8 +511,8 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         tags.input_tags.allow_nan = True
         tags.input_tags.three_d_array = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        # A plain table holds the scores of a binary task: only classes, 3-D scores or a width
-        # that happens to fit can make it more.
+        # A plain table holds the scores of a binary task. More classes need `classes`, 3-D scores
+        # or a number of columns that happens to fit.
         multi_class = self.classes is not None and np.size(self.classes) > 2
         tags.classifier_tags = ClassifierTags(multi_class=multi_class)
         return tags
@@ -518,7 +525,8 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         codes = self._set_layout(table, shape, y)
         self.score_type_ = self._resolve_score_type(table)
         self._set_scale(table)
-        offsets = _mean_over_rows(self._read(rows).log for rows in self._pieces(table))
+        pieces = self._pieces(table)
+        offsets = _mean_over_rows(self._to_distributions(rows).log for rows in pieces)
         self._seen = ~np.isnan(offsets[:, 0])
         if not self._seen.any():
             raise ValueError("llm_scores has no row with a score; pass at least one.")
@@ -528,8 +536,8 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         return table, offsets, labelled
 
     def _as_table(self, X, *, reset: bool) -> tuple[FloatArray, tuple[int, int] | None]:
-        """Check the scores; return them as a table, and (n_prompts, n_classes) if X was 3-D."""
-        # np.ndim would go through __array_function__, which an array-like need not support.
+        """Check the scores; return them as a table, and (n_prompts, n_classes) if X is 3-D."""
+        # np.ndim would call __array_function__, which an array-like need not support.
         n_dims, shape = getattr(X, "ndim", None) or np.asarray(X).ndim, None
         if n_dims not in (2, 3):
             raise ValueError(
@@ -543,7 +551,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
             if not reset and shape != (self.n_prompts_, self._n_columns):
                 raise ValueError(
                     f"llm_scores has {shape} prompts and columns per prompt but fit saw "
-                    f"{(self.n_prompts_, self._n_columns)}; pass scores in the form that fit got."
+                    f"{(self.n_prompts_, self._n_columns)}; pass scores in the same form as in fit."
                 )
             X = X.reshape(len(X), math.prod(X.shape[1:]))
         table = validate_data(
@@ -552,7 +560,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         return table, shape
 
     def _set_layout(self, table: FloatArray, shape: tuple[int, int] | None, y) -> IntArray:
-        """Find the classes and the columns per prompt; return the labels' codes."""
+        """Determine the classes and the columns per prompt; return the codes of the labels."""
         labels = np.full(len(table), -1) if y is None else y
         classes, codes = check_labels(labels, classes=self.classes, partial=True)
         if len(codes) != len(table):
@@ -590,17 +598,17 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         return "raw" if low < 0 or high > 1 else "probability"
 
     def _pieces(self, table: FloatArray, rows: IntArray | None = None) -> Iterable[FloatArray]:
-        """Yield the table, or only the given rows of it, in pieces of a bounded size."""
+        """Yield the table, or only the given rows of it, in chunks of bounded size."""
         n_rows = len(table) if rows is None else len(rows)
         for part in _chunks(n_rows, table.shape[1]):
             yield table[part if rows is None else rows[part]]
 
     def _set_scale(self, table: FloatArray) -> None:
-        """Learn how ratings are standardised."""
+        """Learn the location and scale by which ratings are standardised."""
         self._seen = np.ones(self.n_prompts_, dtype=bool)
         if self.score_type_ != "raw":
             return
-        # The classes of a prompt are missing together, so their means weigh the same.
+        # The classes of a prompt are missing together, so their means have equal weight.
         pieces = (self._as_scores(rows) for rows in self._pieces(table))
         centre = _mean_over_rows(pieces).mean(axis=1, keepdims=True)
         squares = ((self._as_scores(rows) - centre) ** 2 for rows in self._pieces(table))
@@ -608,14 +616,14 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         self._centre, self._spread = centre, np.where(spread > 0, spread, 1.0)
 
     def _as_scores(self, table: FloatArray) -> FloatArray:
-        """Copy rows of the table as float64 of (n, n_prompts, n_columns), NaN where missing."""
+        """Copy rows of the table as float64 of (n, n_prompts, n_columns), NaN if missing."""
         scores = table.reshape(len(table), self.n_prompts_, self._n_columns).astype(np.float64)
-        # A distribution with a hole is no distribution: the prompt counts as missing there.
+        # An incomplete distribution cannot be used, so the prompt is treated as missing there.
         scores[np.isnan(scores).any(axis=2)] = np.nan
         scores[:, ~self._seen] = np.nan
         return scores
 
-    def _read(self, table: FloatArray) -> _Scores:
+    def _to_distributions(self, table: FloatArray) -> _Scores:
         """Turn rows of the table into distributions."""
         scores = self._as_scores(table)
         if self.score_type_ == "probability":
@@ -632,42 +640,43 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
     def _predict(
         self, model: _Model, table: FloatArray, rows: IntArray | None = None
     ) -> FloatArray:
-        """Give distributions of all or the given rows, in the float type of the table."""
+        """Return the distributions of all or the given rows, in the float type of the table."""
         n_rows = len(table) if rows is None else len(rows)
         prob = np.empty((n_rows, len(self.classes_)), dtype=table.dtype)
         done = 0
         for piece in self._pieces(table, rows):
-            prob[done : done + len(piece)] = _predict(model, self._read(piece))
+            prob[done : done + len(piece)] = _predict(model, self._to_distributions(piece))
             done += len(piece)
         return prob
 
     def _take_labelled(self, table: FloatArray, codes: IntArray, offsets: FloatArray) -> _Labelled:
-        """Collect what `method` learns from; nothing for the label-free ones."""
+        """Collect the labelled rows from which `method` learns; none for label-free methods."""
         pool = _label_free_pool(offsets, self.method)
         row = np.flatnonzero(codes >= 0) if self.method not in _LABEL_FREE else np.arange(0)
         n_features = np.count_nonzero(pool.weights) if self.method == "log_pool" else 1
         features = np.empty((len(row), len(pool.bias), n_features), dtype=table.dtype)
-        known = np.zeros(len(row), dtype=bool)
+        has_score = np.zeros(len(row), dtype=bool)
         done = 0
         for part in _chunks(len(row), table.shape[1]):
-            values = _features(pool, self.method, self._read(table[row[part]]))
-            known[part] = ~np.isnan(values[:, 0, 0])
-            values = values[known[part]]
+            scores = self._to_distributions(table[row[part]])
+            values = _features(pool, self.method, scores)
+            has_score[part] = ~np.isnan(values[:, 0, 0])
+            values = values[has_score[part]]
             features[done : done + len(values)] = values
             done += len(values)
-        return _Labelled(row[known], codes[row[known]], features[:done])
+        return _Labelled(row[has_score], codes[row[has_score]], features[:done])
 
     def _learn(
         self, offsets: FloatArray, labelled: _Labelled, train: IntArray
     ) -> tuple[_Model, str]:
-        """Fit `method`, or the label-free fallback, to the labelled rows at `train`."""
+        """Fit `method`, or the label-free fallback, on the labelled rows at `train`."""
         method = self.method
         if method not in _LABEL_FREE and labelled.n_classes(train) < 2:
             method = "batch"
             warn(
                 f"method={self.method!r} needs human labels of at least two classes on rows with "
-                "scores, and from more than one session where it is cross-fitted; the label-free "
-                f"method {method!r} is used instead.",
+                "scores, from more than one session if it is cross-fitted; the label-free method "
+                f"{method!r} is used instead. Label more sessions, or pass method={method!r}.",
                 UserWarning,
                 stacklevel=5,
             )

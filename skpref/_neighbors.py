@@ -1,4 +1,4 @@
-"""The search for the known rows that vote on a row's label."""
+"""Search for the labelled rows that vote on the soft label of a row."""
 
 import hashlib
 from itertools import pairwise
@@ -10,22 +10,25 @@ from sklearn.metrics import pairwise_distances
 from sklearn.utils import gen_batches
 
 from skpref._device import resolve_device
+from skpref._optional import import_optional
 from skpref._typing import FloatArray, IntArray
 
-# Metrics whose order is that of Euclidean distance, after scaling to unit length for cosine.
+# Metrics that order rows as the Euclidean distance does (for cosine after scaling to unit length).
 FAST_METRICS = ("cosine", "euclidean", "l2", "sqeuclidean")
 
-# Contents beyond the k nearest in single precision that are measured in double precision.
+# Number of candidates, beyond the k nearest in single precision, whose distance is also computed in
+# double precision.
 _SPARE = 16
 
-# The index looks at more and more lists until it finds this share of the neighbours.
+# The index searches this many lists at first, and twice as many until it finds this share of the
+# neighbours.
 _N_PROBES, _MIN_RECALL = 8, 0.98
 
 _SINGLE = np.finfo(np.float32)
 
 
 def row_keys(X) -> np.ndarray:
-    """Hash the numbers in each row; dense and sparse rows with the same numbers agree.
+    """Hash the numbers in each row; dense and sparse rows with the same numbers get the same hash.
 
     Parameters
     ----------
@@ -51,18 +54,18 @@ def row_keys(X) -> np.ndarray:
 
 
 def _find_sorted(values: np.ndarray, table: np.ndarray) -> IntArray:
-    """Give the place of each value in a sorted table of distinct ones, -1 where it is not."""
+    """Return the position of each value in a sorted table of distinct values, -1 if missing."""
     place = np.minimum(np.searchsorted(table, values), len(table) - 1)
     return np.where(table[place] == values, place, -1)
 
 
 def _block_rows(row_bytes: int) -> int:
-    """Give the number of rows that a quarter of scikit-learn's `working_memory` holds."""
+    """Return the number of rows that fit into a quarter of scikit-learn's `working_memory`."""
     return int(np.clip(get_config()["working_memory"] * 2**20 / 4 // row_bytes, 1, 1024))
 
 
 def _rank(codes: IntArray) -> IntArray:
-    """Count the entries before each one that have the same code."""
+    """Count, for each entry, the earlier entries with the same code."""
     order = np.argsort(codes, kind="stable")
     ranks = np.empty(len(codes), dtype=np.int64)
     ranks[order] = np.arange(len(codes)) - np.searchsorted(codes[order], codes[order])
@@ -70,9 +73,10 @@ def _rank(codes: IntArray) -> IntArray:
 
 
 def _members(content: IntArray, session: IntArray, k: int) -> IntArray:
-    """List the first rows of each content, shape (n_contents, n), filled up with -1.
+    """List the first rows of each content in an array (n_contents, n) padded with -1.
 
-    k rows of each session and 2 k of each content: at most k of these are of a row's own session.
+    At most k rows per session and 2 k per content are listed. Since at most k of them belong to
+    the session of a given row, k others remain if there are as many.
     """
     row = np.flatnonzero(_rank(content * (session.max() + 1) + session) < k)
     rank = _rank(content[row])
@@ -83,8 +87,8 @@ def _members(content: IntArray, session: IntArray, k: int) -> IntArray:
 
 
 def _nearest(distance: FloatArray, voter: IntArray, k: int) -> tuple[IntArray, FloatArray]:
-    """Choose the k first entries of each row by distance, then voter."""
-    # Non-negative floats are in the order of their bits.
+    """Choose the first k entries of each row, ordered by distance, then by voter."""
+    # Non-negative floats have the same order as their bits read as integers.
     keys = distance.view(np.uint32).astype(np.uint64) << np.uint64(32)
     keys |= voter.astype(np.uint32)
     keys = np.sort(np.partition(keys, k - 1, axis=1)[:, :k], axis=1)
@@ -94,11 +98,11 @@ def _nearest(distance: FloatArray, voter: IntArray, k: int) -> tuple[IntArray, F
 
 
 class NeighborSearch:
-    """Finds the k voters nearest to each row, the first voters where several are as near.
+    """Find the k voters nearest to each row; of equally near voters, the first ones.
 
-    Voters with the same content are one candidate, so that the many copies of a common utterance
-    do not fill up the places. The contents are in the order of their hashes, so that the order of
-    the rows decides nothing.
+    A content is a distinct row of features. Voters with the same content form a single candidate,
+    so that many copies of a common utterance do not crowd out other candidates. The contents are
+    sorted by their hashes, so that the candidates do not depend on the order of the rows.
 
     Parameters
     ----------
@@ -107,9 +111,9 @@ class NeighborSearch:
     keys : ndarray of void, shape (n_voters,)
         Hashes of the rows of `X` by `row_keys`.
     session : ndarray of int, shape (n_voters,)
-        Session of each voter, from 0. A row gets no vote of its own session.
+        Session of each voter, from 0. Voters do not vote on rows of their own session.
     k : int
-        Votes that a row gets at most.
+        Largest number of votes per row.
     metric : str or callable
         Distance.
     """
@@ -120,15 +124,16 @@ class NeighborSearch:
         self.k = min(k, len(session))
         self.members = _members(self.content, session, self.k)
         self.largest_session = int(np.unique(session, return_counts=True)[1].max())
-        # The session of the contents that only one session has, else -2.
+        # The session of each content that occurs in a single session, -2 for the others.
         sessions = session[self.members]
-        alone = (sessions == sessions[:, :1]) | (self.members < 0)
-        self.only_session = np.where(alone.all(axis=1), sessions[:, 0], -2)
+        same = (sessions == sessions[:, :1]) | (self.members < 0)
+        self.only_session = np.where(same.all(axis=1), sessions[:, 0], -2)
         self.index = None
         dense = not sparse.issparse(X)
         self.fast = dense and isinstance(metric, str) and metric in FAST_METRICS
         if self.fast:
-            # Centred and scaled, rows that are far from the origin fit into single precision.
+            # Without centring and scaling, rows far from the origin would lose digits in single
+            # precision.
             self.center = self.rows.mean(axis=0, dtype=np.float64)
             self.scale = np.ptp(self.rows, axis=0).max() or 1.0
 
@@ -142,63 +147,58 @@ class NeighborSearch:
         keys : ndarray of void, shape (n_samples,)
             Hashes of the rows of `X` by `row_keys`.
         session : ndarray of int, shape (n_samples,)
-            Session of each row, negative for one that no voter has.
+            Session of each row, negative for a session without voters.
         device : str
-            Where rows are compared, any name that the estimators take.
+            Device on which rows are compared, as in the estimators.
 
         Returns
         -------
         voter : ndarray of int, shape (n_samples, k)
-            The voters, the nearest first.
+            The voters, nearest first.
         distance : ndarray of shape (n_samples, k)
-            Their distances, infinite where there is no voter.
+            Their distances, infinite if a row has fewer than k voters.
         """
-        own = _find_sorted(keys, self.keys)
+        same = _find_sorted(keys, self.keys)
         if not self.fast or sparse.issparse(X):
-            return self._compare_all(X, own, session)
+            return self._compare_all(X, same, session)
         if self.index is None:
-            return self._elect(X, own, session, self._exact_candidates(X, session, device))
-        voter, distance = self._elect(X, own, session, self._index_candidates(X))
+            return self._elect(X, same, session, self._exact_candidates(X, session, device))
+        voter, distance = self._elect(X, same, session, self._index_candidates(X))
         short = np.flatnonzero(np.isinf(distance[:, -1]))
         if len(short):
-            X, own, session = X[short], own[short], session[short]
+            X, same, session = X[short], same[short], session[short]
             candidates = self._exact_candidates(X, session, device)
-            voter[short], distance[short] = self._elect(X, own, session, candidates)
+            voter[short], distance[short] = self._elect(X, same, session, candidates)
         return voter, distance
 
     def build_index(self, X, keys, session, device, seed) -> float:
-        """Make an index that `find` uses from now on, good enough for a sample of rows.
+        """Build an index for `find` that reaches the required recall on a sample of rows.
 
         Parameters
         ----------
         X, keys, session, device
-            A sample of rows as in `find`.
+            Sample of rows, as in `find`.
         seed : int
-            Seeds the clustering.
+            Seed of the clustering.
 
         Returns
         -------
         float
-            Share of the exact neighbours of the sample that the index finds.
+            Recall: the share of the exact neighbours of the sample that the index finds.
 
         Raises
         ------
         ImportError
             If faiss is not installed.
         """
-        try:
-            import faiss
-        except ImportError as error:
-            raise ImportError(
-                "algorithm='approximate' needs faiss; install it with "
-                "`pip install \"skpref[approximate]\"`, or pass algorithm='exact'."
-            ) from error
+        purpose = "algorithm='approximate' (unlike 'exact')"
+        faiss = import_optional("faiss", purpose, "approximate")
         truth = self.find(X, keys, session, device)
         placed = self._placed_rows()
         n_rows, n_features = placed.shape
         n_lists = max(1, min(int(4 * np.sqrt(n_rows)), n_rows // 8))
         self.index = faiss.IndexIVFFlat(faiss.IndexFlatL2(n_features), n_features, n_lists)
-        # Few steps on few rows: the lists need not be good, only short.
+        # A few steps on a few rows suffice: the lists need to be short, not well clustered.
         clustering = self.index.cp
         clustering.seed, clustering.niter = seed, 5
         clustering.min_points_per_centroid, clustering.max_points_per_centroid = 1, 16
@@ -212,7 +212,7 @@ class NeighborSearch:
             self.index.nprobe = min(2 * self.index.nprobe, n_lists)
 
     def _place(self, X) -> FloatArray:
-        """Move dense rows to where they are compared, in single precision."""
+        """Transform dense rows to the space in which they are compared, in single precision."""
         X = X.astype(np.float64)
         if self.metric == "cosine":
             return (X / _length(X)[:, None]).astype(np.float32)
@@ -223,7 +223,7 @@ class NeighborSearch:
         return np.concatenate([self._place(self.rows[batch]) for batch in batches])
 
     def _exact_candidates(self, X, session: IntArray, device: str) -> IntArray:
-        """Find the contents nearest to each row by matrix products, -1 where there are less."""
+        """Find the contents nearest to each row by matrix products; pad with -1."""
         import torch
 
         device = resolve_device(device)
@@ -233,17 +233,17 @@ class NeighborSearch:
         n = min(self.k + _SPARE, len(rows))
         candidates = np.empty((len(X), n), dtype=np.int64)
         block = min(_block_rows(4 * len(rows)), len(X))
-        # Products run faster into rows that start at a multiple of 64 bytes.
-        room = torch.empty((block, -(-len(rows) // 16) * 16), device=device)[:, : len(rows)]
+        # The product is faster if each row of the output starts at a multiple of 64 bytes.
+        output = torch.empty((block, -(-len(rows) // 16) * 16), device=device)[:, : len(rows)]
         precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
         try:
             for batch in gen_batches(len(X), block):
                 placed = torch.from_numpy(self._place(X[batch])).to(device)
-                scores = torch.addmm(offset, placed, rows.T, out=room[: len(placed)])
-                if self.largest_session > 1:  # else one candidate is barred at most
-                    own = torch.from_numpy(session[batch]).to(device)
-                    scores.masked_fill_(only_session == own[:, None], -torch.inf)
+                scores = torch.addmm(offset, placed, rows.T, out=output[: len(placed)])
+                if self.largest_session > 1:  # otherwise at most one candidate is excluded
+                    excluded = torch.from_numpy(session[batch]).to(device)
+                    scores.masked_fill_(only_session == excluded[:, None], -torch.inf)
                 best, content = scores.topk(n, dim=1)
                 candidates[batch] = content.masked_fill_(best == -torch.inf, -1).cpu().numpy()
         finally:
@@ -251,34 +251,38 @@ class NeighborSearch:
         return candidates
 
     def _index_candidates(self, X) -> IntArray:
-        """Find contents near each row in the index, -1 where there are less."""
-        # The ones of the row's own session do not count, so that more are needed.
+        """Find contents near each row in the index; pad with -1."""
+        # Ask for more than k, because voters of the row's own session are excluded later.
         n = min(self.k + 1 + min(32, self.largest_session), len(self.rows))
         batches = gen_batches(len(X), 16384)
         return np.concatenate([self.index.search(self._place(X[b]), n)[1] for b in batches])
 
-    def _elect(self, X, own, session, candidates) -> tuple[IntArray, FloatArray]:
-        """Choose the nearest voters among those with the row's own content or a candidate."""
-        # The own one first: rounding, or a row of zeros, may have hidden it.
-        others = np.where(candidates == own[:, None], -1, candidates)
-        candidates = np.column_stack([own, others])
+    def _elect(self, X, same, session, candidates) -> tuple[IntArray, FloatArray]:
+        """Choose the nearest voters among those with the content of the row or of a candidate.
+
+        `same` is the content that equals the row, -1 if no voter has it.
+        """
+        # Put the equal content first: the search may have missed it because of rounding, or
+        # because the row is all zeros.
+        others = np.where(candidates == same[:, None], -1, candidates)
+        candidates = np.column_stack([same, others])
         voter = np.empty((len(X), self.k), dtype=np.int64)
         distance = np.empty((len(X), self.k))
         n_members = self.members.shape[1]
-        # 32 pairs of rows or so fit the cache of a core.
+        # The candidates of about 32 rows fit into the cache of a core.
         for batch in gen_batches(len(X), 32):
             content = candidates[batch]
             members = self.members[content].reshape(len(content), -1)
             distances = self._measure(X[batch], content)
             distances[:, 0] = 0.0
             distances = distances.repeat(n_members, axis=1)
-            barred = self.session[members] == session[batch, None]
-            distances[barred | (members < 0) | (content < 0).repeat(n_members, axis=1)] = np.inf
+            excluded = self.session[members] == session[batch, None]
+            distances[excluded | (members < 0) | (content < 0).repeat(n_members, axis=1)] = np.inf
             voter[batch], distance[batch] = _nearest(distances, members, self.k)
         return voter, distance
 
     def _measure(self, X, content: IntArray) -> FloatArray:
-        """Measure the distance of dense rows to some contents each, pair by pair."""
+        """Compute the distance of each dense row to each of its candidate contents."""
         X, rows = X.astype(np.float64), self.rows[content].astype(np.float64)
         if self.metric == "cosine":
             lengths = _length(X)[:, None] * _length(rows)
@@ -287,38 +291,38 @@ class NeighborSearch:
         squares = np.einsum("ijk,ijk->ij", rows, rows)
         return self._round(squares if self.metric == "sqeuclidean" else np.sqrt(squares))
 
-    def _compare_all(self, X, own, session) -> tuple[IntArray, FloatArray]:
-        """Choose the nearest voters by scikit-learn's distances to all of them."""
+    def _compare_all(self, X, same, session) -> tuple[IntArray, FloatArray]:
+        """Choose the nearest voters by scikit-learn's distances to all voters."""
         rows, voters = self.rows.astype(np.float64), np.arange(len(self.content))
         voter = np.empty((X.shape[0], self.k), dtype=np.int64)
         distance = np.empty((X.shape[0], self.k))
-        # Next to the distances, a block needs about three arrays of their size.
+        # Besides the distances, a block needs about three arrays of the same size.
         for batch in gen_batches(X.shape[0], _block_rows(32 * len(voters))):
             distances = pairwise_distances(X[batch].astype(np.float64), rows, metric=self.metric)
-            has_own = np.flatnonzero(own[batch] >= 0)
-            distances[has_own, own[batch][has_own]] = 0.0
+            has_same = np.flatnonzero(same[batch] >= 0)
+            distances[has_same, same[batch][has_same]] = 0.0
             distances = self._round(distances)[:, self.content]
             distances[self.session == session[batch, None]] = np.inf
             voter[batch], distance[batch] = _nearest(distances, voters, self.k)
         return voter, distance
 
     def _round(self, distance: FloatArray) -> FloatArray:
-        """Round to single precision, so that what differs by rounding only is a tie."""
+        """Round to single precision, so that distances that differ only by rounding are ties."""
         if self.metric == "cosine":
             distance[distance < _SINGLE.eps**2] = 0.0
-        # + 0.0 makes -0.0 positive. What is not a number is farthest.
+        # Adding 0.0 makes -0.0 positive. NaN becomes the largest distance.
         return (np.fmin(np.maximum(distance, 0.0), _SINGLE.max) + 0.0).astype(np.float32)
 
 
 def _length(X: FloatArray) -> FloatArray:
-    """Give the Euclidean length of each row, 1 for zeros."""
+    """Return the Euclidean length of each row, 1 for rows of zeros."""
     length = np.sqrt(np.einsum("...k,...k->...", X, X))
     return np.where(length == 0, 1.0, length)
 
 
-def _recall(found: tuple[IntArray, FloatArray], truth: tuple[IntArray, FloatArray]) -> float:
-    """Give the share of the true voters that were found, 1 where there is none to find."""
-    voter = np.where(np.isinf(found[1]), -1, found[0])
+def _recall(result: tuple[IntArray, FloatArray], truth: tuple[IntArray, FloatArray]) -> float:
+    """Return the share of the true voters that a search found, 1 if there are no true voters."""
+    voter = np.where(np.isinf(result[1]), -1, result[0])
     hits = (truth[0][:, :, None] == voter[:, None]).any(axis=2)
-    wanted = np.isfinite(truth[1])
-    return float(hits[wanted].mean()) if wanted.any() else 1.0
+    relevant = np.isfinite(truth[1])
+    return float(hits[relevant].mean()) if relevant.any() else 1.0

@@ -1,4 +1,4 @@
-"""Pairs of utterances of one session, drawn by the difference of their scores."""
+"""Draw pairs of utterances of the same session whose scores differ."""
 
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -28,11 +28,11 @@ class Pairs:
     loser : ndarray of int, shape (n_pairs,)
         Row of the utterance with the lower score.
     class_index : ndarray of int, shape (n_pairs,)
-        Class (column of the soft labels) that the scores are for.
+        Class (column of the soft labels) to which the scores belong.
     margin : ndarray of float, shape (n_pairs,)
-        Winner's score less the loser's, in the unit of the scores; always positive.
+        Winner's score minus the loser's, in the unit of the scores; always positive.
     weight : ndarray of float, shape (n_pairs,)
-        How much the pair counts in a loss; 1 on average.
+        Weight of the pair in a loss; 1 on average.
 
     See Also
     --------
@@ -50,50 +50,53 @@ class Pairs:
 
 
 def _spread(ends: np.ndarray, points: np.ndarray) -> IntArray:
-    """Find the interval of each point; both ascend, and `ends` are the intervals' excluded ends.
+    """Find the interval of each point, given the excluded ends of the intervals; both ascend.
 
-    As `searchsorted(ends, points, side="right")`, which is slower where points outnumber ends.
+    Equivalent to `searchsorted(ends, points, side="right")`, which is slower if there are more
+    points than ends.
     """
     counts = np.diff(np.searchsorted(points, ends), prepend=0)
     return np.repeat(np.arange(len(ends)), counts)
 
 
 def _decode(ladder: Ladder, number: IntArray) -> tuple[IntArray, IntArray]:
-    """Turn ascending numbers of valid pairs into positions of winner and loser in the ladder."""
+    """Turn ascending numbers of valid pairs into positions of winners and losers in the ladder."""
     ends = np.cumsum(ladder.n_losers)
     winner = _spread(ends, number)
     return winner, number + (ladder.start + ladder.n_losers - ends)[winner]
 
 
 def _choose_distinct(sizes: IntArray, cap: int, rng: np.random.RandomState) -> IntArray:
-    """Choose all items of each session, or `cap` random ones of a session with more.
+    """Choose all items of each session, or `cap` random items if the session has more.
 
-    The items are numbered session by session. Gives the numbers chosen, ascending, in memory of
-    O(sessions + numbers chosen).
+    The items are numbered session by session. Return the chosen numbers in ascending order, using
+    memory of O(sessions + chosen numbers).
     """
-    # Of a short session the items to leave are drawn, so that at most half are drawn of any.
-    leave = sizes < 2 * cap
-    wanted = np.where(leave, np.maximum(sizes - cap, 0), cap)
+    # In a session with fewer than 2 * cap items, draw the items to leave out instead of those to
+    # keep, so that at most half of the items of any session are drawn.
+    leave_out = sizes < 2 * cap
+    n_draws = np.where(leave_out, np.maximum(sizes - cap, 0), cap)
     ends = np.cumsum(sizes)
     drawn = np.empty(0, dtype=np.int64)
-    missing = wanted
-    # Hence less than half of a round's draws, on average, repeat one, and few rounds are needed.
-    # How many are drawn never depends on which, so each subset is equally likely.
+    missing = n_draws
+    # Then, on average, less than half of the draws of a round are repetitions, and few rounds are
+    # needed. The number of draws never depends on the items drawn, so each subset is equally
+    # likely.
     while missing.any():
         session = np.repeat(np.arange(len(sizes)), missing)
         new = rng.randint(sizes[session], dtype=np.int64) + (ends - sizes)[session]
-        # A stable sort merges what is sorted already.
+        # A stable sort merges the part that is already sorted.
         drawn = np.sort(np.concatenate([drawn, new]), kind="stable")
         drawn = drawn[np.diff(drawn, prepend=-1) > 0]
-        missing = wanted - np.diff(np.searchsorted(drawn, ends), prepend=0)
-    listed = concatenate_ranges((ends - sizes)[leave], sizes[leave])
+        missing = n_draws - np.diff(np.searchsorted(drawn, ends), prepend=0)
+    listed = concatenate_ranges((ends - sizes)[leave_out], sizes[leave_out])
     return np.setxor1d(drawn, listed, assume_unique=True)
 
 
 def _every_pair(
     ladder: Ladder, cap: int | None, rng: np.random.RandomState
 ) -> tuple[IntArray, IntArray]:
-    """List every valid pair, or `cap` random ones of each session with more."""
+    """List every valid pair, or `cap` random pairs of each session that has more."""
     if cap is None:
         winner = np.repeat(np.arange(len(ladder.n_losers)), ladder.n_losers)
         return winner, concatenate_ranges(ladder.start, ladder.n_losers)
@@ -105,14 +108,14 @@ def _every_pair(
 def _uniform_pairs(
     ladder: Ladder, n_pairs: int, rng: np.random.RandomState
 ) -> tuple[IntArray, IntArray]:
-    """Draw valid pairs with replacement, each as likely as any other."""
-    able = np.flatnonzero(ladder.n_losers)
-    n_losers = ladder.n_losers[able]
-    if not len(able):
-        return able, able
-    # How often each winner is drawn, then which of its losers: nothing has to be sorted.
+    """Draw valid pairs with replacement, all equally likely."""
+    winners = np.flatnonzero(ladder.n_losers)
+    n_losers = ladder.n_losers[winners]
+    if not len(winners):
+        return winners, winners
+    # Drawing the count of each winner first, then its losers, avoids sorting.
     drawn = rng.multinomial(n_pairs, n_losers / n_losers.sum())
-    winner = np.repeat(able, drawn)
+    winner = np.repeat(winners, drawn)
     offset = (rng.random_sample(n_pairs) * np.repeat(n_losers, drawn)).astype(np.int64)
     return winner, ladder.start[winner] + offset
 
@@ -120,13 +123,15 @@ def _uniform_pairs(
 def _margin_pairs(
     ladder: Ladder, n_pairs: int, rng: np.random.RandomState
 ) -> tuple[IntArray, IntArray]:
-    """Draw valid pairs with replacement, as likely as their margin is large.
+    """Draw valid pairs with replacement, with probability proportional to their margin.
 
-    The winner is drawn by the sum of its margins, then the loser by the inverse of
-    `m -> m t_winner - (t_1 + ... + t_m)`, the sum of the margins over the `m` lowest losers.
+    The winner is drawn with probability proportional to the sum of its margins, then the loser by
+    the inverse of `m -> m t_winner - (t_1 + ... + t_m)`, the sum of the margins to the `m` lowest
+    losers.
     """
     start, n_losers = ladder.start, ladder.n_losers
-    # Margins are differences; heights above the lowest score of the session cancel less.
+    # Margins are differences. Measured from the lowest score of the session, the scores are smaller
+    # and lose fewer digits to cancellation.
     height = ladder.score - ladder.score[start]
     below = np.concatenate([[0.0], np.cumsum(height)])
 
@@ -137,7 +142,7 @@ def _margin_pairs(
     ends = np.cumsum(mass)
     size = n_pairs if n_losers.any() else 0
     total = float(ends[-1]) if size else 0.0
-    # A product with a number below 1 may still round up to the total, past the last winner.
+    # The product with a number below 1 may still round up to the total, beyond the last winner.
     target = np.minimum(rng.uniform(size=size) * total, np.nextafter(total, 0.0))
     target.sort()
     winner = _spread(ends, target)
@@ -147,7 +152,7 @@ def _margin_pairs(
 
 
 def _adjacent_pairs(ladder: Ladder) -> tuple[IntArray, IntArray]:
-    """Pair each entry with its highest valid loser; tied winners share tied losers in turn."""
+    """Pair each entry with its highest valid loser; tied winners take tied losers in turn."""
     tie = run_starts(ladder.session, ladder.class_index, ladder.score)
     winner = np.flatnonzero(ladder.n_losers)
     highest = ladder.start[winner] + ladder.n_losers[winner] - 1
@@ -156,12 +161,12 @@ def _adjacent_pairs(ladder: Ladder) -> tuple[IntArray, IntArray]:
 
 
 def _check_scores(y: ArrayLike) -> FloatArray:
-    """Check the scores and make them float64 of shape (n_samples, n_classes)."""
+    """Check the scores and return them as float64 of shape (n_samples, n_classes)."""
     values = np.asarray(y)
     if values.dtype.kind in "USO" and any(isinstance(v, str | bytes) for v in values.flat):
         raise ValueError(
             "y holds strings, which have no order; pass numeric y: real scores, soft labels, or "
-            "class labels encoded as numbers, higher meaning preferred."
+            "class labels encoded as numbers, of which the higher is preferred."
         )
     scores = check_array(
         y,
@@ -177,37 +182,38 @@ def _check_scores(y: ArrayLike) -> FloatArray:
 class IntraSessionPairSampler(DocLinkMixin, BaseEstimator):
     """Draw preference pairs between utterances of the same session.
 
-    Two rows make a pair where they are of one session and their scores differ: the winner's
-    score is higher than the loser's, by at least `min_margin`. With soft labels of several
-    classes, each class gives pairs of its own. A row whose score is NaN is in no pair.
+    Two rows of the same session form a valid pair if the winner's score exceeds the loser's by
+    at least `min_margin`. With soft labels of several classes, each class has its own pairs. A row
+    whose score is NaN is in no pair.
 
     Parameters
     ----------
     strategy : {"all", "uniform", "margin", "adjacent"}, default="all"
-        Which of the valid pairs to give.
+        Which of the valid pairs to return.
 
         - "all": every valid pair.
         - "uniform": `n_pairs` drawn with replacement, each valid pair of any session equally
           likely.
         - "margin": `n_pairs` drawn with replacement, each valid pair with a probability
           proportional to its margin.
-        - "adjacent": each row as winner against the highest-scored row of its session that is
-          a valid loser, so at most one pair per row and class. Where winners tie in score
-          and losers tie in score, the winners take the losers in turn, in row order.
+        - "adjacent": each row as the winner against the highest-scored valid loser of its
+          session, so at most one pair per row and class. If several winners have the same score
+          and several losers have the same score, the winners take the losers in turn, in row
+          order.
     n_pairs : int, default=None
         Number of pairs to draw with "uniform" and "margin". None draws as many as there are
         rows. Ignored by the other strategies.
     min_margin : float, default=0.0
-        Least difference of scores, in the unit of the scores. With 0, any difference above zero.
+        Smallest difference of scores in a valid pair, in the unit of the scores. With 0, any
+        difference above zero is valid.
     max_pairs_per_session : int, default=None
-        Keep at most this many pairs of a session, over all classes together: a uniform random
-        subset, without replacement, of the pairs that the strategy gives. None keeps all.
+        Largest number of pairs per session, over all classes together. If the strategy returns
+        more, a uniform random subset is kept, drawn without replacement. None keeps all.
     session_weight : {"equal", "pairs"}, default="equal"
-        "equal" weighs pairs so that each session that has a pair has the same total weight and
-        long sessions don't drown short ones; the weights are 1 on average. "pairs" gives each
-        pair weight 1.
+        "equal" gives the same total weight to each session that has a pair, so that long sessions
+        do not outweigh short ones; the weights are 1 on average. "pairs" gives each pair weight 1.
     random_state : int, RandomState instance or None, default=None
-        Seed of the draws and of the signs of `fit_resample`. With an int, each call gives the
+        Seed of the draws and of the signs in `fit_resample`. With an int, each call returns the
         same result.
 
     Attributes
@@ -221,23 +227,23 @@ class IntraSessionPairSampler(DocLinkMixin, BaseEstimator):
     See Also
     --------
     PairwisePreferenceClassifier : Classifier that learns from such pairs.
-    KNNLabelSmoother : Makes soft labels less noisy before they are compared.
+    KNNLabelSmoother : Reduces the noise of soft labels before they are compared.
 
     Notes
     -----
     Memory is O(rows + pairs drawn): "uniform", "margin" and `max_pairs_per_session` number the
-    valid pairs instead of listing them, and draw numbers. The draws are exact, and none is spent
-    on a pair that is not valid. Pairs come session by session, the winners of each class by
-    ascending score.
+    valid pairs instead of listing them, and draw numbers. The draws are exact, and no draw is
+    wasted on an invalid pair. Pairs are ordered by session, then class, then ascending score of
+    the winner.
 
-    Differences of scores are compared as floating point gives them: 0.7 - 0.4 is just below 0.3,
-    so it is not valid under ``min_margin=0.3``.
+    Differences of scores are subject to floating-point rounding: 0.7 - 0.4 is just below 0.3, so
+    this pair is not valid with ``min_margin=0.3``.
 
     References
     ----------
     .. [1] Herbrich, R., Graepel, T. & Obermayer, K. (2000). "Large margin rank boundaries for
        ordinal regression". Advances in Large Margin Classifiers, 115-132. (The pair differences
-       that `fit_resample` gives.)
+       of `fit_resample`.)
 
     Examples
     --------
@@ -262,7 +268,7 @@ class IntraSessionPairSampler(DocLinkMixin, BaseEstimator):
         "random_state": ["random_state"],
     }
 
-    # imbalanced-learn's Pipeline routes to `fit`, too, whatever it is that it calls.
+    # imbalanced-learn's Pipeline also routes to `fit`, although it calls `fit_resample`.
     __metadata_request__fit: ClassVar[dict] = {"groups": True}
     __metadata_request__fit_resample: ClassVar[dict] = {"groups": True}
 
@@ -285,7 +291,7 @@ class IntraSessionPairSampler(DocLinkMixin, BaseEstimator):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, groups=None):
-        """Check the parameters and the input; there is nothing to learn.
+        """Check the parameters and the input; nothing is learned.
 
         Parameters
         ----------
@@ -313,48 +319,47 @@ class IntraSessionPairSampler(DocLinkMixin, BaseEstimator):
         Parameters
         ----------
         y : array-like of shape (n_samples,) or (n_samples, n_classes)
-            Scores, or soft labels whose columns are compared each for itself. NaN is unknown.
+            Scores, or soft labels whose columns are compared independently. NaN is unknown.
         groups : array-like of shape (n_samples,)
-            Session of each row: any hashable values, rows in any order. Required.
+            Session of each row: any hashable values. Rows may be in any order. Required.
 
         Returns
         -------
         Pairs
-            Row indices of winners and losers, with class, margin and weight. Empty if no pair
+            Row indices of the winners and losers, with class, margin and weight. Empty if no pair
             is valid.
         """
         return self._draw(_check_scores(y), groups, check_random_state(self.random_state))
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit_resample(self, X, y, groups=None):
-        """Turn rows into differences of pairs, as imbalanced-learn's pipeline calls it.
+        """Turn rows into differences of pairs, for use in imbalanced-learn's pipeline.
 
-        A linear classifier without intercept that tells the sign of these differences ranks
-        utterances within sessions (RankSVM). Half of the differences, at random, are loser
-        less winner.
+        A linear classifier without intercept that predicts the sign of these differences ranks
+        utterances within sessions (RankSVM). A random half of the differences are loser minus
+        winner.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Features of the utterances.
         y : array-like of shape (n_samples,)
-            Scores, or class labels as numbers, of which a higher one is preferred. NaN is
-            unknown.
+            Scores, or class labels as numbers, of which the higher is preferred. NaN is unknown.
         groups : array-like of shape (n_samples,)
-            Session of each utterance. Required. ``imblearn.pipeline.Pipeline`` hands it on only
+            Session of each utterance. Required. ``imblearn.pipeline.Pipeline`` passes it on only
             under ``sklearn.set_config(enable_metadata_routing=True)``.
 
         Returns
         -------
         X_resampled : {ndarray, sparse matrix, DataFrame} of shape (n_pairs, n_features)
-            ``X[winner] - X[loser]`` or the opposite; a pandas frame for a pandas frame.
+            ``X[winner] - X[loser]`` or its negative; a pandas frame if `X` is one.
         y_resampled : ndarray of int, shape (n_pairs,)
-            1 where the winner comes first, else -1.
+            1 for winner minus loser, -1 for loser minus winner.
 
         Notes
         -----
-        The protocol has no room for weights: `session_weight` has no effect here. Use
-        `max_pairs_per_session` to keep long sessions from drowning short ones.
+        The protocol does not support weights, so `session_weight` has no effect here. Use
+        `max_pairs_per_session` to prevent long sessions from outweighing short ones.
         """
         values, scores = self._check_inputs(X, y)
         column_or_1d(scores)
@@ -366,18 +371,18 @@ class IntraSessionPairSampler(DocLinkMixin, BaseEstimator):
                 f"min_margin={self.min_margin!r} or more. Lower min_margin, or check that y varies "
                 "within sessions."
             )
-        # Alternate signs in random order: two pairs are enough for both labels to occur.
+        # Alternating signs in random order ensure that both labels occur from two pairs on.
         sign = rng.permutation(np.arange(len(pairs)) % 2 * 2 - 1)
         first = np.where(sign > 0, pairs.winner, pairs.loser)
         second = np.where(sign > 0, pairs.loser, pairs.winner)
         difference = values[first] - values[second]
         if hasattr(X, "iloc"):
-            # The next step must meet in `fit` the column names that it meets in `predict`.
+            # The next step must see the same column names in `fit` as in `predict`.
             difference = type(X)(difference, columns=X.columns)
         return difference, sign
 
     def _check_inputs(self, X, y):
-        """Check X and y; gives the features and the scores, one column per class."""
+        """Check X and y; return the features and the scores, one column per class."""
         X = validate_data(
             self,
             X,
@@ -394,8 +399,8 @@ class IntraSessionPairSampler(DocLinkMixin, BaseEstimator):
         if groups is None:
             raise ValueError(
                 f"{type(self).__name__} needs groups, the session of each row; without them pairs "
-                "would cross sessions. Pass groups=session_ids. An imblearn Pipeline hands it on "
-                "only under sklearn.set_config(enable_metadata_routing=True)."
+                "would cross sessions. Pass groups=session_ids. An imblearn Pipeline passes them "
+                "on only under sklearn.set_config(enable_metadata_routing=True)."
             )
         ladder = build_ladder(scores, check_groups(groups, len(scores)), self.min_margin)
         winner, loser = self._choose(ladder, self.n_pairs or len(scores), rng)
@@ -410,17 +415,17 @@ class IntraSessionPairSampler(DocLinkMixin, BaseEstimator):
         )
 
     def _weigh(self, session: IntArray, winner: IntArray) -> FloatArray:
-        """Weigh pairs given by their winners, which ascend as the sessions do."""
+        """Compute the weights of pairs from their winners, which are sorted by session."""
         if self.session_weight == "pairs" or not len(winner):
             return np.ones(len(winner))
-        # Each session has the same total and the mean is 1.
+        # Each session gets the same total weight, and the mean weight is 1.
         last = np.flatnonzero(np.diff(session, append=-1))
         counts = np.diff(np.searchsorted(winner, last, side="right"), prepend=0)
         share = len(winner) / (np.count_nonzero(counts) * np.maximum(counts, 1))
         return np.repeat(share, counts)
 
     def _choose(self, ladder: Ladder, n_pairs: int, rng: np.random.RandomState):
-        """Choose pairs by the strategy; gives positions of winners and losers in the ladder."""
+        """Choose pairs by the strategy; return positions of winners and losers in the ladder."""
         cap = self.max_pairs_per_session
         if self.strategy == "all":
             return _every_pair(ladder, cap, rng)
@@ -431,9 +436,9 @@ class IntraSessionPairSampler(DocLinkMixin, BaseEstimator):
             winner, loser = draw(ladder, n_pairs, rng)
         if cap is None:
             return winner, loser
-        # The winners ascend, and with them the sessions.
-        kept = _choose_distinct(np.bincount(ladder.session[winner]), cap, rng)
-        return winner[kept], loser[kept]
+        # The winners ascend, so the pairs are sorted by session.
+        chosen = _choose_distinct(np.bincount(ladder.session[winner]), cap, rng)
+        return winner[chosen], loser[chosen]
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

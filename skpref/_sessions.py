@@ -1,4 +1,7 @@
-"""Runs of rows and valid pairs within sessions, for sampler, batches, metrics and inspection."""
+"""Find runs of rows and valid pairs within sessions.
+
+Used by the sampler, the batches, the metrics and the inspection.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,10 +13,10 @@ from skpref._typing import BoolArray, FloatArray, IntArray
 
 @dataclass(frozen=True, eq=False)
 class Ladder:
-    """The known scores, ascending within each class of each session, and how many lose to each.
+    """Scores that are not NaN, sorted within each class of each session, with their valid losers.
 
-    The losers of entry `i` are the entries `start[i]` to `start[i] + n_losers[i] - 1`, so that
-    the valid pairs are numbered, and the pairs of a session are neighbours in that numbering.
+    The losers of entry `i` are the entries `start[i]` to `start[i] + n_losers[i] - 1`. This
+    numbers the valid pairs, and the pairs of a session have consecutive numbers.
     """
 
     row: IntArray
@@ -25,42 +28,43 @@ class Ladder:
 
 
 def longest_prefix(length: IntArray, holds: Callable[[IntArray], BoolArray]) -> IntArray:
-    """Bisect, for all entries at once, the largest count up to `length` that satisfies `holds`.
+    """Find, by bisection for all entries at once, the largest count that satisfies `holds`.
 
-    `holds` must be true up to some count and false from there on; 0 needs no truth.
+    Counts go up to `length`. `holds` must be true up to some count and false above it; its value
+    at 0 does not matter.
     """
-    found = np.zeros_like(length)
+    count = np.zeros_like(length)
     step = 1 << int(length.max(initial=0)).bit_length()
     while step := step // 2:
-        trial = np.minimum(found + step, length)
-        found = np.where(holds(trial), trial, found)
-    return found
+        trial = np.minimum(count + step, length)
+        count = np.where(holds(trial), trial, count)
+    return count
 
 
 def _in_few_bits(codes: IntArray) -> IntArray:
-    """Make codes as short as they can be: 16 bits are sorted by radix, several times faster."""
+    """Convert codes to the smallest integer type; up to 16 bits use the much faster radix sort."""
     return codes.astype(np.min_scalar_type(int(codes.max(initial=0))))
 
 
 def build_ladder(scores: FloatArray, sessions: IntArray, min_margin: float) -> Ladder:
-    """Sort the known scores and find the valid losers of each."""
+    """Sort the scores that are not NaN and find the valid losers of each."""
     row, class_index = np.nonzero(~np.isnan(scores))
     score = scores[row, class_index]
     order = np.lexsort((score, _in_few_bits(class_index), _in_few_bits(sessions[row])))
     row, class_index, score = row[order], class_index[order], score[order]
     session = sessions[row]
     start = run_starts(session, class_index)
-    # Everything below the entries of the same score loses to them.
+    # All entries before the run of equal scores are lower and lose to each entry of the run.
     n_losers: IntArray = run_starts(session, class_index, score) - start
     if min_margin > 0:
-        # The rounded difference itself is compared, never score - min_margin, whose own rounding
-        # would let the margin of a pair and its validity disagree.
+        # Compare the rounded difference itself. Comparing with score - min_margin would add another
+        # rounding, and a pair could be valid although its margin is too small.
         n_losers = longest_prefix(n_losers, lambda m: score - score[start + m - 1] >= min_margin)
     return Ladder(row, class_index, session, score, start, n_losers)
 
 
 def run_starts(*columns: np.ndarray) -> IntArray:
-    """Give each entry the position at which its run of equal values begins."""
+    """Return, for each entry, the position at which its run of equal values begins."""
     changed = np.zeros(len(columns[0]), dtype=bool)
     for column in columns:
         changed[1:] |= column[1:] != column[:-1]
@@ -68,12 +72,12 @@ def run_starts(*columns: np.ndarray) -> IntArray:
 
 
 def concatenate_ranges(starts: IntArray, lengths: IntArray) -> IntArray:
-    """Concatenate the ranges of given starts and lengths."""
+    """Concatenate ranges given by their starts and lengths."""
     return np.arange(lengths.sum()) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)
 
 
 def run_lengths(session: np.ndarray) -> np.ndarray:
-    """Lengths of the runs of equal values."""
+    """Return the lengths of the runs of equal values."""
     return np.diff(np.flatnonzero(np.diff(session, prepend=-1, append=-1)))
 
 
@@ -88,12 +92,12 @@ def renumber(codes: IntArray) -> IntArray:
 def won_and_compared(
     session: IntArray, positive: BoolArray, score: FloatArray, n_sessions: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mann-Whitney U of the positive rows, and the number of pairs, of each session."""
+    """Return the Mann-Whitney U of the positive rows and the number of pairs of each session."""
     order = np.lexsort((score, session))
     session, positive, score = session[order], positive[order], score[order]
     starts = np.ones(len(order), dtype=bool)
     starts[1:] = (session[1:] != session[:-1]) | (score[1:] != score[:-1])
-    tie = np.cumsum(starts) - 1  # rows of one session with one score
+    tie = np.cumsum(starts) - 1  # rows of the same session with the same score
     tied_positives = np.bincount(tie, weights=positive)
     tied_negatives = np.bincount(tie, weights=~positive)
 

@@ -1,4 +1,4 @@
-"""The only door to scikit-learn's private names, so that a new release is met in one file."""
+"""Import scikit-learn's private names, so that a new release can break only this file."""
 
 import os
 from functools import lru_cache
@@ -30,7 +30,7 @@ __all__ = [
 
 @lru_cache
 def _published_docs() -> str:
-    """Address of the documentation by the package's metadata, if it has one."""
+    """Return the address of the documentation in the package's metadata, or an empty string."""
     try:
         urls = metadata("skpref").get_all("Project-URL") or []
     except PackageNotFoundError:
@@ -40,10 +40,11 @@ def _published_docs() -> str:
 
 
 class DocLinkMixin:
-    """Link the diagram of an estimator to its page in the reference.
+    """Link the diagram of an estimator to its page in the API reference.
 
-    The site is the environment variable SKPREF_DOCS, such as a build of one's own, else what the
-    package's metadata names. Without either there is no link.
+    The address of the site is the environment variable SKPREF_DOCS (for example of a local
+    build) or, if that is not set, the address in the package's metadata. Without either, there is
+    no link.
     """
 
     _doc_link_module = "skpref"

@@ -1,4 +1,4 @@
-"""Tests of LLMScoreCalibrator."""
+"""Test LLMScoreCalibrator."""
 
 import pickle
 import re
@@ -28,7 +28,7 @@ FALLBACK = r"^method='.*' needs human labels of at least two classes"
 
 
 def simulate(n=400, n_classes=3, sharpness=(2.0, 1.0, 0.0), bias=None, seed=0):
-    """Probabilities of prompts that see the true class through noise, and the true classes."""
+    """Draw true classes, and probabilities of prompts that see them through noise."""
     rng = np.random.default_rng(seed)
     y = rng.integers(n_classes, size=n)
     sharpness = np.asarray(sharpness)
@@ -40,7 +40,7 @@ def simulate(n=400, n_classes=3, sharpness=(2.0, 1.0, 0.0), bias=None, seed=0):
 
 
 def votes(labels, n_classes):
-    """Hard votes (n, n_prompts, n_classes) of labels (n, n_prompts); -1 is no vote."""
+    """Turn labels (n, n_prompts) into hard votes (n, n_prompts, n_classes); -1 is no vote."""
     one_hot = np.eye(n_classes)[labels]
     one_hot[labels < 0] = np.nan
     return one_hot
@@ -52,7 +52,7 @@ def holes(scores, share, seed=0):
     return scores
 
 
-# --- what the methods learn ---------------------------------------------------------------------
+# --- methods ------------------------------------------------------------------------------------
 
 
 def test_mean_of_votes_is_the_vote_share_of_the_prompts_that_voted():
@@ -62,7 +62,7 @@ def test_mean_of_votes_is_the_vote_share_of_the_prompts_that_voted():
     assert_allclose(prob, expected)
 
 
-def test_batch_takes_out_a_prompts_preference_for_a_class():
+def test_batch_removes_a_prompts_preference_for_a_class():
     plain, y = simulate(2000)
     biased, _ = simulate(2000, bias=np.array([3.0, 0.0, 0.0]))
     calibrator = LLMScoreCalibrator("batch", score_type="log_odds")
@@ -137,7 +137,7 @@ def test_log_pool_beats_the_mean_with_few_labels():
     assert losses["log_pool"] < losses["batch"] < losses["mean"]
 
 
-def test_log_pool_trusts_a_useless_and_a_reversed_prompt_less():
+def test_log_pool_gives_less_weight_to_useless_and_reversed_prompts():
     scores, y = simulate(1000, sharpness=(1.5, 0.0, -1.5))
     weights = LLMScoreCalibrator().fit(scores, y).prompt_weights_
     assert weights[0] > 5 * weights[1]
@@ -167,12 +167,12 @@ def test_a_class_without_labels_stays_possible_and_is_not_boosted(method):
 @pytest.mark.parametrize("method", ["sigmoid", "beta", "temperature", "log_pool"])
 def test_smaller_c_stays_closer_to_the_label_free_pool(method):
     scores, y = simulate()
-    free = LLMScoreCalibrator("batch").fit(scores).transform(scores)
+    label_free = LLMScoreCalibrator("batch").fit(scores).transform(scores)
     if method in ("temperature", "log_pool"):
-        free = np.exp(np.log(scores + 1e-3).mean(axis=1))
-        free /= free.sum(axis=1, keepdims=True)
+        label_free = np.exp(np.log(scores + 1e-3).mean(axis=1))
+        label_free /= label_free.sum(axis=1, keepdims=True)
     distances = [
-        np.abs(LLMScoreCalibrator(method, C=C).fit(scores, y).transform(scores) - free).max()
+        np.abs(LLMScoreCalibrator(method, C=C).fit(scores, y).transform(scores) - label_free).max()
         for C in (1e-6, 1e-2, 1.0)
     ]
     assert distances[0] < 1e-3
@@ -279,7 +279,7 @@ def test_renaming_and_reordering_classes_permutes_the_columns(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_labelled_row_without_scores_teaches_nothing(method):
+def test_a_labelled_row_without_scores_is_ignored(method):
     scores, y = simulate()
     scores[:20] = np.nan
     other = y.copy()
@@ -293,7 +293,7 @@ def test_a_labelled_row_without_scores_teaches_nothing(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_flattened_scores_give_the_result_of_three_dimensions(method):
+def test_flattened_and_three_dimensional_scores_give_the_same_result(method):
     scores, y = simulate()
     flat = scores.reshape(len(scores), -1)
     expected = LLMScoreCalibrator(method).fit(scores, y)
@@ -367,7 +367,7 @@ def test_the_score_type_of_fit_is_kept():
 @pytest.mark.parametrize(
     "blank", [lambda y: np.where(y < 0, None, y), lambda y: np.where(y < 0, np.nan, y)]
 )
-def test_every_mark_of_an_unlabelled_row_is_read(blank):
+def test_every_marker_of_an_unlabelled_row_is_recognised(blank):
     scores, y = simulate()
     y[::2] = -1
     assert_array_equal(
@@ -439,12 +439,12 @@ def test_classes_come_from_the_parameter_then_the_labels_then_the_scores(
         ((6, 2), [0.5, 1.7] * 3, None, "Unknown label type"),
     ],
 )
-def test_shapes_and_classes_that_do_not_fit_are_refused(shape, y, classes, message):
+def test_inconsistent_shapes_and_classes_are_refused(shape, y, classes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         LLMScoreCalibrator(classes=classes).fit(np.full(shape, 0.5), y)
 
 
-def test_transform_refuses_another_form_than_fit_got():
+def test_transform_refuses_scores_in_another_form_than_in_fit():
     scores, y = simulate(n_classes=2)
     calibrator = LLMScoreCalibrator().fit(scores[:, :, 1], y)
     message = "llm_scores has (3, 2) prompts and columns per prompt but fit saw (3, 1)"
@@ -455,7 +455,7 @@ def test_transform_refuses_another_form_than_fit_got():
 
 
 @pytest.mark.parametrize("shape", [(6, 2), (6, 2, 2)])
-def test_infinite_and_wholly_missing_scores_are_refused(shape):
+def test_infinite_and_entirely_missing_scores_are_refused(shape):
     scores = np.full(shape, 0.5)
     scores[0, 0] = np.inf
     with pytest.raises(ValueError, match="inf"):
@@ -467,7 +467,7 @@ def test_infinite_and_wholly_missing_scores_are_refused(shape):
 @pytest.mark.parametrize(
     "params", [{"method": "platt"}, {"score_type": "logit"}, {"C": 0}, {"cv": 1}, {"classes": 3}]
 )
-def test_bad_parameters_are_named(params):
+def test_invalid_parameters_are_named(params):
     with pytest.raises(ValueError, match=re.escape(f"The {next(iter(params))!r} parameter")):
         LLMScoreCalibrator(**params).fit(np.eye(4), [0, 1] * 2)
 
@@ -490,8 +490,8 @@ def test_a_labelled_row_does_not_see_the_labels_of_its_session(method):
     inside = groups == 4
     changed = np.where(inside & (human >= 0), (human + 1) % 3, human)
     after = calibrator.fit_transform(scores, changed, groups)
-    own = inside & (human >= 0)
-    assert_array_equal(after[own], before[own])
+    labelled_inside = inside & (human >= 0)
+    assert_array_equal(after[labelled_inside], before[labelled_inside])
     assert np.abs(after[human < 0] - before[human < 0]).max() > 1e-4
     assert np.abs(after[~inside & (human >= 0)] - before[~inside & (human >= 0)]).max() > 1e-4
 
@@ -566,7 +566,7 @@ def test_the_chunk_size_changes_nothing(method, score_type, monkeypatch):
     ("method", "share"), [*((method, 0.05) for method in METHODS), ("log_pool", 1.0)]
 )
 def test_memory_stays_within_twice_the_scores(method, share, dtype, monkeypatch):
-    # A chunk takes the same memory whatever the number of rows: this one fits 100,000.
+    # The memory of a chunk does not depend on the number of rows; this size suits 100,000 rows.
     monkeypatch.setattr("skpref._calibrator._CHUNK_SIZE", 1 << 13)
     n = 100_000
     scores = np.random.default_rng(0).random((n, 6, 5), dtype=np.float32).astype(dtype)
@@ -589,7 +589,7 @@ def test_memory_stays_within_twice_the_scores(method, share, dtype, monkeypatch)
 
 
 class Recorder(ClassifierMixin, BaseEstimator):
-    """Keep what the last step of a pipeline gets."""
+    """Store the input of the last step of a pipeline."""
 
     def fit(self, X, y):
         self.X_, self.classes_ = X, np.unique(y)
@@ -616,8 +616,8 @@ def test_pickle_and_clone(method):
     calibrator = LLMScoreCalibrator(method, C=2.0).fit(scores, y)
     copy = pickle.loads(pickle.dumps(calibrator))
     assert_array_equal(copy.transform(scores), calibrator.transform(scores))
-    again = clone(calibrator).fit(scores, y)
-    assert_array_equal(again.transform(scores), calibrator.transform(scores))
+    refitted = clone(calibrator).fit(scores, y)
+    assert_array_equal(refitted.transform(scores), calibrator.transform(scores))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -630,7 +630,7 @@ def test_the_float_type_is_kept(method, dtype):
     assert calibrator.fit_transform(scores, y, np.arange(400) // 10).dtype == dtype
 
 
-def test_frames_go_in_and_come_out():
+def test_frames_are_accepted_and_returned():
     scores, y = simulate(50, n_classes=2)
     frame = pd.DataFrame(scores[:, :, 1], columns=["p1", "p2", "p3"], index=np.arange(50) + 7)
     labels = pd.Series(np.where(y == 1, "yes", "no"), index=frame.index)
@@ -651,7 +651,7 @@ def test_refitting_with_another_method_leaves_no_attribute_behind():
     assert not hasattr(calibrator, "prompt_weights_")
 
 
-def test_nothing_warns_on_ordinary_input():
+def test_ordinary_input_gives_no_warning():
     scores, y = simulate()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

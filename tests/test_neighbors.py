@@ -14,13 +14,13 @@ HAS_FAISS = importlib.util.find_spec("faiss") is not None
 
 
 def brute_force(X_new, session_new, X, session, k, metric):
-    """Find the voters row by row, by distance in single precision, then place."""
+    """Find the voters row by row, ordered by distance in single precision, then by position."""
     distances = pairwise_distances(X_new, X, metric=metric).astype(np.float32)
-    found = []
-    for row, own in zip(distances, session_new, strict=True):
+    nearest = []
+    for row, excluded in zip(distances, session_new, strict=True):
         order = np.lexsort((np.arange(len(X)), row))
-        found.append(order[session[order] != own][:k].tolist())
-    return found
+        nearest.append(order[session[order] != excluded][:k].tolist())
+    return nearest
 
 
 def voters(search, X, session):
@@ -47,7 +47,7 @@ def test_the_nearest_voters_of_other_sessions_are_found(X, n_sessions, k, metric
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_dense_and_sparse_rows_find_the_same_voters_of_each_other(metric):
+def test_dense_and_sparse_rows_find_the_same_voters(metric):
     rng = np.random.default_rng(0)
     X, session = rng.normal(size=(80, 5)), rng.integers(9, size=80)
     X[5] = 0.0
@@ -59,7 +59,7 @@ def test_dense_and_sparse_rows_find_the_same_voters_of_each_other(metric):
             assert voters(search, new, session_new) == expected
 
 
-def test_copies_of_a_row_are_near_though_the_row_has_no_direction():
+def test_copies_of_a_row_of_zeros_are_its_nearest_voters():
     X = np.concatenate([np.eye(50), np.zeros((3, 50))])
     search = NeighborSearch(X, row_keys(X), np.arange(53), 2, "cosine")
     assert voters(search, X[-3:], np.arange(50, 53)) == [[51, 52], [50, 52], [50, 51]]
@@ -69,7 +69,7 @@ def test_copies_of_a_row_are_near_though_the_row_has_no_direction():
 def test_rows_for_which_the_index_finds_too_few_voters_are_searched_exactly():
     rng = np.random.default_rng(0)
     X, session = rng.normal(size=(600, 4)), np.repeat([0, 1], 300)
-    X[:300] += 100.0  # all that is near is of the same session
+    X[:300] += 100.0  # all near rows belong to the same session
     search = NeighborSearch(X, row_keys(X), session, 5, "euclidean")
     recall = search.build_index(X[::9], row_keys(X[::9]), session[::9], "cpu", seed=0)
     assert recall == 1.0
@@ -77,7 +77,7 @@ def test_rows_for_which_the_index_finds_too_few_voters_are_searched_exactly():
     assert voters(search, X[:50], session[:50]) == expected
 
 
-def test_row_keys_tell_rows_apart_and_equal_ones_together():
+def test_row_keys_are_equal_exactly_for_equal_rows():
     values = np.stack(np.meshgrid(*[np.arange(-8.0, 8.0)] * 4), axis=-1).reshape(-1, 4)
     keys = row_keys(values)
     assert len(np.unique(keys)) == len(values)

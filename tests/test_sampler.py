@@ -25,7 +25,7 @@ STRATEGIES = ["all", "uniform", "margin", "adjacent"]
 
 
 def brute_force(y, groups, min_margin=0.0):
-    """Margin of every valid (winner, loser, class)."""
+    """Compute the margin of every valid (winner, loser, class)."""
     scores = np.asarray(y, dtype=float)
     scores = scores.reshape(len(scores), -1)
     pairs = {}
@@ -46,7 +46,7 @@ def keys(pairs):
 
 
 def random_scores(seed, n=40, n_sessions=5, n_classes=None, levels=8):
-    """Scores on a coarse grid, with ties and NaN, and string session ids in mixed order."""
+    """Draw scores on a coarse grid, with ties and NaN, and string session ids in mixed order."""
     rng = np.random.default_rng(seed)
     y = rng.integers(levels, size=(n, n_classes or 1)) / levels
     y[rng.random(n) < 0.1] = np.nan
@@ -56,7 +56,7 @@ def random_scores(seed, n=40, n_sessions=5, n_classes=None, levels=8):
 
 @st.composite
 def sessions(draw, soft=True):
-    """Integer-valued scores, exact under shifts by integers, with session ids."""
+    """Draw integer-valued scores, which stay exact under integer shifts, with session ids."""
     n = draw(st.integers(1, 25))
     n_classes = draw(st.integers(1, 3)) if soft else 1
     value = st.one_of(st.integers(-5, 5).map(float), st.just(float("nan")))
@@ -77,7 +77,7 @@ def test_all_gives_every_valid_pair_once(seed, n_classes, min_margin):
     np.testing.assert_array_equal(pairs.margin, [expected[key] for key in keys(pairs)])
 
 
-def test_pairs_know_their_number_and_types():
+def test_pairs_have_a_length_and_the_documented_types():
     pairs = IntraSessionPairSampler().sample([1.0, 0.0, 0.5], ["a", "a", "a"])
     assert isinstance(pairs, Pairs)
     assert len(pairs) == 3
@@ -142,23 +142,23 @@ def test_capped_pairs_are_a_uniform_subset(strategy, cap):
     y = np.array([[0.0, 3.0], [1.0, 2.0], [2.0, 2.0], [3.0, 0.0]])
     groups = [0] * 4
     free = IntraSessionPairSampler(strategy, random_state=np.random.RandomState(0))
-    every = keys(free.sample(y, groups))
+    uncapped = keys(free.sample(y, groups))
     capped = clone(free).set_params(max_pairs_per_session=cap)
     repeats = 3000
     rng = np.random.RandomState(0)
     capped.set_params(random_state=rng)
     counts = Counter(key for _ in range(repeats) for key in keys(capped.sample(y, groups)))
-    size = min(cap, len(every))
-    observed = np.array([counts[key] for key in every])
+    size = min(cap, len(uncapped))
+    observed = np.array([counts[key] for key in uncapped])
     assert observed.sum() == repeats * size
-    # Counts of draws without replacement are not multinomial: bound each by its own spread.
-    share = size / len(every)
+    # Counts of draws without replacement are not multinomial: bound each count separately.
+    share = size / len(uncapped)
     spread = np.sqrt(repeats * share * (1 - share))
     assert np.abs(observed - repeats * share).max() <= 3.5 * spread
 
 
 def unequal_sessions(seed=0):
-    """Sessions of 1, 2, 3, 7 and 30 rows, in mixed order, the longer ones with ties."""
+    """Draw sessions of 1, 2, 3, 7 and 30 rows, in mixed order, with ties in the longer ones."""
     rng = np.random.default_rng(seed)
     groups = rng.permutation(np.repeat(np.arange(5), [1, 2, 3, 7, 30]))
     y = rng.permutation(len(groups)) / len(groups)
@@ -201,7 +201,7 @@ def test_a_cap_is_uniform_over_the_valid_pairs_of_each_session(strategy, cap, mi
         n_pairs = len(observed)
         if n_pairs < 2 or (strategy == "all" and n_pairs <= cap):
             continue
-        # Without replacement the counts vary less than multinomial ones, by this factor.
+        # Drawing without replacement reduces the multinomial variance by this factor.
         factor = (n_pairs - cap) / (n_pairs - 1) if strategy == "all" else 1
         mean = observed.mean()
         statistic += ((observed - mean) ** 2).sum() / (mean * factor)
@@ -358,7 +358,7 @@ def test_row_order_does_not_change_the_set_of_pairs(data, rng):
 
 
 @pytest.mark.parametrize("strategy", ["uniform", "margin", "adjacent", "all"])
-def test_a_session_of_200_000_rows_needs_no_list_of_its_pairs(strategy):
+def test_the_pairs_of_a_session_of_200_000_rows_are_not_listed(strategy):
     n = 200_000  # 2e10 pairs
     y = np.random.default_rng(0).normal(size=n)
     sampler = IntraSessionPairSampler(strategy, max_pairs_per_session=1000, random_state=0)
@@ -373,12 +373,12 @@ def test_a_session_of_200_000_rows_needs_no_list_of_its_pairs(strategy):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("cap", [None, 10])
-def test_100_000_tied_rows_give_no_pair_at_once(strategy, cap):
+def test_100_000_tied_rows_give_no_pair_immediately(strategy, cap):
     n = 100_000
     sampler = IntraSessionPairSampler(
         strategy, n_pairs=10**9, max_pairs_per_session=cap, random_state=0
     )
-    # 10**9 draws would need 8 GB: there is none where no pair is valid.
+    # 10**9 draws would need 8 GB, but nothing is drawn if no pair is valid.
     assert len(sampler.sample(np.ones(n), np.arange(n) // 20)) == 0
 
 
@@ -387,8 +387,8 @@ def test_100_000_tied_rows_give_no_pair_at_once(strategy, cap):
     [("all", None, 60), ("all", 10, 60), ("uniform", None, 60), ("margin", None, 85)],
 )
 def test_memory_is_linear_in_rows_and_pairs(strategy, cap, bytes_per_pair):
-    # A pair has five numbers of 8 bytes, and the positions of its winner and loser while they
-    # are read off; the bisection of "margin" has a few more. A row has about ten numbers.
+    # A pair takes five numbers of 8 bytes, plus the positions of its winner and loser while the
+    # rows are looked up; the bisection of "margin" takes a few more. A row takes about ten numbers.
     n = 100_000
     rng = np.random.default_rng(0)
     y, groups = rng.random(n), rng.integers(n // 20, size=n)
@@ -402,7 +402,7 @@ def test_memory_is_linear_in_rows_and_pairs(strategy, cap, bytes_per_pair):
     assert peak <= 120 * n + bytes_per_pair * len(pairs)
 
 
-def test_margin_draws_stay_valid_where_scores_differ_in_scale():
+def test_margin_draws_are_valid_for_scores_of_different_scales():
     rng = np.random.default_rng(0)
     y = np.concatenate([1e12 + rng.normal(size=50), 1e-9 * rng.normal(size=50)])
     groups = np.repeat([0, 1], 50)
@@ -411,7 +411,7 @@ def test_margin_draws_stay_valid_where_scores_differ_in_scale():
     assert len(pairs) == 5000
 
 
-def test_fit_resample_gives_signed_differences_of_the_pairs():
+def test_fit_resample_returns_signed_differences_of_the_pairs():
     y, groups = random_scores(5)
     X = np.random.default_rng(0).normal(size=(len(y), 3))
     sampler = IntraSessionPairSampler("uniform", n_pairs=51, random_state=0)
@@ -425,15 +425,15 @@ def test_fit_resample_gives_signed_differences_of_the_pairs():
 
 
 @pytest.mark.parametrize("container", [sparse.csr_matrix, sparse.csr_array, sparse.coo_array])
-def test_fit_resample_takes_sparse_features(container):
+def test_fit_resample_accepts_sparse_features(container):
     y, groups = random_scores(6)
     X = np.random.default_rng(0).binomial(1, 0.3, size=(len(y), 4)).astype(np.float32)
     sampler = IntraSessionPairSampler(random_state=0)
     dense, sign = sampler.fit_resample(X, y, groups)
-    found, sparse_sign = sampler.fit_resample(container(X), y, groups)
-    assert sparse.issparse(found)
-    assert found.dtype == dense.dtype == np.float32
-    np.testing.assert_array_equal(found.toarray(), dense)
+    difference, sparse_sign = sampler.fit_resample(container(X), y, groups)
+    assert sparse.issparse(difference)
+    assert difference.dtype == dense.dtype == np.float32
+    np.testing.assert_array_equal(difference.toarray(), dense)
     np.testing.assert_array_equal(sign, sparse_sign)
 
 
@@ -451,7 +451,7 @@ def test_fit_resample_keeps_a_frame_and_its_column_names():
 
 
 def ranking_data(seed=0, n=400, n_sessions=40):
-    """Scores follow a direction within sessions, under session offsets that drown it."""
+    """Make scores that follow a direction within sessions, plus much larger session offsets."""
     rng = np.random.default_rng(seed)
     direction = np.array([2.0, -1.0, 0.5])
     groups = rng.integers(n_sessions, size=n)
@@ -459,6 +459,10 @@ def ranking_data(seed=0, n=400, n_sessions=40):
     offset = 100 * rng.normal(size=n_sessions)
     y = X @ direction + offset[groups] + 0.1 * rng.normal(size=n)
     return X, y, groups, direction
+
+
+def cosine(u, v):
+    return u @ v / np.linalg.norm(u) / np.linalg.norm(v)
 
 
 @pytest.mark.parametrize("frame", [False, True])
@@ -473,12 +477,11 @@ def test_pipeline_with_a_linear_classifier_recovers_the_direction_under_routing(
     with config_context(enable_metadata_routing=True):
         ranker.fit(X, y, groups=groups)
         scores = ranker.decision_function(X)
-    found = ranker[-1].coef_[0]
-    assert found @ direction / np.linalg.norm(found) / np.linalg.norm(direction) > 0.99
+    assert cosine(ranker[-1].coef_[0], direction) > 0.99
     assert scores.shape == (len(y),)
 
 
-def test_pipeline_takes_hard_labels():
+def test_pipeline_accepts_hard_labels():
     X, _, groups, direction = ranking_data()
     hard = (X @ direction > 0).astype(int)
     ranker = make_pipeline(
@@ -486,8 +489,7 @@ def test_pipeline_takes_hard_labels():
     )
     with config_context(enable_metadata_routing=True):
         ranker.fit(X, hard, groups=groups)
-    found = ranker[-1].coef_[0]
-    assert found @ direction / np.linalg.norm(found) / np.linalg.norm(direction) > 0.9
+    assert cosine(ranker[-1].coef_[0], direction) > 0.9
 
 
 def test_pipeline_without_routing_says_how_to_pass_groups():
@@ -526,12 +528,12 @@ def test_infinite_scores_are_an_error_that_names_y():
         IntraSessionPairSampler().sample([1.0, np.inf], ["a", "a"])
 
 
-def test_soft_labels_of_several_classes_have_no_single_direction_to_resample():
+def test_fit_resample_refuses_soft_labels_of_several_classes():
     with pytest.raises(ValueError, match=re.escape("y should be a 1d array")):
         IntraSessionPairSampler().fit_resample([[1.0], [2.0]], [[0, 1], [1, 0]], ["a", "a"])
 
 
-def test_lengths_that_differ_are_an_error():
+def test_different_lengths_are_an_error():
     with pytest.raises(ValueError, match=re.escape("groups has 1 entries but there are 2 rows")):
         IntraSessionPairSampler().sample([1.0, 2.0], ["a"])
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
@@ -555,7 +557,7 @@ def test_a_wrong_parameter_is_named(name, value):
         sampler.sample([1.0, 2.0], ["a", "a"])
 
 
-def test_scores_may_come_as_frames_series_and_objects():
+def test_scores_may_be_frames_series_or_objects():
     groups = pd.Series(["a", "a", "b", "b"], index=[9, 8, 7, 6])
     expected = keys(IntraSessionPairSampler().sample([1.0, np.nan, 3.0, 2.0], groups))
     for y in (

@@ -26,7 +26,7 @@ needs_faiss = pytest.mark.skipif(not HAS_FAISS, reason="needs faiss, the extra '
 
 
 def utterances(n=2000, n_features=32, seed=0, dtype=np.float32):
-    """Clustered rows of low intrinsic dimension, one in ten said before; labels and sessions."""
+    """Make clustered rows of low intrinsic dimension, one in ten a copy, with labels, sessions."""
     rng = np.random.default_rng(seed)
     latent = rng.normal(size=(20, 6))[rng.integers(20, size=n)] + 0.5 * rng.normal(size=(n, 6))
     X = latent @ rng.normal(size=(6, n_features)) + 0.05 * rng.normal(size=(n, n_features))
@@ -46,7 +46,7 @@ def soft_data(seed=0, n=60, n_features=4, n_classes=3, unknown=0.2):
 def brute_force(
     X, y, *, k=10, alpha=0.5, weights="uniform", metric="cosine", n_iter=1, groups=None
 ):
-    """Smooth row by row; gives the labels of the rows and how new rows are labelled."""
+    """Smooth row by row; return the soft labels of the rows and a function that labels new rows."""
     known = ~np.isnan(y).any(axis=1)
 
     def means(rows, row_groups, votes, own_index):
@@ -96,7 +96,7 @@ def test_smoothing_agrees_with_brute_force(metric, weights, n_iter, grouped):
     )
 
 
-def test_new_rows_get_what_scikit_learns_neighbors_vote():
+def test_new_rows_get_the_probabilities_of_scikit_learns_neighbors():
     rng = np.random.default_rng(0)
     X, y, X_new = rng.normal(size=(80, 3)), rng.integers(3, size=80), rng.normal(size=(30, 3))
     for metric in ("cosine", "euclidean"):
@@ -117,7 +117,7 @@ def test_smoothing_denoises_labels():
     assert (smoothed.argmax(axis=1) == truth).mean() > (noisy == truth).mean() + 0.1
 
 
-def test_transform_of_training_rows_gives_what_fit_transform_gave():
+def test_transform_of_training_rows_equals_fit_transform():
     X, y, _ = soft_data()
     smoother = KNNLabelSmoother(5, weights="distance", n_iter=2)
     smoothed = smoother.fit_transform(X, y)
@@ -132,7 +132,7 @@ def test_duplicates_of_a_row_vote_for_it_but_the_row_itself_does_not():
     smoother = KNNLabelSmoother(2, alpha=1.0)
     smoothed = smoother.fit_transform(X, y)
     np.testing.assert_array_equal(smoothed[:3], [[0, 1], [0.5, 0.5], [0.5, 0.5]])
-    # In transform, the first of the duplicates stands for them.
+    # In transform, all duplicates are treated as the first of them.
     np.testing.assert_array_equal(smoother.transform(X)[:3], [[0, 1]] * 3)
 
 
@@ -156,16 +156,16 @@ def test_ties_go_to_the_first_rows_whatever_the_block_size():
     smoother = KNNLabelSmoother(7, n_iter=2)
     expected = smoother.fit_transform(X, y), smoother.transform(X_new)
     with config_context(working_memory=0.01):
-        found = smoother.fit_transform(X, y), smoother.transform(X_new)
-    np.testing.assert_array_equal(found[0], expected[0])
-    np.testing.assert_array_equal(found[1], expected[1])
+        in_blocks = smoother.fit_transform(X, y), smoother.transform(X_new)
+    np.testing.assert_array_equal(in_blocks[0], expected[0])
+    np.testing.assert_array_equal(in_blocks[1], expected[1])
     X_tied, y_tied = np.ones((6, 2)), np.eye(6)
     smoothed = KNNLabelSmoother(2, alpha=1.0).fit_transform(X_tied, y_tied)
     np.testing.assert_array_equal(smoothed[0], (y_tied[1] + y_tied[2]) / 2)
     np.testing.assert_array_equal(smoothed[5], (y_tied[0] + y_tied[1]) / 2)
 
 
-def test_alpha_0_keeps_known_rows_to_the_bit_and_fills_unknown_ones():
+def test_alpha_0_leaves_labelled_rows_unchanged_and_fills_unlabelled_rows():
     X, y, _ = soft_data()
     known = ~np.isnan(y).any(axis=1)
     smoothed = KNNLabelSmoother(alpha=0, n_iter=3).fit_transform(X, y)
@@ -239,7 +239,7 @@ def test_exclude_same_group_takes_neighbors_of_other_sessions_only():
     np.testing.assert_array_equal(smoothed, [[0, 1], [0, 1], [1, 0], [1, 0]])
     new = smoother.transform([[1.0, 0.2]] * 3, groups=["t", "s", "new"])
     np.testing.assert_array_equal(new, [[1, 0], [0, 1], [1, 0]])
-    # The same numbers in another session are another row.
+    # A row with the same numbers in another session is a different row.
     same = smoother.transform([[1.0, 0.0]] * 2, groups=["s", "new"])
     np.testing.assert_array_equal(same, [[0, 1], [1, 0]])
 
@@ -275,9 +275,9 @@ def test_more_neighbors_than_rows_takes_all():
 def test_unknown_rows_do_not_vote():
     X, y, _ = soft_data()
     known = ~np.isnan(y).any(axis=1)
-    every = KNNLabelSmoother(5, n_iter=3).fit_transform(X, y)
-    alone = KNNLabelSmoother(5, n_iter=3).fit_transform(X[known], y[known])
-    np.testing.assert_array_equal(every[known], alone)
+    smoothed = KNNLabelSmoother(5, n_iter=3).fit_transform(X, y)
+    known_only = KNNLabelSmoother(5, n_iter=3).fit_transform(X[known], y[known])
+    np.testing.assert_array_equal(smoothed[known], known_only)
 
 
 @pytest.mark.parametrize(
@@ -322,9 +322,9 @@ def test_a_callable_weighs_by_distance():
 
 
 @pytest.mark.parametrize("weights", [np.negative, lambda d: np.full_like(d, np.nan)])
-def test_a_callable_that_gives_no_weights_is_an_error(weights):
+def test_a_callable_that_returns_invalid_weights_is_an_error(weights):
     X, y, _ = soft_data()
-    match = re.escape("must give a finite non-negative weight for each distance")
+    match = re.escape("must return a finite non-negative weight for each distance")
     with pytest.raises(ValueError, match=match):
         KNNLabelSmoother(weights=weights).fit(X, y)
 
@@ -348,15 +348,15 @@ def test_the_dtype_of_floats_is_kept(dtype):
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "manhattan"])
 @pytest.mark.parametrize("container", [sparse.csr_matrix, sparse.csc_array])
-def test_sparse_features_give_what_dense_ones_give(container, metric):
+def test_sparse_and_dense_features_give_the_same_result(container, metric):
     rng = np.random.default_rng(0)
     X = rng.binomial(3, 0.2, size=(50, 12)).astype(float)
     X_new = rng.binomial(3, 0.2, size=(20, 12)).astype(float)
     y = rng.integers(-1, 3, size=50)
     dense = KNNLabelSmoother(5, metric=metric).fit(X, y)
-    found = KNNLabelSmoother(5, metric=metric).fit(container(X), y)
-    np.testing.assert_allclose(found.label_distributions_, dense.label_distributions_)
-    np.testing.assert_allclose(found.transform(container(X_new)), dense.transform(X_new))
+    smoother = KNNLabelSmoother(5, metric=metric).fit(container(X), y)
+    np.testing.assert_allclose(smoother.label_distributions_, dense.label_distributions_)
+    np.testing.assert_allclose(smoother.transform(container(X_new)), dense.transform(X_new))
 
 
 def test_output_is_a_frame_with_the_class_names_on_request():
@@ -380,7 +380,7 @@ def test_smoother_pickles_and_clones():
         clone(smoother).transform(X, groups)
 
 
-def test_what_is_given_out_may_be_changed_without_harm():
+def test_changing_a_returned_array_does_not_change_the_smoother():
     X, y, _ = soft_data()
     smoother = KNNLabelSmoother(4)
     smoothed = smoother.fit_transform(X, y)
@@ -390,17 +390,17 @@ def test_what_is_given_out_may_be_changed_without_harm():
     np.testing.assert_array_equal(smoother.transform(X), expected)
 
 
-def test_pipeline_hands_groups_to_fit_and_transform_under_routing():
+def test_pipeline_passes_groups_to_fit_and_transform_under_routing():
     X, y, groups = soft_data(unknown=0.0)
     y = y.argmax(axis=1)
     smoother = KNNLabelSmoother(4, exclude_same_group=True)
     pipeline = make_pipeline(smoother, LogisticRegression())
     with config_context(enable_metadata_routing=True):
         pipeline.fit(X, y, groups=groups)
-        found = pipeline.predict_proba(X + 1, groups=groups)
+        prob = pipeline.predict_proba(X + 1, groups=groups)
     expected = LogisticRegression().fit(smoother.fit_transform(X, y, groups), y)
     np.testing.assert_allclose(
-        found, expected.predict_proba(smoother.transform(X + 1, groups)), rtol=1e-6
+        prob, expected.predict_proba(smoother.transform(X + 1, groups)), rtol=1e-6
     )
 
 
@@ -422,7 +422,7 @@ def test_missing_groups_are_an_error_that_names_the_option():
     [
         ([[0.5, 0.6], [1, 0]], "y has 1 rows of soft labels that do not sum to 1 (first: row 0"),
         ([[1, 0], [1.5, -0.5]], "y has negative soft labels in 1 rows (first: row 1)"),
-        ([[1, 0], [1, np.nan]], "y has NaN in part of 1 rows (first: row 1)"),
+        ([[1, 0], [1, np.nan]], "y has NaN for only some classes in 1 rows (first: row 1)"),
         ([[1, 0], [np.inf, 0]], "Input y contains infinity"),
         ([0.5, 0.7], "Unknown label type"),
         ([-1, -1], "y has no known label; label at least one row."),
@@ -431,12 +431,12 @@ def test_missing_groups_are_an_error_that_names_the_option():
         ([0, 1, 1], "inconsistent numbers of samples"),
     ],
 )
-def test_wrong_labels_are_an_error_that_says_what_is_wrong(y, message):
+def test_wrong_labels_raise_an_error_that_names_the_problem(y, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         KNNLabelSmoother().fit([[1.0, 2.0], [2.0, 1.0]], y)
 
 
-def test_rounding_in_soft_labels_is_forgiven():
+def test_rounding_errors_in_soft_labels_are_accepted():
     y = np.array([[1 + 2e-7, -2e-7], [0.3, 0.7 + 5e-7]], dtype=np.float64)
     smoothed = KNNLabelSmoother().fit_transform([[1.0, 2.0], [2.0, 1.0]], y)
     assert (smoothed >= 0).all()
@@ -462,7 +462,7 @@ def test_a_wrong_parameter_is_named(name, value):
         KNNLabelSmoother(**{name: value}).fit([[1.0], [2.0]], [0, 1])
 
 
-def test_large_distances_overflow_nothing():
+def test_large_distances_do_not_overflow():
     X = np.array([[1e30, 0.0], [2e30, 0.0], [0.0, 3e30]])
     smoothed = KNNLabelSmoother(1, metric="sqeuclidean", alpha=1.0).fit_transform(X, [0, 1, 1])
     np.testing.assert_allclose(smoothed.sum(axis=1), 1)
@@ -470,7 +470,7 @@ def test_large_distances_overflow_nothing():
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "l2", "sqeuclidean"])
 @pytest.mark.parametrize("grouped", [False, True])
-def test_blocks_of_any_size_give_what_scikit_learns_distances_give(metric, grouped):
+def test_blocks_of_any_size_agree_with_scikit_learns_distances(metric, grouped):
     X, y, groups = utterances(300)
     y[::7] = np.nan
     X = X.astype(float)
@@ -478,13 +478,14 @@ def test_blocks_of_any_size_give_what_scikit_learns_distances_give(metric, group
         X, y, metric=metric, alpha=0.25, groups=groups if grouped else None
     )
     smoother = KNNLabelSmoother(metric=metric, exclude_same_group=grouped)
-    # sqrt of a difference of products is how scikit-learn leaves equal rows apart
+    # scikit-learn takes the square root of a difference of products, so that the distance of equal
+    # rows is not exactly zero.
     np.testing.assert_allclose(smoother.fit_transform(X, y, groups), expected, atol=1e-12)
-    found = smoother.transform(X + 1, groups)
-    np.testing.assert_allclose(found, label_new(X + 1, groups), atol=1e-12)
+    labels = smoother.transform(X + 1, groups)
+    np.testing.assert_allclose(labels, label_new(X + 1, groups), atol=1e-12)
     with config_context(working_memory=0.001):
-        np.testing.assert_array_equal(smoother.transform(X + 1, groups), found)
-        np.testing.assert_array_equal(smoother.transform(X[:1] + 1, groups[:1]), found[:1])
+        np.testing.assert_array_equal(smoother.transform(X + 1, groups), labels)
+        np.testing.assert_array_equal(smoother.transform(X[:1] + 1, groups[:1]), labels[:1])
 
 
 @settings(deadline=None, max_examples=60)
@@ -496,7 +497,7 @@ def test_blocks_of_any_size_give_what_scikit_learns_distances_give(metric, group
     grouped=st.booleans(),
 )
 def test_ties_and_duplicates_go_by_distance_then_fitted_row(X, seed, k, metric, grouped):
-    # Small integers: distances tie exactly and equal rows abound.
+    # With small integers, distances tie exactly and many rows are equal.
     rng = np.random.default_rng(seed)
     y = rng.dirichlet(np.ones(3), size=len(X))
     y[1:][rng.random(len(X) - 1) < 0.3] = np.nan
@@ -540,7 +541,7 @@ def test_negative_zeros_are_zeros():
     np.testing.assert_array_equal(smoother.transform(sparse.csr_array(negative)), smoothed)
 
 
-def test_scores_are_held_for_a_block_of_rows_only(monkeypatch):
+def test_only_the_scores_of_a_block_of_rows_are_in_memory(monkeypatch):
     import torch
 
     X, y, _ = utterances(3000, n_features=8)
@@ -558,7 +559,7 @@ def test_scores_are_held_for_a_block_of_rows_only(monkeypatch):
     assert 4 * max(sizes) <= 2**20 / 4
 
 
-def test_the_precision_of_products_that_a_user_chose_comes_back():
+def test_the_matmul_precision_set_by_the_user_is_restored():
     import torch
 
     X, y, _ = utterances(300)
@@ -573,24 +574,24 @@ def test_the_precision_of_products_that_a_user_chose_comes_back():
 
 
 @pytest.mark.cuda
-def test_cuda_gives_what_the_cpu_gives():
+def test_cuda_and_cpu_give_the_same_result():
     import torch
 
     if not torch.cuda.is_available():
         pytest.skip("torch sees no CUDA device")
     X, y, groups = utterances()
     for metric in ("cosine", "euclidean"):
-        on = {
+        smoothers = {
             device: KNNLabelSmoother(metric=metric, device=device, exclude_same_group=True)
             for device in ("cpu", "cuda")
         }
-        smoothed = {d: s.fit_transform(X, y, groups) for d, s in on.items()}
+        smoothed = {d: s.fit_transform(X, y, groups) for d, s in smoothers.items()}
         np.testing.assert_array_equal(smoothed["cuda"], smoothed["cpu"])
-        copy = pickle.loads(pickle.dumps(on["cuda"]))
+        copy = pickle.loads(pickle.dumps(smoothers["cuda"]))
         np.testing.assert_array_equal(copy.transform(X, groups), smoothed["cpu"])
 
 
-def test_a_device_that_is_not_there_is_an_error_that_names_it():
+def test_an_unknown_device_is_an_error_that_names_it():
     X, y, _ = soft_data()
     with pytest.raises(ValueError, match=re.escape("device='tpu' is not known; choose 'auto'")):
         KNNLabelSmoother(device="tpu").fit(X, y)
@@ -603,19 +604,19 @@ def test_approximate_search_finds_nearly_all_neighbors(metric, grouped):
     X, y, groups = utterances()
     params = {"metric": metric, "exclude_same_group": grouped, "random_state": 0}
     exact = KNNLabelSmoother(algorithm="exact", **params).fit(X, y, groups)
-    found = KNNLabelSmoother(algorithm="approximate", **params).fit(X, y, groups)
+    approximate = KNNLabelSmoother(algorithm="approximate", **params).fit(X, y, groups)
     assert (exact.algorithm_, exact.recall_) == ("exact", 1.0)
-    assert found.algorithm_ == "approximate"
-    assert 0.98 <= found.recall_ <= 1
-    same = np.isclose(found.label_distributions_, exact.label_distributions_).all(axis=1)
+    assert approximate.algorithm_ == "approximate"
+    assert 0.98 <= approximate.recall_ <= 1
+    same = np.isclose(approximate.label_distributions_, exact.label_distributions_).all(axis=1)
     assert same.mean() > 0.75
     np.testing.assert_array_equal(
-        found.transform(X[:9], groups[:9]), found.transform(X, groups)[:9]
+        approximate.transform(X[:9], groups[:9]), approximate.transform(X, groups)[:9]
     )
 
 
 @needs_faiss
-def test_approximate_search_looks_at_more_lists_until_the_recall_is_reached(monkeypatch):
+def test_approximate_search_increases_the_number_of_lists_until_recall_is_reached(monkeypatch):
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(2000, 40)), rng.integers(3, size=2000)
     params = {"algorithm": "approximate", "random_state": 0}
@@ -626,18 +627,18 @@ def test_approximate_search_looks_at_more_lists_until_the_recall_is_reached(monk
 
 
 @needs_faiss
-def test_approximate_search_finds_k_neighbors_though_the_nearest_are_of_the_same_session():
+def test_approximate_search_finds_k_neighbors_even_if_the_nearest_are_in_the_same_session():
     X, y, _ = utterances(600)
     groups = np.repeat(np.arange(3), 200)
-    X[:200] += 100.0  # all that is near is of the same session
+    X[:200] += 100.0  # all near rows belong to the same session
     smoother = KNNLabelSmoother(
         5, alpha=1.0, metric="euclidean", algorithm="approximate", exclude_same_group=True
     )
     expected, label_new = brute_force(X, y, k=5, alpha=1.0, metric="euclidean", groups=groups)
     smoothed = smoother.fit_transform(X, y, groups)
     np.testing.assert_allclose(smoothed[:200], expected[:200], rtol=1e-5)
-    found = smoother.transform(X[:9] + 1, groups[:9])
-    np.testing.assert_allclose(found, label_new(X[:9] + 1, groups[:9]), rtol=1e-5)
+    labels = smoother.transform(X[:9] + 1, groups[:9])
+    np.testing.assert_allclose(labels, label_new(X[:9] + 1, groups[:9]), rtol=1e-5)
 
 
 @needs_faiss
@@ -645,12 +646,12 @@ def test_approximate_search_is_the_same_for_one_random_state_and_any_row_order()
     X, y, groups = utterances()
     params = {"algorithm": "approximate", "random_state": 3, "exclude_same_group": True}
     first = KNNLabelSmoother(**params).fit(X, y, groups)
-    again = KNNLabelSmoother(**params).fit(X, y, groups)
-    np.testing.assert_array_equal(first.label_distributions_, again.label_distributions_)
-    assert first.recall_ == again.recall_
+    second = KNNLabelSmoother(**params).fit(X, y, groups)
+    np.testing.assert_array_equal(first.label_distributions_, second.label_distributions_)
+    assert first.recall_ == second.recall_
     order = np.random.default_rng(1).permutation(len(X))
     shuffled = KNNLabelSmoother(**params).fit(X[order], y[order], groups[order])
-    # The sample that widens the search is another one, the index the same.
+    # The index is the same, but the sample that decides how many lists are searched is not.
     same = np.isclose(shuffled.label_distributions_, first.label_distributions_[order])
     assert same.all(axis=1).mean() > 0.9
 
@@ -666,15 +667,15 @@ def test_approximate_smoother_pickles_with_its_index():
 
 @needs_faiss
 @pytest.mark.parametrize("n", [1, 2, 9])
-def test_approximate_search_takes_a_few_rows(n):
+def test_approximate_search_works_with_few_rows(n):
     X, y, _ = utterances(50)
     params = {"metric": "euclidean", "random_state": 0}
-    found = KNNLabelSmoother(algorithm="approximate", **params).fit_transform(X[:n], y[:n])
-    np.testing.assert_allclose(found, KNNLabelSmoother(**params).fit_transform(X[:n], y[:n]))
+    smoothed = KNNLabelSmoother(algorithm="approximate", **params).fit_transform(X[:n], y[:n])
+    np.testing.assert_allclose(smoothed, KNNLabelSmoother(**params).fit_transform(X[:n], y[:n]))
 
 
 @needs_faiss
-def test_auto_is_exact_up_to_a_size_and_where_the_index_cannot_be_used(monkeypatch):
+def test_auto_is_exact_up_to_a_size_and_if_the_index_cannot_be_used(monkeypatch):
     X, y, _ = utterances(200, dtype=float)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(_smoother, "_MAX_AUTO_EXACT", 100)
@@ -692,15 +693,15 @@ def test_auto_is_exact_up_to_a_size_and_where_the_index_cannot_be_used(monkeypat
     assert auto.fit(X, y).algorithm_ == "exact"
 
 
-def test_approximate_search_that_is_not_possible_is_an_error_that_names_the_choices():
+def test_impossible_approximate_search_is_an_error_that_names_the_choices():
     X, y, _ = soft_data()
     match = re.escape(
-        "algorithm='approximate' cannot search dense X by metric='manhattan'; pass dense X and one "
-        "of ['cosine', 'euclidean', 'l2', 'sqeuclidean'], or algorithm='exact'."
+        "algorithm='approximate' cannot search dense X with metric='manhattan'; pass dense X and "
+        "one of ['cosine', 'euclidean', 'l2', 'sqeuclidean'], or algorithm='exact'."
     )
     with pytest.raises(ValueError, match=match):
         KNNLabelSmoother(algorithm="approximate", metric="manhattan").fit(X, y)
-    match = re.escape("cannot search sparse X by metric='cosine'")
+    match = re.escape("cannot search sparse X with metric='cosine'")
     with pytest.raises(ValueError, match=match):
         KNNLabelSmoother(algorithm="approximate").fit(sparse.csr_array(X), y)
 
@@ -715,7 +716,7 @@ def test_a_missing_faiss_names_the_extra(monkeypatch):
 @needs_faiss
 @pytest.mark.skipif(sys.platform == "darwin", reason="two OpenMP runtimes crash on macOS")
 @pytest.mark.parametrize("first", ["torch", "faiss"])
-def test_faiss_and_torch_work_in_one_process_whichever_comes_first(first):
+def test_faiss_and_torch_work_in_one_process_in_either_import_order(first):
     code = f"""
 import {first}
 import numpy as np

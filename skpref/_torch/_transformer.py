@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from skpref._encoder import DEFAULT_MODEL, load_sentence_transformer
+from skpref._sentence_models import DEFAULT_MODEL, load_sentence_transformer
 
 # Tokens that go through the encoder at once. Texts of about one length go together, so that little
 # is padding: many short passes keep a CPU busy, a GPU wants long ones.
