@@ -31,6 +31,6 @@ def resolve_device(device: str) -> str:
     if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"device={device!r} was asked for, but torch sees {torch.cuda.device_count()} CUDA "
-            "devices; pass device='cpu', or 'auto' to take CUDA only where there is one."
+            "devices; pass device='cpu', or 'auto' to use CUDA only if it is available."
         )
     return device

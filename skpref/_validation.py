@@ -1,4 +1,4 @@
-"""Checks of the inputs that several estimators share: session ids, labels, LLM scores, texts."""
+"""Readers of the arguments that several estimators share: session ids, labels, scores, texts."""
 
 from collections import defaultdict
 from itertools import count
@@ -12,7 +12,7 @@ from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionId
 
 
 def is_missing(values: np.ndarray) -> BoolArray:
-    """Tell which entries are None or NaN, whatever the dtype.
+    """Return which entries are None or NaN, whatever the dtype.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The method of both classifiers: soft labels, a network, and what the human labels add."""
+"""The base of both classifiers: soft labels, a network, and the human labels."""
 
 import copy
 from abc import ABCMeta, abstractmethod
@@ -119,7 +119,7 @@ class BasePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator, met
 
     @abstractmethod
     def _stage2_kind(self, n_labelled, has_scores):
-        """Return "head" or "finetune" if stage 2 goes on after the offsets, else another value."""
+        """Return "head" or "finetune" if stage 2 continues after the offsets."""
 
     def _features_to_smooth(self, X):
         """Return the features over which soft labels are smoothed."""
@@ -150,7 +150,7 @@ class BasePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator, met
 
     @abstractmethod
     def _saved_module(self):
-        """Return what the network was made by, as a saved folder names it."""
+        """Return the kind of the network, as a saved folder names it."""
 
     def _check_options(self):
         """Raise if parameters contradict each other."""
@@ -236,7 +236,7 @@ class BasePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator, met
             session.
         llm_scores : array-like of shape (n_utterances, n_prompts, n_classes) or \
                 (n_utterances, n_prompts), default=None
-            Raw LLM scores, NaN where there is none; 2-D holds the positive class of a binary task.
+            Raw LLM scores, NaN if there is no score; 2-D holds the positive class of a binary task.
         sample_weight : array-like of shape (n_utterances,), default=None
             Row weights; a pair weighs the product of its rows.
 

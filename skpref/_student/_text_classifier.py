@@ -28,7 +28,7 @@ class PairwisePreferenceTextClassifier(BasePreferenceClassifier):
 
     Parameters
     ----------
-    model_name : str, default="sentence-transformers/all-MiniLM-L6-v2"
+    model_name : str or path-like, default="sentence-transformers/all-MiniLM-L6-v2"
         Name on the Hugging Face hub, or folder, of a sentence-transformers model or of any encoder.
     max_length : int, default=None
         Tokens after which a text is cut; None takes the limit of the model.
@@ -178,7 +178,7 @@ class PairwisePreferenceTextClassifier(BasePreferenceClassifier):
 
     _parameter_constraints: dict = {
         **BasePreferenceClassifier._parameter_constraints,
-        "model_name": [str],
+        "model_name": [str, PathLike],
         "max_length": [None, Interval(Integral, 1, None, closed="left")],
         "trainable_layers": [None, Interval(Integral, 0, None, closed="left")],
         "stage2": [None, StrOptions({"auto", "offsets", "finetune"})],

@@ -52,7 +52,7 @@ class TrainingSet(NamedTuple):
     session : ndarray of int, shape (n_rows,)
         Session codes, ascending.
     has_scores : bool
-        Whether the soft labels are of LLM scores, not of the human labels.
+        Whether the soft labels come from LLM scores, not from the human labels.
     """
 
     X: Any
@@ -83,7 +83,7 @@ class TrainingSet(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """Training rows and what was found out on the way to them.
+    """Training rows and by-products of preparing them.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Batches of whole sessions, and all their pairs as the loss takes them."""
+"""Batches of whole sessions, with the targets of the loss."""
 
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -14,7 +14,7 @@ from skpref._torch._pairs import FEW_PAIRS, AllPairs
 
 
 def as_tensor(X) -> Tensor:
-    """Dense tensor of some rows; sparse or ragged ones are only filled in here, batch by batch.
+    """Return rows as a dense tensor; sparse or ragged rows are filled in here, batch by batch.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def as_tensor(X) -> Tensor:
     Returns
     -------
     Tensor of shape (n_rows, n_features)
-        The same, dense; token ids are followed by -1.
+        The rows; token ids are padded with -1.
     """
     if X.dtype == object:
         ids = [torch.from_numpy(row) for row in X]
@@ -76,27 +76,27 @@ class SessionBatches:
     dataset : SessionDataset
         The rows.
     batch_size : int
-        Most rows of a batch, but for a longer session, see Notes.
+        Most rows of a batch, except for a longer session: see Notes.
     token_budget : int, default=None
-        Most tokens of a batch of texts, but for a longer session; None sets no limit.
+        Most tokens of a batch of texts, except for a longer session; None sets no limit.
     shuffle : bool, default=False
         Whether the sessions come in a new random order each epoch.
     pairs : "all", IntraSessionPairSampler or None, default="all"
-        "all" leaves all pairs of a session to the loss; a sampler draws pairs anew each epoch;
+        "all" leaves all pairs of a session to the loss; a sampler draws pairs again in each epoch;
         None gives none.
     min_margin : float, default=0.0
         Least soft-label gap of a pair, for "all".
     session_weight : {"equal", "pairs"}, default="equal"
         Whether each session counts the same, or each pair, for "all".
     shard : (int, int), default=(0, 1)
-        Number of this process among those that train together, and how many they are. Each takes
-        its share of the batches, all as many.
+        Number of this process, and how many processes train together. The batches are divided
+        among them; each gets the same number.
 
     Notes
     -----
-    A session that is longer than `batch_size` is a batch by itself. Only one that holds more than
-    a tenth of all rows is dealt out at random, anew in each epoch, into parts of about that many,
-    so that an epoch has ten steps or more: every pair has the same chance to be compared.
+    A session that is longer than `batch_size` is a batch of its own. Only one that holds more than
+    a tenth of all rows is divided at random, again in each epoch, into parts of about a tenth, so
+    that an epoch has ten steps or more: every pair has the same chance to be compared.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class SessionBatches:
         self.pairs = pairs
         self.pair_options = {"min_margin": min_margin, "session_weight": session_weight}
         self._kept: AllPairs | None = None
-        # What else the processes draw, such as dropout, must not part the orders they draw.
+        # Other draws of the processes, such as dropout, must not make their orders differ.
         self._generator = None
         if shard[1] > 1:
             self._generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
@@ -135,7 +135,7 @@ class SessionBatches:
         return (target for _, target in self._batches())
 
     def _batches(self) -> Iterator[tuple[np.ndarray, dict]]:
-        """Yield the rows of each batch and what the loss must know of them."""
+        """Yield the rows of each batch, and its target."""
         data = self.dataset
         dealt, session = self._deal()
         lengths = run_lengths(session)
@@ -149,14 +149,15 @@ class SessionBatches:
         batches = zip(pairwise(ends.tolist()), targets, strict=True)
         n_batches = len(bounds) - 1
         n_own = -(-n_batches // self.shard[1])
-        for number, ((start, end), target) in enumerate(self._own(batches, n_batches, n_own)):
+        share = self._share(batches, n_batches, n_own)
+        for number, ((start, end), target) in enumerate(share):
             chosen = dealt[rows[start:end]]
             row = {"soft": data.soft_tensor[chosen], "weight": data.weight[chosen]}
             place = {"done": (number + 0.5) / n_own, "last": number == n_own - 1}
             yield chosen, target | row | place
 
-    def _own(self, batches, n_batches, n_own) -> Iterable:
-        """Batches of this process; the first ones come again where the last round lacks some."""
+    def _share(self, batches, n_batches, n_own) -> Iterable:
+        """Return the batches of this process; the first ones fill up an incomplete last round."""
         rank, n_processes = self.shard
         if n_processes == 1:
             return batches
@@ -164,7 +165,7 @@ class SessionBatches:
         return (batches[(rank + n_processes * i) % n_batches] for i in range(n_own))
 
     def _deal(self) -> tuple[np.ndarray, np.ndarray]:
-        """Order of the rows and their sessions, in which a part of a long session is one, too."""
+        """Return the order of the rows and their sessions; a part of a long one counts as a session."""
         session = self.dataset.session
         rows, lengths = np.arange(len(session)), run_lengths(session)
         most = max(self.batch_size, len(session) // 10)
@@ -181,7 +182,7 @@ class SessionBatches:
         return rows, np.cumsum(new) - 1
 
     def _pack(self, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Fill batches with sessions, in order: bounds of the batches among the sessions."""
+        """Fill batches with sessions, in order; return where in the sessions each batch begins."""
         tokens, budget = np.zeros_like(lengths), self.token_budget
         if budget is not None:
             tokens = np.add.reduceat(self.dataset.n_tokens[rows], np.cumsum(lengths) - lengths)
@@ -197,7 +198,7 @@ class SessionBatches:
         return np.array([*bounds, len(lengths)])
 
     def _pair_targets(self, dealt, session, order, bounds, rows, ends) -> Iterable[dict]:
-        """Give each batch what the loss must know of its pairs."""
+        """Return what the loss must know about the pairs of each batch."""
         if self.pairs is None:
             return ({} for _ in bounds[1:])
         n_rows, n_scores = np.diff(ends), self.dataset.soft.shape[1]
@@ -218,7 +219,7 @@ class SessionBatches:
         return self._sampled_pairs(pairs, batch_of_row, place, len(n_rows))
 
     def _all_pairs(self, dealt, session) -> AllPairs:
-        """Describe all pairs, once where no session is dealt out."""
+        """Describe all pairs, once if no session is divided."""
         whole = session is self.dataset.session
         if whole and self._kept is not None:
             return self._kept
@@ -228,7 +229,7 @@ class SessionBatches:
         return pairs
 
     def _sampled_pairs(self, pairs, batch_of_row, place, n_batches) -> list[dict[str, Tensor]]:
-        """Hand each pair to the batch of its session."""
+        """Assign each pair to the batch of its session."""
         weight = self.dataset.weight
         batch_of_pair = batch_of_row[pairs.winner]
         order = np.argsort(batch_of_pair, kind="stable")

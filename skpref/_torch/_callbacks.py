@@ -1,4 +1,4 @@
-"""Callbacks of the net: the learning rate's schedule, and training that goes on after a kill."""
+"""Callbacks of the net: a schedule of the learning rates, and training that can be resumed."""
 
 import json
 import os
@@ -9,11 +9,11 @@ from skorch.callbacks import Callback
 
 
 class WarmUp(Callback):
-    """Let the learning rates rise in a straight line, then fall in one to 0 at the end.
+    """Raise the learning rates linearly, then lower them linearly to 0 at the end.
 
-    skorch's `LRScheduler` counts steps; how many an epoch has depends here on how the sessions are
-    packed, and a training that goes on must find its place again. So this one asks the batches how
-    much of the epoch is done.
+    skorch's `LRScheduler` counts steps. Here the number of steps in an epoch depends on how the
+    sessions are packed, and a resumed training must find its place again. So this callback reads
+    from each batch how much of the epoch is done.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class WarmUp(Callback):
         self.rates_ = [group["lr"] for group in net.optimizer_.param_groups]
 
     def on_batch_begin(self, net, batch=None, training=False, **_):
-        """Set the rates for a batch, by what is behind when half of it is."""
+        """Set the rates for a batch, by the share of the training that is done at its middle."""
         if not training:
             return
         done = (len(net.history) - 1 + batch[1]["done"]) / net.max_epochs
@@ -39,17 +39,17 @@ class WarmUp(Callback):
             group["lr"] = rate * max(0.0, min(rise, fall))
 
     def on_train_end(self, net, **_):
-        """Leave the rates as they were, for training that follows."""
+        """Restore the rates, for training that follows."""
         for group, rate in zip(net.optimizer_.param_groups, self.rates_, strict=True):
             group["lr"] = rate
 
 
 class Resume(Callback):
-    """Save the state of the training after each epoch, and go on from a state that is there.
+    """Save the state of the training after each epoch, and resume from a saved state.
 
-    skorch's `Checkpoint` leaves out the state of the random numbers and of early stopping, and a
-    kill can leave a part of its files. Here everything that the next epoch depends on is in one
-    file, which takes the place of the last one at once.
+    skorch's `Checkpoint` omits the state of the random numbers and of early stopping, and a kill
+    can leave some of its files unwritten. Here everything that the next epoch depends on is in one
+    file, which replaces the previous one atomically.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class Resume(Callback):
     sampler : IntraSessionPairSampler or None
         Sampler that draws the pairs of the net's batches.
     writes : bool, default=True
-        Whether this process saves, of those that train together.
+        Whether this process, one of those that train together, saves the state.
     """
 
     def __init__(self, path, stopper, sampler, writes=True):
@@ -70,7 +70,7 @@ class Resume(Callback):
         self.writes = writes
 
     def on_train_begin(self, net, **_):
-        """Take up the saved state."""
+        """Restore the saved state."""
         self.n_done_ = 0
         if not self.path.is_file():
             return

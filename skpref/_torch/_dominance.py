@@ -53,7 +53,7 @@ def pair_sums(high: Tensor, low: Tensor, weight: Tensor, n_losers: Tensor, loss:
     Parameters
     ----------
     high, low : Tensor of shape (n_groups, length)
-        What each row is worth as a winner and as a loser. The rows of a group stand in ascending
+        What each row is worth as a winner and as a loser. The rows of a group are in ascending
         order of soft label.
     weight : Tensor of shape (n_groups, length)
         Row weights, 0 where padded.
@@ -99,7 +99,7 @@ def dominance_sums(
     Parameters
     ----------
     high, low : Tensor of float64, shape (n_groups, length)
-        What each row is worth as a winner and as a loser. The rows of a group stand in ascending
+        What each row is worth as a winner and as a loser. The rows of a group are in ascending
         order of soft label.
     weight : Tensor of float64, shape (n_groups, length)
         Row weights, 0 where padded.

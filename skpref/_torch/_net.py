@@ -110,14 +110,14 @@ class SessionNet(NeuralNet):
 
 
 class AcceleratedNet(AccelerateMixin, SessionNet):
-    """Net that trains through Hugging Face accelerate, on several devices where there are.
+    """Net that trains through Hugging Face accelerate, on several devices if they are available.
 
-    accelerate moves and shares out the batches of a `DataLoader`; the batches of sessions are not
-    one, so they do that by themselves (`SessionBatches`, `shard`).
+    accelerate moves and divides the batches of a `DataLoader`. The batches of sessions are not one,
+    so they are divided by `SessionBatches` (`shard`).
     """
 
     def _initialize_accelerator(self):
-        # Without parameters the criterion has nothing that processes could keep in step.
+        # The criterion has no parameters that processes would have to synchronise.
         criteria, self._criteria = self._criteria, []
         try:
             return super()._initialize_accelerator()

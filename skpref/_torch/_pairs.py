@@ -1,4 +1,4 @@
-"""All pairs of a data set, as the loss takes them."""
+"""All pairs of a data set, in the form that the loss takes."""
 
 import numpy as np
 import torch
@@ -13,11 +13,11 @@ FEW_PAIRS = 2**15
 
 
 class AllPairs:
-    """Every pair of a data set: for each row and class, which rows of its session lose to it.
+    """All pairs of a data set: for each row and class, which rows of its session lose to it.
 
     The entries, one for each row and class, are sorted by session, class and soft label, so that
-    the losers of an entry are the first ones of its session and class. A last one that weighs
-    nothing stands for padding. The loss of a batch is the sum of the losses of its pairs, each
+    the losers of an entry are the first ones of its session and class. The last entry, without
+    weight, represents padding. The loss of a batch is the sum of the losses of its pairs, each
     times the `share` of its session, by the sum of `mass` over its sessions.
     """
 
@@ -42,7 +42,7 @@ class AllPairs:
     def blocks(self, session, position, few_pairs=FEW_PAIRS) -> list[dict[str, Tensor]]:
         """Pad the entries of some sessions to blocks of about one length.
 
-        `position` is where each score stands in the batch, the last that of the padding.
+        `position` holds the place of each score in the batch, and last that of the padding.
         """
         mass = self.mass[session]
         session = session[mass > 0]

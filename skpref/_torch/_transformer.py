@@ -68,7 +68,7 @@ class TransformerScorer(nn.Module):
         )
         if not hasattr(self.encoder[0], "model"):
             raise ValueError(
-                f"module__model_name={model_name!r} is a {type(self.encoder[0]).__name__} model; "
+                f"model_name={model_name!r} is a {type(self.encoder[0]).__name__} model; "
                 "only transformers are trained end to end. Put SentenceEncoder before the "
                 "classifier instead."
             )
@@ -102,7 +102,7 @@ class TransformerScorer(nn.Module):
         layers = max(lists, key=len, default=())
         if trainable_layers > len(layers):
             raise ValueError(
-                f"module__trainable_layers={trainable_layers} but the encoder has {len(layers)} "
+                f"trainable_layers={trainable_layers} but the encoder has {len(layers)} "
                 "layers; pass at most that, or None to train all of the encoder."
             )
         trained = {

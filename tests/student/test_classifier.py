@@ -1,6 +1,7 @@
 import pickle
 import re
 import tracemalloc
+from itertools import combinations
 from typing import ClassVar
 
 import joblib
@@ -27,7 +28,8 @@ from skpref import (
     LLMScoreCalibrator,
     PairwisePreferenceClassifier,
 )
-from skpref._torch._net import MLP
+from skpref._torch._modules import MLP
+from skpref._torch._scoring import ROWS
 from skpref.datasets import make_dialogues
 from skpref.metrics import within_session_concordance
 
@@ -202,7 +204,6 @@ def test_predicting_does_not_depend_on_the_batch(data):
 def test_predicting_streams_over_the_rows_without_the_net(data, monkeypatch):
     clf = fit(fast(), data)
     expected = clf.predict_proba(data.X)
-    monkeypatch.setattr("skpref._torch._net._ROWS", 100)
     monkeypatch.setattr(type(clf.net_), "evaluation_step", None)
     monkeypatch.setattr(type(clf.net_), "get_iterator", None)
     seen = []
@@ -213,7 +214,7 @@ def test_predicting_streams_over_the_rows_without_the_net(data, monkeypatch):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert_allclose(found[: len(data.X)], expected, atol=1e-6)
-    assert max(seen) == 100
+    assert max(seen) == ROWS
     # A few arrays of the scores and probabilities; none of the features.
     assert peak < 10 * found.nbytes
     assert peak < X.nbytes
@@ -236,13 +237,10 @@ def converged(**params):
 
 
 @pytest.mark.parametrize("margin", ["adaptive", "fixed"])
-@pytest.mark.parametrize("max_dense", [4, 256])
-def test_lbfgs_reaches_the_optimum_of_an_independent_convex_solver(margin, max_dense, monkeypatch):
-    monkeypatch.setattr("skpref._torch._losses.MAX_DENSE", max_dense)
-    monkeypatch.setattr("skpref._torch._batches.MAX_DENSE", max_dense)
-    monkeypatch.setattr("skpref._torch._dominance.LEAF", 4)
+@pytest.mark.parametrize("lengths", [(40, 30, 20), (200, 150, 20)])  # pair by pair; by sums
+def test_lbfgs_reaches_the_optimum_of_an_independent_convex_solver(margin, lengths):
     rng = np.random.RandomState(0)
-    X, groups = rng.randn(90, 5), np.repeat([0, 1, 2], [40, 30, 20])
+    X, groups = rng.randn(sum(lengths), 5), np.repeat([0, 1, 2], lengths)
     soft = expit(X @ [2.0, -1.0, 0.5, 0.0, 1.0])  # separable
     sampler = IntraSessionPairSampler(session_weight="pairs")
     clf = converged(margin=margin, pair_sampler=sampler)
@@ -268,22 +266,21 @@ def test_lbfgs_needs_neither_seed_nor_learning_rate(data):
     assert (np.diff(losses) <= 1e-12).all()
 
 
-@pytest.mark.parametrize("convert", [np.asarray, sparse.csr_matrix])
-def test_lbfgs_in_blocks_of_rows_finds_the_same(data, convert, monkeypatch):
+@pytest.mark.parametrize("convert", [np.float32, sparse.csr_matrix])
+def test_lbfgs_finds_the_same_in_any_form_of_the_rows(data, convert):
     params = {"pointwise_weight": 1.0, "validation_fraction": 0.0}
     X, given = convert(data.X), {"groups": data.groups, "llm_scores": data.llm_scores}
     whole = converged(**params).fit(data.X, data.y, **given)
-    monkeypatch.setattr("skpref._torch._net._ROWS", 50)
-    blocks = converged(**params).fit(X, data.y, **given)
-    assert_allclose(blocks.predict_proba(X), whole.predict_proba(data.X), atol=1e-5)
+    other = converged(**params).fit(X, data.y, **given)
+    assert_allclose(other.predict_proba(X), whole.predict_proba(data.X), atol=1e-5)
 
 
-def test_lbfgs_converges_on_sampled_pairs_of_the_logistic_loss(data, monkeypatch):
-    monkeypatch.setattr("skpref._torch._losses.MAX_DENSE", 4)
-    monkeypatch.setattr("skpref._torch._batches.MAX_DENSE", 4)
-    clf = fit(converged(loss="logistic", tol=1e-6), data)
+def test_lbfgs_converges_on_sampled_pairs_of_the_logistic_loss():
+    data = make_dialogues(n_sessions=4, session_length=(140, 160), random_state=0)
+    clf = fit(converged(loss="logistic", tol=1e-6, stage2="offsets"), data)
     assert clf.n_iter_ < clf.max_iter
-    assert clf.score(data.X, data.y_true) > 0.5
+    llm = data.llm_scores.mean(axis=1).argmax(axis=1)
+    assert clf.score(data.X, data.y_true) > (llm == data.y_true).mean()
 
 
 def test_lbfgs_warns_when_it_has_not_converged(data):
@@ -453,6 +450,25 @@ def test_each_pair_sampler_trains(data3, sampler):
     assert concordance > 0.8
 
 
+def test_strategies_of_pair_samplers_make_different_networks(data3):
+    samplers = [
+        None,
+        *[IntraSessionPairSampler(strategy) for strategy in ("uniform", "margin", "adjacent")],
+        IntraSessionPairSampler(max_pairs_per_session=3),
+    ]
+    proba = [
+        fit(fast(pair_sampler=sampler, pairwise_weight=1.0), data3).predict_proba(data3.X)
+        for sampler in samplers
+    ]
+    for i, j in combinations(range(len(proba)), 2):
+        assert abs(proba[i] - proba[j]).max() > 1e-3
+
+
+def test_texts_are_sent_to_the_classifier_of_texts(data):
+    with raises("use PairwisePreferenceTextClassifier(model_name=...)"):
+        fit(fast(module="transformer"), data)
+
+
 class Bilinear(nn.Module):
     def __init__(self, n_features, n_outputs, rank=4):
         super().__init__()
@@ -615,30 +631,23 @@ def test_a_network_that_does_not_end_in_a_linear_layer_has_no_head_to_refit(data
 
     with raises("pass 'offsets' or 'finetune'"):
         fit(fast(module=Squashed, stage2="head"), data)
-    with raises("stage2='head' needs features"):
-        PairwisePreferenceClassifier("transformer", stage2="head").fit(["a", "b"], [0, 1])
 
 
-def test_early_stopping_holds_out_whole_sessions_and_stops(data, monkeypatch):
-    import skpref._torch._net as net_module
+class Watcher(Callback):
+    """Keep the rows that a training watches."""
 
-    seen = {}
-    original = net_module.make_net
+    def on_epoch_end(self, net, dataset_valid=None, **kwargs):
+        self.rows = dataset_valid.X
 
-    def spy(module, *, valid=None, **params):
-        if valid is not None:
-            seen["valid"] = valid
-        return original(module, valid=valid, **params)
 
-    monkeypatch.setattr(net_module, "make_net", spy)
-    clf = fit(
-        fast(early_stopping=True, max_epochs=200, n_iter_no_change=2, validation_fraction=0.2),
-        data,
-    )
+def test_early_stopping_holds_out_whole_sessions_and_stops(data):
+    params = {"max_epochs": 200, "n_iter_no_change": 2, "validation_fraction": 0.2}
+    clf = fit(fast(early_stopping=True, callbacks=[Watcher()], **params), data)
     assert clf.n_iter_ < 200
+    watched = next(c.rows for _, c in clf.net_.callbacks_ if isinstance(c, Watcher))
     sizes = pd.Series(data.groups).value_counts()
     session_of = {x.tobytes(): g for x, g in zip(data.X, data.groups, strict=True)}
-    held = pd.Series([session_of[x.tobytes()] for x in seen["valid"].X])
+    held = pd.Series([session_of[x.tobytes()] for x in watched])
     assert held.nunique() == 12
     assert all(sizes[g] == n for g, n in held.value_counts().items())
 

@@ -16,7 +16,11 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 import skpref
-from skpref import LLMScoreCalibrator, PairwisePreferenceClassifier
+from skpref import (
+    LLMScoreCalibrator,
+    PairwisePreferenceClassifier,
+    PairwisePreferenceTextClassifier,
+)
 from skpref._student import _persistence
 from skpref.datasets import make_dialogues
 
@@ -76,8 +80,8 @@ def student(data):
 
 
 def text_classifier(model, **params):
-    options = {"module__model_name": model, "max_epochs": 1, "random_state": 0, "device": "cpu"}
-    return PairwisePreferenceClassifier("transformer", **options | params).fit(TEXTS, MOODS)
+    options = {"max_epochs": 1, "random_state": 0, "device": "cpu"}
+    return PairwisePreferenceTextClassifier(model, **options | params).fit(TEXTS, MOODS)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +91,10 @@ def text_student(tiny_model):
 
 def load(folder, **options):
     return PairwisePreferenceClassifier.from_pretrained(folder, **options)
+
+
+def load_text(folder):
+    return PairwisePreferenceTextClassifier.from_pretrained(folder, device="cpu")
 
 
 def assert_same(first, second, X):
@@ -326,8 +334,8 @@ def edit_config(folder, **changes):
 
 def test_newer_format(student, tmp_path):
     student.save_pretrained(tmp_path)
-    edit_config(tmp_path, format_version=2, skpref_version="9.0")
-    expected = rf"by skpref 9.0 in format 2, and this is skpref {skpref.__version__}.*upgrade"
+    edit_config(tmp_path, format_version=3, skpref_version="9.0")
+    expected = rf"by skpref 9.0 in format 3, and this is skpref {skpref.__version__}.*upgrade"
     with pytest.raises(ValueError, match=expected):
         load(tmp_path)
 
@@ -362,9 +370,9 @@ def test_text_model_keeps_its_encoder(text_student, tiny_model, tmp_path):
     from sentence_transformers import SentenceTransformer
 
     text_student.save_pretrained(tmp_path)
-    again = load(tmp_path)
+    again = load_text(tmp_path)
     assert_same(text_student, again, TEXTS)
-    assert again.module__model_name == tiny_model
+    assert again.model_name == tiny_model
     assert again.classes_.tolist() == ["bad", "good"]
     module = text_student.net_.module_
     with torch.inference_mode():
@@ -377,19 +385,19 @@ def test_text_model_keeps_its_encoder(text_student, tiny_model, tmp_path):
 
 def test_text_model_needs_the_first_encoder_no_more(tiny_model, tmp_path):
     shutil.copytree(tiny_model, tmp_path / "start")
-    options = {"module__max_length": 6, "module__trainable_layers": 1, "module__revision": "main"}
+    options = {"max_length": 6, "trainable_layers": 1, "module__revision": "main"}
     clf = text_classifier(tmp_path / "start", **options)
     clf.save_pretrained(tmp_path / "model")
     shutil.rmtree(tmp_path / "start")
     (tmp_path / "model").rename(tmp_path / "moved")
-    again = load(tmp_path / "moved")
+    again = load_text(tmp_path / "moved")
     assert_same(clf, again, TEXTS)
-    assert again.module__model_name == str(tmp_path / "start")
+    assert again.model_name == str(tmp_path / "start")
     frozen = [p.requires_grad for p in clf.net_.module_.parameters()]
     assert [p.requires_grad for p in again.net_.module_.parameters()] == frozen
     again.partial_fit(TEXTS, MOODS)
     again.save_pretrained(tmp_path / "moved")
-    assert_same(again, load(tmp_path / "moved"), TEXTS)
+    assert_same(again, load_text(tmp_path / "moved"), TEXTS)
 
 
 def test_encoder_does_not_bring_code(text_student, tmp_path):
@@ -402,17 +410,17 @@ def test_encoder_does_not_bring_code(text_student, tmp_path):
     kwargs = {"trust_remote_code": True}
     edit_config(tmp_path / "model", params=config["params"] | {"module__model_kwargs": kwargs})
     with pytest.raises(ValueError, match=r"names code of its own \(evil.Transformer\)"):
-        load(tmp_path / "model")
+        load_text(tmp_path / "model")
     (tmp_path / "model/encoder/modules.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"lacks encoder/modules.json"):
-        load(tmp_path / "model")
+        load_text(tmp_path / "model")
 
 
 def test_model_settings_that_run_code_or_need_cuda_are_dropped(text_student, tmp_path):
     text_student.save_pretrained(tmp_path)
     kwargs = {"trust_remote_code": True, "attn_implementation": "flash_attention_2"}
     params = {"model_kwargs": kwargs, "revision": "main", "max_length": 3}
-    given = _persistence._encoder_params(params, tmp_path / "encoder", "cpu")
+    given = _persistence.encoder_params(params, _persistence.read_folder(tmp_path), "cpu")
     assert given == {
         "model_name": str(tmp_path / "encoder"),
         "revision": None,
@@ -536,31 +544,16 @@ def test_onnx_names_the_extra_to_install(missing, student, tmp_path, monkeypatch
 # --- skops ----------------------------------------------------------------------------------
 
 
-def test_skops_names_the_types_to_trust(student, data):
+@pytest.mark.parametrize(
+    "params", [{}, {"module": "linear"}, {"calibrator": LLMScoreCalibrator("isotonic")}]
+)
+def test_skops_loads_with_the_types_that_the_library_lists(data, params):
     skops = pytest.importorskip("skops.io")
-    content = skops.dumps(student)
-    types = skops.get_untrusted_types(data=content)
-    assert types == [
-        "builtins.print",
-        "functools.partial",
-        "skorch.callbacks.logging.EpochTimer",
-        "skorch.callbacks.logging.PrintLog",
-        "skorch.callbacks.scoring.PassthroughScoring",
-        "skorch.dataset.Dataset",
-        "skorch.history.History",
-        "skorch.setter.optimizer_setter",
-        "skpref._torch._batches.SessionBatches",
-        "skpref._calibrator.LLMScoreCalibrator",
-        "skpref._calibrator._Pool",
-        "skpref._student._classifier.PairwisePreferenceClassifier",
-        "skpref._torch._losses.PreferenceLoss",
-        "skpref._torch._net.MLP",
-        "skpref._torch._net.SessionNet",
-        "torch.optim.adam.Adam",
-    ]
-    for name in types:
-        assert name in PairwisePreferenceClassifier.save_pretrained.__doc__
-    assert_same(student, skops.loads(content, trusted=types), data.X)
+    clf = fit(data, **params)
+    content = skops.dumps(clf)
+    types = PairwisePreferenceClassifier.skops_trusted_types()
+    assert set(skops.get_untrusted_types(data=content)) <= set(types)
+    assert_same(clf, skops.loads(content, trusted=types), data.X)
 
 
 def test_skops_of_a_text_model(text_student):
@@ -569,3 +562,47 @@ def test_skops_of_a_text_model(text_student):
     types = skops.get_untrusted_types(data=content)
     assert {"skpref._torch._transformer.TransformerScorer", "torch.optim.adamw.AdamW"} <= set(types)
     assert_same(text_student, skops.loads(content, trusted=types), TEXTS)
+
+
+# --- folders of format 1 ----------------------------------------------------------------------
+
+
+def as_format_1(folder, **params):
+    """Rewrite the description of a folder as the class of features and texts wrote it."""
+    config = json.loads((folder / "config.json").read_text())
+    edit_config(folder, format_version=1, params=config["params"] | params)
+
+
+def test_features_of_format_1(student, data, tmp_path):
+    student.save_pretrained(tmp_path)
+    gone = {"encoder_lr": 5e-5, "warmup": "auto", "max_grad_norm": "auto", "accumulate": 1}
+    gone |= {"checkpoint_dir": None, "accelerate": False, "finetune_epochs": 5}
+    as_format_1(tmp_path, max_epochs="auto", batch_size="auto", **gone)
+    again = load(tmp_path)
+    assert_same(student, again, data.X)
+    assert (again.max_epochs, again.batch_size) == (30, 256)
+
+
+def test_texts_of_format_1(text_student, tiny_model, tmp_path):
+    text_student.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for name in ("model_name", "max_length", "trainable_layers"):
+        del config["params"][name]
+    auto = dict.fromkeys(("max_epochs", "batch_size", "warmup", "max_grad_norm"), "auto")
+    gone = {"solver": "adam", "tol": 1e-5, "max_iter": 1000}
+    named = {"module__model_name": tiny_model, "module__max_length": 9}
+    edit_config(tmp_path, format_version=1, params=config["params"] | auto | gone | named)
+    again = load_text(tmp_path)
+    assert_same(text_student, again, TEXTS)
+    assert (again.model_name, again.max_length, again.trainable_layers) == (tiny_model, 9, None)
+    assert (again.max_epochs, again.batch_size) == (5, 64)
+    assert (again.warmup, again.max_grad_norm) == (0.1, 1.0)
+
+
+def test_each_class_names_the_other_for_its_folders(student, text_student, tmp_path):
+    student.save_pretrained(tmp_path / "features")
+    text_student.save_pretrained(tmp_path / "texts")
+    with pytest.raises(ValueError, match=r"PairwisePreferenceClassifier\.from_pretrained"):
+        load_text(tmp_path / "features")
+    with pytest.raises(ValueError, match=r"PairwisePreferenceTextClassifier\.from_pretrained"):
+        load(tmp_path / "texts")

@@ -9,13 +9,8 @@ from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
-from skpref._student._stage2 import (
-    class_logits,
-    expected_f1_offsets,
-    fit_head,
-    fit_offsets,
-    probabilities,
-)
+from skpref._student._output import class_logits, expected_f1_offsets, probabilities
+from skpref._student._stage2 import fit_last_layer, fit_offsets
 
 
 def draw(n_rows, scale, offsets, seed=0):
@@ -105,7 +100,7 @@ def head_data(n_rows=400, n_groups=40, seed=0):
 def test_head_learns_what_the_logits_lack(convert, n_scores):
     X, codes, groups = head_data()
     base, goal = np.zeros((len(X), n_scores)), np.eye(2)[codes]
-    coef, intercept, variance = fit_head(convert(X), base, goal, np.ones(len(X)), groups)
+    coef, intercept, variance = fit_last_layer(convert(X), base, goal, np.ones(len(X)), groups)
     assert variance > 0
     assert coef.shape == (n_scores, 5)
     before = probabilities(base)[np.arange(len(X)), codes]
@@ -122,10 +117,10 @@ def test_head_stays_where_the_logits_are_right_or_labels_are_of_one_session():
     logits = 2 * rng.standard_normal((len(X), 2))
     codes = (rng.uniform(size=len(X)) < probabilities(logits)[:, 1]).astype(int)
     goal, weight = np.eye(2)[codes], np.ones(len(X))
-    coef, intercept, _ = fit_head(X, logits, goal, weight, groups)
+    coef, intercept, _ = fit_last_layer(X, logits, goal, weight, groups)
     assert np.abs(X @ coef.T + intercept).mean() < 0.2
     X, codes, _ = head_data()
-    coef, intercept, variance = fit_head(X, 0 * logits, np.eye(2)[codes], weight, 0 * groups)
+    coef, intercept, variance = fit_last_layer(X, 0 * logits, np.eye(2)[codes], weight, 0 * groups)
     assert variance == 0
     assert not coef.any()
     assert not intercept.any()
@@ -135,7 +130,7 @@ def test_head_is_the_minimum_of_the_stated_objective():
     X, codes, groups = head_data(n_rows=120)
     base, goal = np.zeros((len(X), 1)), np.eye(2)[codes]
     weight = np.random.RandomState(1).uniform(0.5, 2, len(X))
-    coef, intercept, variance = fit_head(X, base, goal, weight, groups)
+    coef, intercept, variance = fit_last_layer(X, base, goal, weight, groups)
     center = X.mean(axis=0)
     spread = np.sqrt(((X - center) ** 2).sum(axis=1).mean())
 

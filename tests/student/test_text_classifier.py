@@ -8,8 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, GroupKFold, GroupShuffleSplit
 from sklearn.pipeline import make_pipeline
@@ -20,9 +18,9 @@ from skpref import (
     DialogueContext,
     IntraSessionPairSampler,
     PairwisePreferenceClassifier,
+    PairwisePreferenceTextClassifier,
     SentenceEncoder,
 )
-from skpref._torch._batches import SessionBatches, SessionDataset, as_tensor
 from skpref._torch._transformer import TransformerScorer
 
 # Whole tokens of the tiny model.
@@ -32,8 +30,8 @@ TOLD = [
     "bad happy sad angry love hate music jazz rain sun day week time again soon now never always "
     "broken works",
 ]
-NOISE = "the a i you we it is was my your to and not of in on for can do have will this that"
 TEXTS = ["where is my order?", "no", "i love this music", "hello", "the agent never called again!"]
+NOISE = "the a i you we it is was my your to and not of in on for can do have will this that"
 
 
 def make_texts(n_sessions=40, length=6, seed=0):
@@ -49,56 +47,9 @@ def make_texts(n_sessions=40, length=6, seed=0):
 
 
 def tiny(tiny_model, **params):
-    given = {"module__model_name": tiny_model, "max_epochs": 2, "random_state": 0} | params
-    return PairwisePreferenceClassifier("transformer", **given)
-
-
-@pytest.fixture
-def scorer(tiny_model):
-    torch.manual_seed(0)
-    return TransformerScorer(2, tiny_model)
-
-
-def test_scores_do_not_depend_on_the_batch(scorer, monkeypatch):
-    scorer.eval()
-    tokens = scorer.tokenize(TEXTS)
-    apart = torch.cat([scorer(as_tensor(tokens[[i]])) for i in range(len(tokens))])
-    torch.testing.assert_close(scorer(as_tensor(tokens)), apart)
-    monkeypatch.setattr("skpref._torch._transformer._PASS_TOKENS", {"cpu": 10, "cuda": 10})
-    torch.testing.assert_close(scorer(as_tensor(tokens)), apart)
-
-
-def test_token_ids_are_the_tokenizers_cut_at_max_length(tiny_model):
-    scorer = TransformerScorer(1, tiny_model, max_length=6)
-    tokens = scorer.tokenize([*TEXTS, ""])
-    tokenizer = scorer.encoder.tokenizer
-    expected = tokenizer([*TEXTS, ""], truncation=True, max_length=6)["input_ids"]
-    assert [t.tolist() for t in tokens] == expected
-    assert max(map(len, tokens)) == 6
-    padded = as_tensor(tokens)
-    assert padded.shape == (6, 6)
-    assert ((padded >= 0).sum(1).numpy() == [len(t) for t in tokens]).all()
-
-
-def test_texts_beyond_the_token_budget_give_the_same_gradient(scorer, monkeypatch):
-    monkeypatch.setattr("skpref._torch._transformer._PASS_TOKENS", {"cpu": 10})
-    X = as_tensor(scorer.tokenize(TEXTS))
-    scorer.train()
-    kept = []
-
-    def gradient(budget):
-        scorer.token_budget = budget
-        scorer.zero_grad()
-        torch.manual_seed(0)  # the same dropout
-        scores = scorer(X)
-        kept.append(scores.detach())
-        (scores**2).sum().backward()
-        return [p.grad.clone() for p in scorer.parameters() if p.grad is not None]
-
-    whole, parts = gradient(1000), gradient(5)
-    assert len(whole) > 10
-    torch.testing.assert_close(kept[0], kept[1])
-    torch.testing.assert_close(whole, parts)
+    return PairwisePreferenceTextClassifier(
+        tiny_model, **{"max_epochs": 2, "random_state": 0} | params
+    )
 
 
 @pytest.mark.parametrize("option", ["gradient_checkpointing", "bf16"])
@@ -112,15 +63,6 @@ def test_options_of_the_encoder_keep_what_it_learns(tiny_model, option):
     np.testing.assert_allclose(found, expected, atol=tolerance)
 
 
-def test_compile_compiles_the_encoder_for_any_length(tiny_model, monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch, "compile", lambda call, **options: asked.append(options) or call)
-    scorer = TransformerScorer(1, tiny_model, compile=True)
-    assert asked == [{"dynamic": True}]
-    assert scorer(as_tensor(scorer.tokenize(TEXTS))).shape == (5, 1)
-    pickle.loads(pickle.dumps(scorer))
-
-
 @pytest.mark.parametrize(
     ("trainable_layers", "trained"),
     [
@@ -131,64 +73,13 @@ def test_compile_compiles_the_encoder_for_any_length(tiny_model, monkeypatch):
 )
 def test_only_the_asked_for_layers_are_trained(tiny_model, trainable_layers, trained):
     texts, y, groups = make_texts(n_sessions=10)
-    clf = tiny(tiny_model, module__trainable_layers=trainable_layers).fit(texts, y, groups=groups)
+    clf = tiny(tiny_model, trainable_layers=trainable_layers).fit(texts, y, groups=groups)
     before = TransformerScorer(1, tiny_model).encoder[0].model.state_dict()
     after = clf.net_.module_.encoder[0].model.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert {re.match(r"embeddings|encoder\.layer\.\d|\w+", name)[0] for name in changed} == {
         *trained
     }
-
-
-def test_more_layers_than_there_are_is_an_error(tiny_model):
-    message = "module__trainable_layers=3 but the encoder has 2 layers"
-    with pytest.raises(ValueError, match=re.escape(message)):
-        TransformerScorer(1, tiny_model, trainable_layers=3)
-
-
-@given(
-    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=12),
-    batch_size=st.integers(1, 12),
-    budget=st.integers(1, 60),
-    seed=st.integers(0, 10),
-)
-@settings(max_examples=50, deadline=None)
-def test_batches_keep_to_both_budgets_and_sessions_whole(lengths, batch_size, budget, seed):
-    rng = np.random.RandomState(seed)
-    session = np.repeat(np.arange(len(lengths)), lengths)
-    tokens = np.empty(len(session), dtype=object)
-    tokens[:] = [np.full(rng.randint(1, 20), i, dtype=np.int32) for i in range(len(session))]
-    data = SessionDataset(tokens, rng.rand(len(session), 1), np.ones(len(session)), session)
-    # Long sessions are dealt out otherwise, which is tested with features.
-    batches = SessionBatches(data, max(batch_size, 6), token_budget=budget)
-    seen = []
-    for X, _ in batches:
-        rows = X[:, 0].numpy()
-        seen.extend(rows)
-        assert (np.bincount(session[rows]) == np.bincount(session)[: session[rows].max() + 1])[
-            np.unique(session[rows])
-        ].all()
-        n_sessions = len(np.unique(session[rows]))
-        assert n_sessions == 1 or (len(rows) <= max(batch_size, 6) and (X >= 0).sum() <= budget)
-    assert sorted(seen) == list(range(len(session)))
-
-
-def test_processes_share_out_the_batches():
-    n = 50
-    data = SessionDataset(
-        np.arange(n, dtype=np.float32)[:, None], np.zeros((n, 1)), np.ones(n), np.arange(n) // 5
-    )
-
-    def rows(shard):
-        torch.manual_seed(0)
-        batches = SessionBatches(data, 10, shuffle=True, pairs=None, shard=shard)
-        torch.rand(shard[0] + 1)  # what processes draw by themselves does not part them
-        return [[X[:, 0].tolist() for X, _ in batches] for _ in range(2)]
-
-    parts = [rows((rank, 2)) for rank in range(2)]
-    for first, second in zip(*parts, strict=True):
-        assert len(first) == len(second) == 3  # five batches, one of them twice
-        assert {r for batch in first + second for r in batch} == set(range(n))
 
 
 class Recorder(Callback):
@@ -256,18 +147,17 @@ def test_gradients_are_clipped_in_training_that_follows(tiny_model):
     assert torch.stack([grad.norm() for grad in parameters]).norm() < 1.1e-6
 
 
-def test_accumulated_batches_make_the_step_of_one():
-    rng = np.random.RandomState(0)
-    X, y = rng.randn(40, 3), np.tile([0, 1], 20)
-    groups = np.repeat(np.arange(8), 5)
-    given = {"smoother": "passthrough", "max_epochs": 1, "stage2": None, "random_state": 0}
-    one = PairwisePreferenceClassifier("linear", batch_size=40, **given)
-    four = PairwisePreferenceClassifier("linear", batch_size=10, accumulate=4, **given)
+def test_accumulated_batches_make_the_step_of_one(tiny_model):
+    texts, y, groups = make_texts(n_sessions=8, length=5)
+    given = {"max_epochs": 1, "stage2": None, "module__dropout": 0.0, "trainable_layers": 0}
+    one = tiny(tiny_model, batch_size=40, **given)
+    four = tiny(tiny_model, batch_size=10, accumulate=4, **given)
     three = clone(four).set_params(accumulate=3)  # the rest of an epoch makes a step, too
-    steps = [recorded(clf, X, y, groups=groups) for clf in (one, four, three)]
+    steps = [recorded(clf, texts, y, groups=groups) for clf in (one, four, three)]
     assert [len(s.rates) for s in steps] == [1, 1, 2]
     assert steps[0].norms[0] == pytest.approx(steps[1].norms[0], rel=1e-5)
-    np.testing.assert_allclose(one.decision_function(X), four.decision_function(X), atol=1e-6)
+    expected = one.decision_function(texts)
+    np.testing.assert_allclose(four.decision_function(texts), expected, atol=1e-5)
 
 
 def test_fine_tuned_beats_its_own_frozen_encoder(tiny_model):
@@ -328,7 +218,7 @@ def test_a_dialogue_goes_through_a_pipeline_and_a_search(tiny_model, tmp_path, k
     encoder = SentenceEncoder(tiny_model, cache=tmp_path)
     steps = [encoder, PairwisePreferenceClassifier(max_epochs=2)] if frozen else [tiny(tiny_model)]
     pipe = make_pipeline(DialogueContext(), *steps)
-    step = "pairwisepreferenceclassifier"
+    step = pipe.steps[-1][0]
     grid = {"dialoguecontext__n_turns": [0, 2], f"{step}__margin_scale": [1, 2]}
     search = GridSearchCV(pipe, grid, cv=GroupKFold(2), error_score="raise")
     search.fit(frame, y, groups=groups, **{f"{step}__groups": groups})
@@ -366,23 +256,9 @@ def test_what_is_no_text_is_refused(tiny_model, X, message):
         clf.predict(X)
 
 
-def test_lbfgs_and_a_missing_y_are_refused(tiny_model):
-    with pytest.raises(ValueError, match="solver='lbfgs' does not train a transformer"):
-        tiny(tiny_model, solver="lbfgs").fit(TEXTS, [0, 1, 0, 1, 0])
+def test_a_missing_y_is_refused(tiny_model):
     with pytest.raises(ValueError, match="requires y to be passed"):
         tiny(tiny_model).fit(TEXTS, None)
-
-
-def test_a_static_model_is_sent_to_the_sentence_encoder(tmp_path, tiny_model):
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(Path(tiny_model) / "tokenizer.json"))
-    static = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)])
-    static.save_pretrained(str(tmp_path), create_model_card=False)
-    with pytest.raises(ValueError, match="Put SentenceEncoder before the classifier"):
-        TransformerScorer(1, str(tmp_path))
 
 
 def test_checkpoints_want_a_seed(tmp_path):
@@ -421,19 +297,15 @@ def resumable(kind, model, folder, callbacks=None):
         "verbose": 1,
     }
     X = texts
-    if kind == "transformer":
-        clf = tiny(model, **params)
-    else:
-        X = np.random.RandomState(1).randn(len(y), 4).astype(np.float32)
+    if kind == "sampled pairs":
         sampler = IntraSessionPairSampler("uniform", max_pairs_per_session=5)
-        clf = PairwisePreferenceClassifier(
-            pair_sampler=sampler, module__dropout=0.5, early_stopping=True, **params
-        )
+        params |= {"pair_sampler": sampler, "module__dropout": 0.5, "early_stopping": True}
+    clf = tiny(model, **params)
     clf.fit(X, y, groups=groups, llm_scores=scores)
     return clf, clf.predict_proba(X)
 
 
-@pytest.mark.parametrize("kind", ["transformer", "mlp"])
+@pytest.mark.parametrize("kind", ["all pairs", "sampled pairs"])
 def test_a_killed_training_goes_on_to_the_same_result(tiny_model, tmp_path, kind, capsys):
     _, unbroken = resumable(kind, tiny_model, None)
     assert capsys.readouterr().out.count("\n") >= 7
@@ -455,8 +327,11 @@ def test_other_data_or_parameters_do_not_take_up_a_state(tiny_model, tmp_path):
     texts, y, groups = make_texts(n_sessions=6)
 
     def file_of(clf, texts):
-        rows = clf._prepare(texts, y, groups, None, None, classes=None)
-        return clf._checkpoint(clf._tokenized(rows, clf._make_module(rows.X)))
+        prepared = clf._prepare(texts, y, groups, None, None, classes=None)
+        network = clf._build_network(None, 1)
+        rows = prepared.training
+        rows = rows._replace(X=clf._as_network_input(rows.X, network))
+        return clf._checkpoint(rows, prepared.classes)
 
     clf = tiny(tiny_model, checkpoint_dir=tmp_path)
     file = file_of(clf, texts)

@@ -1,5 +1,3 @@
-from unittest import mock
-
 import numpy as np
 import pytest
 import torch
@@ -8,8 +6,8 @@ from hypothesis import strategies as st
 
 from skpref import IntraSessionPairSampler
 from skpref._torch._batches import SessionBatches, SessionDataset
-from skpref._torch._dominance import pair_loss
-from skpref._torch._losses import PreferenceLoss
+from skpref._torch._dominance import pair_loss, pair_sums
+from skpref._torch._losses import PreferenceLoss, sampled_sums
 
 PAIR = {
     "hinge": lambda v: max(0.0, v),
@@ -91,16 +89,11 @@ def test_all_pairs_agree_with_brute_force(
     scores, soft, weight, session = make_rows(seed)
     if loss == "logistic":
         max_dense = 256  # else it is an estimate
-    with (
-        mock.patch("skpref._torch._losses.MAX_DENSE", max_dense),
-        mock.patch("skpref._torch._batches.MAX_DENSE", max_dense),
-        mock.patch("skpref._torch._batches._FEW_PAIRS", few),
-        mock.patch("skpref._torch._dominance.LEAF", 2),
-    ):
-        dataset = SessionDataset(scores, soft, weight, session)
-        X, target = one_batch(dataset, min_margin=min_margin, session_weight=per_session)
-        criterion = make_loss(loss=loss, margin=margin, min_margin=min_margin, pairwise_weight=0.5)
-        found = criterion(X, target).item()
+    dataset = SessionDataset(scores, soft, weight, session)
+    X, target = one_batch(dataset, min_margin=min_margin, session_weight=per_session, few_pairs=few)
+    limits = {"max_dense": max_dense, "leaf": 2, "min_margin": min_margin}
+    criterion = make_loss(loss=loss, margin=margin, pairwise_weight=0.5, **limits)
+    value = criterion(X, target).item()
     expected = brute_force(
         scores,
         soft,
@@ -112,21 +105,19 @@ def test_all_pairs_agree_with_brute_force(
         min_margin=min_margin,
         per_session=per_session,
     )
-    assert found == pytest.approx(0.5 * expected, rel=1e-9, abs=1e-12)
+    assert value == pytest.approx(0.5 * expected, rel=1e-9, abs=1e-12)
 
 
 @pytest.mark.parametrize("loss", sorted(PAIR))
 @pytest.mark.parametrize("margin", ["adaptive", "fixed"])
 @pytest.mark.parametrize("max_dense", [2, 256])
-def test_gradient_agrees_with_finite_differences(loss, margin, max_dense, monkeypatch):
+def test_gradient_agrees_with_finite_differences(loss, margin, max_dense):
     if loss == "logistic" and max_dense == 2:
         pytest.skip("the logistic loss of long sessions is an estimate")
-    monkeypatch.setattr("skpref._torch._losses.MAX_DENSE", max_dense)
-    monkeypatch.setattr("skpref._torch._batches.MAX_DENSE", max_dense)
-    monkeypatch.setattr("skpref._torch._dominance.LEAF", 3)
     scores, soft, weight, session = make_rows(5, n_rows=25)
     X, target = one_batch(SessionDataset(scores, soft, weight, session))
-    criterion = make_loss(loss=loss, margin=margin, pointwise_weight=0.3)
+    limits = {"max_dense": max_dense, "leaf": 3}
+    criterion = make_loss(loss=loss, margin=margin, pointwise_weight=0.3, **limits)
     assert torch.autograd.gradcheck(lambda s: criterion(s, target), X.requires_grad_())
 
 
@@ -147,17 +138,16 @@ def test_gradient_agrees_with_autograd_through_all_pairs(loss):
 
 
 @pytest.mark.parametrize("loss", ["hinge", "squared_hinge"])
-def test_long_sessions_are_summed_as_short_ones(loss, monkeypatch):
+def test_long_sessions_are_summed_as_short_ones(loss):
     rng = np.random.RandomState(0)
     session = np.repeat([0, 1, 2, 3], [400, 3, 90, 1])
     soft, scores = rng.rand(len(session), 2).round(2), rng.randn(len(session), 2)
     dataset = SessionDataset(scores, soft, rng.rand(len(session)), session)
     X, target = one_batch(dataset)
-    found = loss_and_gradient(make_loss(loss=loss), X, target)
-    monkeypatch.setattr("skpref._torch._losses.MAX_DENSE", 1000)
-    dense = loss_and_gradient(make_loss(loss=loss), X, target)
-    torch.testing.assert_close(found[0], dense[0], rtol=1e-12, atol=0)
-    torch.testing.assert_close(found[1], dense[1], rtol=1e-10, atol=1e-14)
+    summed = loss_and_gradient(make_loss(loss=loss), X, target)
+    dense = loss_and_gradient(make_loss(loss=loss, max_dense=1000), X, target)
+    torch.testing.assert_close(summed[0], dense[0], rtol=1e-12, atol=0)
+    torch.testing.assert_close(summed[1], dense[1], rtol=1e-10, atol=1e-14)
 
 
 def test_single_precision_scores_lose_nothing_in_a_long_session():
@@ -172,7 +162,7 @@ def test_single_precision_scores_lose_nothing_in_a_long_session():
     assert values[0] == pytest.approx(values[1], rel=1e-6)
 
 
-def test_sampled_logistic_loss_of_a_long_session_is_unbiased(monkeypatch):
+def test_sampled_logistic_loss_of_a_long_session_is_unbiased():
     rng = np.random.RandomState(0)
     session = np.repeat([0, 1], [40, 25])
     soft, scores = rng.rand(65, 2).round(1), rng.randn(65, 2)
@@ -180,18 +170,29 @@ def test_sampled_logistic_loss_of_a_long_session_is_unbiased(monkeypatch):
     X, target = one_batch(dataset)
     criterion = make_loss(loss="logistic")
     value, gradient = loss_and_gradient(criterion, X, target)
-    monkeypatch.setattr("skpref._torch._losses.MAX_DENSE", 2)
-    monkeypatch.setattr("skpref._torch._losses.N_DRAWS", 4)
-    monkeypatch.setattr("skpref._torch._losses._STEP", 7)
+    criterion = make_loss(loss="logistic", max_dense=2, n_draws=4)
     torch.manual_seed(0)
     draws = [loss_and_gradient(criterion, X, target) for _ in range(400)]
-    for found, expected in (
+    for samples, expected in (
         (torch.stack([d[0] for d in draws]), value),
         (torch.stack([d[1] for d in draws]), gradient),
     ):
-        error = found.std(dim=0) / len(draws) ** 0.5
+        error = samples.std(dim=0) / len(draws) ** 0.5
         assert (error > 0).any()
-        assert ((found.mean(dim=0) - expected).abs() <= 5 * error + 1e-12).all()
+        assert ((samples.mean(dim=0) - expected).abs() <= 5 * error + 1e-12).all()
+
+
+def test_draws_in_steps_are_unbiased():
+    rng = np.random.RandomState(0)
+    high, low, weight = (torch.from_numpy(rng.rand(2, 30)) for _ in range(3))
+    n_losers = torch.arange(30).expand(2, 30)
+    value, slope = pair_sums(high, low, weight, n_losers, "logistic")
+    torch.manual_seed(0)
+    draws = [sampled_sums(high, low, weight, n_losers, n_draws=4, step=7) for _ in range(400)]
+    values = torch.stack([d[0] for d in draws])
+    assert (values.mean() - value).abs() <= 5 * values.std() / 20
+    slopes = torch.stack([d[1] for d in draws])
+    assert ((slopes.mean(dim=0) - slope).abs() <= 5 * slopes.std(dim=0) / 20 + 1e-12).all()
 
 
 @settings(max_examples=20, deadline=None)
