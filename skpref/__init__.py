@@ -3,18 +3,18 @@
 from skpref import datasets, inspection, metrics
 from skpref._calibrator import LLMScoreCalibrator
 from skpref._context import DialogueContext
-from skpref._displays import (
-    PreferenceNoiseDisplay,
-    ScoreReliabilityDisplay,
-    SessionTrajectoryDisplay,
-    TrainingCurveDisplay,
-)
 from skpref._encoder import SentenceEncoder
 from skpref._llm._labeler import LLMLabeler
 from skpref._llm._prompts import PromptBank
 from skpref._sampler import IntraSessionPairSampler, Pairs
 from skpref._smoother import KNNLabelSmoother
 from skpref._student._classifier import PairwisePreferenceClassifier
+from skpref.inspection._plot import (
+    PreferenceNoiseDisplay,
+    ScoreReliabilityDisplay,
+    SessionTrajectoryDisplay,
+    TrainingCurveDisplay,
+)
 
 __version__ = "0.1.0.dev0"
 
