@@ -3,12 +3,6 @@
 from skpref import datasets, inspection, metrics
 from skpref._calibrator import LLMScoreCalibrator
 from skpref._context import DialogueContext
-from skpref._displays import (
-    PreferenceNoiseDisplay,
-    ScoreReliabilityDisplay,
-    SessionTrajectoryDisplay,
-    TrainingCurveDisplay,
-)
 from skpref._encoder import SentenceEncoder
 from skpref._llm._labeler import LLMLabeler
 from skpref._llm._prompts import PromptBank
@@ -17,6 +11,12 @@ from skpref._smoother import KNNLabelSmoother
 from skpref._student._classifier import PairwisePreferenceClassifier
 from skpref._student._text_classifier import PairwisePreferenceTextClassifier
 from skpref._version import __version__
+from skpref.inspection._plot import (
+    PreferenceNoiseDisplay,
+    ScoreReliabilityDisplay,
+    SessionTrajectoryDisplay,
+    TrainingCurveDisplay,
+)
 
 __all__ = [
     "DialogueContext",

@@ -165,7 +165,7 @@ class SessionBatches:
         return (batches[(rank + n_processes * i) % n_batches] for i in range(n_own))
 
     def _deal(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the order of the rows and their sessions; a part of a long one counts as a session."""
+        """Return the order of the rows and their sessions; a part of a long one counts as one."""
         session = self.dataset.session
         rows, lengths = np.arange(len(session)), run_lengths(session)
         most = max(self.batch_size, len(session) // 10)

@@ -1,0 +1,396 @@
+"""Compare the prompts of an LLM with one another."""
+
+import warnings
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+from sklearn.base import clone
+from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.linear_model import LinearRegression
+from sklearn.utils import Bunch, check_random_state
+
+from skpref._calibrator import LLMScoreCalibrator
+from skpref._sklearn import HasMethods, Interval, StrOptions, validate_params
+from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
+from skpref._validation import check_groups, labels_of_codes
+from skpref.inspection._bootstrap import (
+    MIN_SESSIONS,
+    percentile_interval,
+    ratio,
+    session_weights,
+)
+from skpref.inspection._report import (
+    caution_if_few,
+    format_interval,
+    format_table,
+    join_names,
+    percent,
+)
+from skpref.inspection._scores import (
+    SMALLEST,
+    check_prompt_names,
+    order_by_content,
+    prompt_probabilities,
+    read_scores,
+)
+from skpref.metrics import within_session_concordance
+
+# From this share on, the other prompts tell a prompt's scores well enough to call it redundant.
+_REDUNDANT = 0.8
+_SMOOTHING = 1e-3
+
+
+def _correlation(first: FloatArray, second: FloatArray) -> float:
+    """Mean over the columns of Pearson's correlation; NaN where nothing varies."""
+    if len(first) < 2:
+        return float("nan")
+    first, second = first - first.mean(axis=0), second - second.mean(axis=0)
+    scale = np.sqrt((first**2).sum(axis=0) * (second**2).sum(axis=0))
+    varies = scale > 1e-12
+    if not varies.any():
+        return float("nan")
+    return float(((first * second).sum(axis=0)[varies] / scale[varies]).mean())
+
+
+def _kappa(first: IntArray, second: IntArray, n_classes: int) -> float:
+    """Cohen's kappa; NaN where both always give one and the same class."""
+    if not len(first):
+        return float("nan")
+    shares = np.bincount(first * n_classes + second, minlength=n_classes**2) / len(first)
+    shares = shares.reshape(n_classes, n_classes)
+    chance = float(shares.sum(axis=0) @ shares.sum(axis=1))
+    return float((np.trace(shares) - chance) / (1 - chance)) if chance < 1 else float("nan")
+
+
+def _for_each_pair(known: BoolArray, compare: Any) -> FloatArray:
+    """Symmetric matrix of `compare(p, q, rows)` over the rows that both prompts scored."""
+    n_prompts = known.shape[1]
+    out = np.full((n_prompts, n_prompts), np.nan)
+    for p in range(n_prompts):
+        for q in range(p, n_prompts):
+            out[p, q] = out[q, p] = compare(p, q, known[:, p] & known[:, q])
+    return out
+
+
+def _redundancy(log_odds: FloatArray, known: BoolArray) -> FloatArray:
+    """Compute the adjusted R² of each prompt's log-odds, predicted from the other prompts'."""
+    n_prompts = known.shape[1]
+    out = np.full(n_prompts, np.nan)
+    for p in range(n_prompts):
+        others = [q for q in range(n_prompts) if q != p and known[known[:, p], q].any()]
+        target = log_odds[known[:, p], p]
+        target = target[:, np.ptp(target, axis=0) > 0] if len(target) else target[:, :0]
+        features = log_odds[known[:, p]][:, others].reshape(
+            len(target), len(others) * log_odds.shape[2]
+        )
+        n_left = len(target) - features.shape[1] - 1
+        if not others or not target.shape[1] or n_left < 1:
+            continue
+        mean = np.nanmean(features, axis=0)
+        features = np.where(np.isnan(features), mean, features)
+        r2 = LinearRegression().fit(features, target).score(features, target)
+        out[p] = max(1 - (1 - r2) * (len(target) - 1) / n_left, 0.0)
+    return out
+
+
+def _row_losses(prob: FloatArray, codes: IntArray) -> FloatArray:
+    """Log loss and error of each row (n, 2); rows without probabilities get the class shares."""
+    share = np.bincount(codes, minlength=prob.shape[1]) / len(codes)
+    prob = np.where(np.isnan(prob), share, prob)
+    loss = -np.log(np.maximum(prob[np.arange(len(codes)), codes], SMALLEST))
+    return np.column_stack([loss, prob.argmax(axis=1) != codes])
+
+
+def _drops(calibrator, scores, codes, classes, session, used, n_bootstrap, level, rng) -> Bunch:
+    """Loss of the cross-fitted pool without each prompt less that of the whole pool."""
+    labels = labels_of_codes(codes, classes)
+
+    def losses(part):
+        prob = clone(calibrator).fit_transform(part, labels, groups=session)
+        return _row_losses(prob[used], codes[used])
+
+    n_prompts = scores.shape[1]
+    whole = losses(scores)
+    gain = np.full((n_prompts, *whole.shape), np.nan)
+    for p in range(n_prompts):
+        rest = np.delete(scores, p, axis=1)
+        if rest.size and not np.isnan(rest).all():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # the whole pool has said it
+                gain[p] = losses(rest) - whole
+    _, unit = np.unique(session[used], return_inverse=True)
+    n_units = unit.max() + 1
+    n_rows = np.bincount(unit)
+    sums = np.zeros((n_units, n_prompts, 2))
+    np.add.at(sums, unit, gain.transpose(1, 0, 2))
+    samples = np.array(
+        [
+            np.tensordot(weight, sums, axes=1) / (weight @ n_rows)
+            for weight in session_weights(n_units, n_bootstrap, rng)
+        ]
+    )
+    mean = sums.sum(axis=0) / len(unit)
+    told = n_units >= MIN_SESSIONS
+    low, high = percentile_interval(samples, level, told)
+    # Among many prompts one would look helpful, or harmful, by chance: Bonferroni's correction.
+    strict_low, strict_high = percentile_interval(
+        samples[:, :, 0], 1 - (1 - level) / n_prompts, told
+    )
+    return Bunch(
+        n_sessions=n_units,
+        effect=np.select([strict_low > 0, strict_high < 0], ["helps", "hurts"], "unclear"),
+        log_loss=Bunch(mean=mean[:, 0], low=low[:, 0], high=high[:, 0]),
+        accuracy=Bunch(mean=mean[:, 1], low=low[:, 1], high=high[:, 1]),
+    )
+
+
+def _with_labels(prob, best, known, codes, session) -> dict[str, FloatArray]:
+    """Quality of each prompt on the labelled rows that it scored."""
+    wrong = (best != codes[:, None]).astype(np.float64)
+    concordance = np.full(known.shape[1], np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UndefinedMetricWarning)
+        for p, rows in enumerate(known.T):
+            if rows.any():
+                concordance[p] = within_session_concordance(
+                    codes[rows],
+                    prob[rows, p],
+                    groups=session[rows],
+                    labels=np.arange(prob.shape[2]),
+                )
+    return {
+        "accuracy": 1 - ratio((wrong * known).sum(axis=0), known.sum(axis=0)),
+        "concordance": concordance,
+        "error_correlation": _for_each_pair(
+            known, lambda p, q, rows: _correlation(wrong[rows][:, [p]], wrong[rows][:, [q]])
+        ),
+    }
+
+
+def _prompt_message(found: Bunch) -> str:
+    names = np.asarray(found.prompt_names, dtype=object)
+    if len(names) == 1:
+        return "There is one prompt only, so nothing to compare it with."
+    parts = []
+    if "drop" in found:
+        effect = found.drop.effect
+        if (effect == "helps").any():
+            helpful = join_names(names[effect == "helps"])
+            parts.append(f"The calibrated pool is worse without {helpful}: keep.")
+        if (effect == "hurts").any():
+            parts.append(f"It is better without {join_names(names[effect == 'hurts'])}: leave out.")
+        if (effect == "unclear").any():
+            unclear = join_names(names[effect == "unclear"])
+            parts.append(f"Whether the pool needs {unclear} cannot be told from the labels.")
+        parts += caution_if_few(found.drop.n_sessions)
+    silent = names[found.coverage == 0]
+    if len(silent):
+        parts.append(f"There is no score at all by {join_names(silent)}.")
+    redundant = found.redundancy >= _REDUNDANT
+    if "drop" in found:
+        redundant &= found.drop.effect != "helps"
+    if redundant.any():
+        shares = zip(names[redundant], found.redundancy[redundant], strict=True)
+        told = join_names([f"{name} ({percent(r2)} of the variance)" for name, r2 in shares])
+        parts.append(
+            f"The other prompts already tell most of what {told} says: the first to leave out, "
+            "one at a time."
+        )
+    elif not np.isnan(found.redundancy).all():
+        top = int(np.nanargmax(found.redundancy))
+        parts.append(
+            f"No prompt is redundant: the others tell at most {percent(found.redundancy[top])} "
+            f"of the variance of one's scores ({names[top]})."
+        )
+    return " ".join(parts)
+
+
+def _prompt_summary(found: Bunch) -> str:
+    header = ["prompt", "coverage", "redundancy"]
+    columns = [found.coverage, found.redundancy]
+    if "accuracy" in found:
+        header += ["accuracy", "concordance"]
+        columns += [found.accuracy, found.concordance]
+    lines = [
+        [name, *(f"{column[p]:.3f}" for column in columns)]
+        for p, name in enumerate(found.prompt_names)
+    ]
+    if "drop" in found:
+        header.append("log loss without it")
+        drop = found.drop.log_loss
+        for p, line in enumerate(lines):
+            line.append(format_interval(drop.mean[p], drop.low[p], drop.high[p], "+.4f"))
+    return format_table(header, lines)
+
+
+@validate_params(
+    {
+        "llm_scores": ["array-like"],
+        "y": ["array-like", None],
+        "groups": ["array-like", None],
+        "prompt_names": ["array-like", None],
+        "classes": ["array-like", None],
+        "method": [StrOptions({"spearman", "pearson"})],
+        "calibrator": [None, HasMethods(["fit_transform"])],
+        "n_bootstrap": [Interval(Integral, 1, None, closed="left")],
+        "confidence_level": [Interval(Real, 0, 1, closed="neither")],
+        "random_state": ["random_state"],
+    },
+    prefer_skip_nested_validation=True,
+)
+def prompt_agreement(
+    llm_scores: ArrayLike,
+    y: ArrayLike | None = None,
+    groups: SessionIds | None = None,
+    *,
+    prompt_names: ArrayLike | None = None,
+    classes: ArrayLike | None = None,
+    method: str = "spearman",
+    calibrator: Any = None,
+    n_bootstrap: int = 1000,
+    confidence_level: float = 0.95,
+    random_state: int | np.random.RandomState | None = None,
+) -> Bunch:
+    """Tell which prompts of an LLM add information, and which repeat the others.
+
+    Parameters
+    ----------
+    llm_scores : array-like of shape (n_samples, n_prompts, n_classes) or (n_samples, n_prompts)
+        Raw LLM scores, NaN where there is none; 2-D holds the positive class of a binary task.
+        Rows without a label count for what needs none.
+    y : array-like of shape (n_samples,), default=None
+        Human labels; -1 (numbers), None or NaN marks a row without one.
+    groups : array-like of shape (n_samples,), default=None
+        Session id of each row. None takes each row for a session, save for `concordance`, which
+        is then that of all rows.
+    prompt_names : array-like of str, shape (n_prompts,), default=None
+        Names of the prompts; None numbers them.
+    classes : array-like of shape (n_classes,), default=None
+        Class labels in the order of the last axis of the scores. None takes the sorted labels of
+        `y`, or 0, 1, ... where there are none.
+    method : {"spearman", "pearson"}, default="spearman"
+        Correlation of ranks, or of the log-odds themselves.
+    calibrator : transformer, default=None
+        Pools the prompts for `drop`. None means ``LLMScoreCalibrator()``.
+    n_bootstrap : int, default=1000
+        Samples of sessions, drawn with replacement, that the intervals are taken from.
+    confidence_level : float, default=0.95
+        Share of those samples that an interval covers.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the samples. With an int, neither the order of the rows nor the names of the
+        sessions change the result.
+
+    Returns
+    -------
+    Bunch
+        Dictionary-like object. NaN stands where something cannot be computed.
+
+        - prompt_names : list of str.
+        - correlation : ndarray of shape (n_prompts, n_prompts), of the log-odds of each class
+          over the rows that both prompts scored, mean over classes.
+        - kappa : ndarray of shape (n_prompts, n_prompts), agreement of the most probable classes
+          beyond chance.
+        - redundancy : ndarray of shape (n_prompts,), share of the variance of a prompt's log-odds
+          that a linear regression on the other prompts explains (adjusted R²).
+        - coverage : ndarray of shape (n_prompts,), share of the rows that a prompt scored.
+        - message : str, which prompts help and which are redundant.
+        - summary : str, a table with a line per prompt.
+
+        With labels:
+
+        - accuracy : ndarray of shape (n_prompts,), of the most probable class.
+        - concordance : ndarray of shape (n_prompts,), within sessions.
+        - error_correlation : ndarray of shape (n_prompts, n_prompts), of being wrong. Prompts
+          whose errors correlate little make a good ensemble.
+        - drop : Bunch of log_loss and accuracy, each a Bunch of mean, low and high of shape
+          (n_prompts,): what the calibrated pool loses when a prompt is left out; above 0 the
+          prompt helps. Its effect is an array of "helps", "hurts" and "unclear": whether a wider
+          interval of the log loss, corrected for the number of prompts, excludes 0. The intervals
+          are from its n_sessions.
+
+    Raises
+    ------
+    ValueError
+        If the scores do not match the classes, `prompt_names` does not match the prompts, or
+        lengths differ.
+
+    See Also
+    --------
+    skpref.LLMScoreCalibrator : Pools the prompts.
+    skpref.ScoreReliabilityDisplay : Draws how far each prompt's scores can be trusted.
+
+    Notes
+    -----
+    For `drop`, the pool is fitted with and without the prompt and cross-fitted by session
+    (`LLMScoreCalibrator.fit_transform`), so that each label is predicted without those of its own
+    session. Two prompts that say the same both lose nothing when they are left out, since the
+    other one stays: leave out one prompt at a time, and look again.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpref.datasets import make_dialogues
+    >>> from skpref.inspection import prompt_agreement
+    >>> data = make_dialogues(400, labelled_fraction=0.5, random_state=0)
+    >>> noise = np.random.default_rng(0).uniform(size=(len(data.X), 1))
+    >>> scores = np.hstack([data.llm_scores[:, :, 1], noise])
+    >>> found = prompt_agreement(scores, data.y, data.groups, random_state=0)
+    >>> found.accuracy.round(1)
+    array([0.8, 0.8, 0.9, 0.5])
+    >>> (found.drop.log_loss.low > 0).tolist()
+    [True, True, True, False]
+    """
+    scores, classes, codes = read_scores(llm_scores, y, classes)
+    n_rows = len(scores)
+    session = np.arange(n_rows) if groups is None else check_groups(groups, n_rows)
+    if scores.ndim == 2 and len(classes) > 2:
+        n_prompts = scores.shape[1] // len(classes)
+    else:
+        n_prompts = scores.shape[1]
+    names = check_prompt_names(prompt_names, n_prompts)
+    content = np.column_stack([codes, scores.reshape(n_rows, -1)])
+    order, rank = order_by_content(content, session, np.bincount(session))
+    scores, codes, session = scores[order], codes[order], rank[session][order]
+
+    prob = prompt_probabilities(scores, classes)
+    known = ~np.isnan(prob[:, :, 0])
+    safe = (prob + _SMOOTHING) / (1 + 2 * _SMOOTHING)
+    log_odds = np.log(safe / (1 - safe))[:, :, -1 if len(classes) == 2 else slice(None)]
+    log_odds = log_odds.reshape(n_rows, n_prompts, -1)
+    best = np.where(known, np.where(np.isnan(prob), -1, prob).argmax(axis=2), 0)
+
+    def correlation(p, q, rows):
+        first, second = log_odds[rows, p], log_odds[rows, q]
+        if method == "spearman" and len(first):
+            first, second = rankdata(first, axis=0), rankdata(second, axis=0)
+        return _correlation(first, second)
+
+    found = Bunch(
+        prompt_names=names,
+        correlation=_for_each_pair(known, correlation),
+        kappa=_for_each_pair(
+            known, lambda p, q, rows: _kappa(best[rows, p], best[rows, q], len(classes))
+        ),
+        redundancy=_redundancy(log_odds, known),
+        coverage=known.mean(axis=0),
+    )
+    labelled = (codes >= 0) & known.any(axis=1)
+    if labelled.any():
+        one_session = np.zeros(n_rows, dtype=np.int64) if groups is None else session
+        found.update(_with_labels(prob, best, known & labelled[:, None], codes, one_session))
+        found.drop = _drops(
+            LLMScoreCalibrator(classes=classes) if calibrator is None else calibrator,
+            scores.reshape(n_rows, n_prompts, -1) if len(classes) > 2 else scores,
+            codes,
+            classes,
+            session,
+            labelled,
+            n_bootstrap,
+            confidence_level,
+            check_random_state(random_state),
+        )
+    found.message = _prompt_message(found)
+    found.summary = _prompt_summary(found)
+    return found

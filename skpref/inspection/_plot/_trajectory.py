@@ -1,0 +1,312 @@
+"""Draw scores along the turns of a session."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import column_or_1d
+
+from skpref._calibrator import LLMScoreCalibrator
+from skpref._typing import ArrayLike, FloatArray
+from skpref._validation import check_labels, check_llm_scores
+from skpref.inspection._plot._style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    add_legend,
+    class_position,
+    get_axes,
+    style_axes,
+)
+
+# Looks of the lines that have a role; other names get what is left.
+_ROLES: dict[str, dict[str, Any]] = {
+    "LLM": {"color": GREY, "marker": "s", "linestyle": "--", "linewidth": 1.4},
+    "soft label": {"color": ORANGE, "marker": "^", "linestyle": "-.", "linewidth": 1.8},
+    "student": {"color": BLUE, "marker": "o", "linestyle": "-", "linewidth": 2.4},
+}
+_OTHERS = [GREEN, PURPLE, SKY, "black"]
+
+
+class SessionTrajectoryDisplay:
+    """Scores of one class along the turns of one session.
+
+    It is recommended to make one with `from_estimator` or `from_predictions`.
+
+    Parameters
+    ----------
+    turns : ndarray of shape (n_turns,)
+        Position of each utterance in its session.
+    scores : dict of {str: ndarray of shape (n_turns,)}
+        Lines to draw, NaN for a gap. "LLM", "soft label" and "student" have looks of their own.
+    is_class : ndarray of shape (n_turns,), default=None
+        Whether people gave an utterance the class: 1, 0, or NaN where they did not say.
+    texts : list of str, default=None
+        What was said, shown below the turns, cut short.
+    pos_label : object, default=None
+        Name of the class.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        The axes.
+    figure_ : matplotlib Figure
+        The figure.
+    lines_ : dict of {str: matplotlib Line2D}
+        Lines by name.
+    label_markers_ : dict of {str: matplotlib Line2D}
+        Markers of the human labels: "yes" and "no".
+
+    See Also
+    --------
+    skpref.metrics.within_session_concordance : How well scores order the turns of sessions.
+
+    Examples
+    --------
+    >>> from skpref import SessionTrajectoryDisplay
+    >>> SessionTrajectoryDisplay.from_predictions(
+    ...     None, {"student": [0.1, 0.3, 0.8]}, ["calm", "calm", "angry"], pos_label="angry"
+    ... )  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        turns: np.ndarray,
+        scores: Mapping[str, FloatArray],
+        *,
+        is_class: FloatArray | None = None,
+        texts: Sequence[str] | None = None,
+        pos_label: Any = None,
+    ) -> None:
+        self.turns = turns
+        self.scores = scores
+        self.is_class = is_class
+        self.texts = texts
+        self.pos_label = pos_label
+
+    def plot(self, ax: Any = None, **kwargs: Any) -> "SessionTrajectoryDisplay":
+        """Draw the scores.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Axes to draw on. None makes a figure.
+        **kwargs : dict
+            Arguments of `matplotlib.axes.Axes.plot` for all lines.
+
+        Returns
+        -------
+        SessionTrajectoryDisplay
+            The display.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        n_turns = len(self.turns)
+        size = (min(max(6.4, 0.32 * n_turns), 14.0), 5.2 if self.texts is not None else 4.0)
+        ax, is_ours = get_axes(ax, type(self).__name__, size)
+        order = np.argsort(self.turns, kind="stable")
+        turns = self.turns[order]
+        others = iter(_OTHERS * (1 + len(self.scores) // len(_OTHERS)))
+        self.lines_ = {}
+        for name, score in self.scores.items():
+            look = _ROLES.get(name) or {"color": next(others), "marker": ".", "linewidth": 1.6}
+            style = {"label": name, "markersize": 5 if n_turns <= 40 else 0} | look | kwargs
+            (self.lines_[name],) = ax.plot(turns, score[order], **style)
+        self._mark_labels(ax, turns, order)
+        what = "the class" if self.pos_label is None else f"{self.pos_label!r}"
+        ax.set(xlabel="turn", ylabel=f"score of {what}")
+        self._set_ticks(ax, turns, order)
+        style_axes(ax)
+        marked = [m for m in self.label_markers_.values() if len(m.get_xdata())]
+        add_legend(ax, is_ours, [*self.lines_.values(), *marked])
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+    def _mark_labels(self, ax, turns, order):
+        """Put a marker above the turns that are of the class, and one below the others."""
+        values = np.concatenate([[0.0, 1.0], *self.scores.values()])
+        low, high = np.nanmin(values), np.nanmax(values)
+        room = 0.08 * (high - low)
+        ax.set_ylim(low - 1.6 * room, high + 1.6 * room)
+        self.label_markers_ = {}
+        if self.is_class is None:
+            return
+        known = self.is_class[order]
+        for name, wanted, at, face in (("yes", 1, high, "black"), ("no", 0, low, "white")):
+            at = at + room if wanted else at - room
+            chosen = turns[known == wanted]
+            told = "is" if wanted else "is not"
+            what = "the class" if self.pos_label is None else f"{self.pos_label!r}"
+            (self.label_markers_[name],) = ax.plot(
+                chosen,
+                np.full(len(chosen), at),
+                linestyle="",
+                marker="D",
+                markersize=5,
+                color="black",
+                markerfacecolor=face,
+                label=f"people: {told} {what}",
+            )
+
+    def _set_ticks(self, ax, turns, order):
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        if self.texts is None:
+            return
+        texts = [textwrap.shorten(self.texts[i], 28, placeholder=" …") for i in order]
+        names = [f"{text}  {turn}" for turn, text in zip(turns.tolist(), texts, strict=True)]
+        # Slanted up to the tick; a $ would begin a formula.
+        names = [name.replace("$", r"\$") for name in names]
+        ax.set_xticks(turns, names, rotation=50, ha="right", rotation_mode="anchor", fontsize=8)
+
+    @classmethod
+    def from_predictions(
+        cls,
+        turns: ArrayLike | None,
+        scores: Mapping[str, ArrayLike],
+        y: ArrayLike | None = None,
+        *,
+        texts: Sequence[str] | None = None,
+        pos_label: Any = None,
+        ax: Any = None,
+        **kwargs: Any,
+    ) -> "SessionTrajectoryDisplay":
+        """Draw given scores.
+
+        Parameters
+        ----------
+        turns : array-like of shape (n_turns,) or None
+            Position of each utterance. None counts from 0.
+        scores : dict of {str: array-like of shape (n_turns,)}
+            Lines to draw: scores of one class by several models, NaN for a gap.
+        y : array-like of shape (n_turns,), default=None
+            Human labels; -1 (numbers), None or NaN marks a turn without one.
+        texts : sequence of str of length n_turns, default=None
+            What was said.
+        pos_label : object, default=None
+            The class that the scores are of; needed with `y`. Of the labels 0 and 1 it is 1.
+        ax : matplotlib Axes, default=None
+            Axes to draw on. None makes a figure.
+        **kwargs : dict
+            Arguments of `matplotlib.axes.Axes.plot` for all lines.
+
+        Returns
+        -------
+        SessionTrajectoryDisplay
+            The display.
+
+        Raises
+        ------
+        ValueError
+            If there is no line, lengths differ, or `pos_label` is missing.
+        """
+        if not scores:
+            raise ValueError(
+                'scores={} has no line to draw; pass for example {"student": proba[:, 1]}.'
+            )
+        lines = {
+            name: column_or_1d(np.asarray(score, dtype=np.float64))
+            for name, score in scores.items()
+        }
+        n_turns = len(next(iter(lines.values())))
+        lengths = {f"scores[{name!r}]": len(line) for name, line in lines.items()}
+        given_too = {"y": y, "texts": texts, "turns": turns}
+        lengths |= {
+            k: len(np.asarray(v, dtype=object)) for k, v in given_too.items() if v is not None
+        }
+        wrong = {name: length for name, length in lengths.items() if length != n_turns}
+        if wrong:
+            name, length = next(iter(wrong.items()))
+            raise ValueError(
+                f"{name} has {length} entries but {next(iter(lengths))} has {n_turns}; pass one "
+                "per turn of the session."
+            )
+        is_class = None
+        if y is not None:
+            found, codes = check_labels(y, partial=True)
+            if pos_label is None and set(found.tolist()) <= {0, 1}:
+                pos_label = 1
+            if pos_label is None:
+                raise ValueError(
+                    f"pos_label=None but y has the labels {found.tolist()!r}; pass the class that "
+                    "the scores are of."
+                )
+            is_pos = [c >= 0 and found.tolist()[c] == pos_label for c in codes]
+            is_class = np.where(codes < 0, np.nan, np.array(is_pos, dtype=np.float64))
+        at = np.arange(n_turns) if turns is None else column_or_1d(np.asarray(turns))
+        given = None if texts is None else [str(text) for text in texts]
+        display = cls(at, lines, is_class=is_class, texts=given, pos_label=pos_label)
+        return display.plot(ax=ax, **kwargs)
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        *,
+        y: ArrayLike | None = None,
+        llm_scores: ArrayLike | None = None,
+        soft_labels: ArrayLike | None = None,
+        turns: ArrayLike | None = None,
+        texts: Sequence[str] | None = None,
+        pos_label: Any = None,
+        ax: Any = None,
+        **kwargs: Any,
+    ) -> "SessionTrajectoryDisplay":
+        """Draw a fitted classifier's probabilities along one session.
+
+        Parameters
+        ----------
+        estimator : object
+            Fitted classifier or pipeline with `predict_proba` and `classes_`.
+        X : {array-like, sparse matrix, frame} of shape (n_turns, n_features)
+            Rows of one session.
+        y : array-like of shape (n_turns,), default=None
+            Human labels; -1 (numbers), None or NaN marks a turn without one.
+        llm_scores : array-like of shape (n_turns, n_prompts, n_classes) or \
+                (n_turns, n_prompts), default=None
+            Raw LLM scores of the session: probabilities, log-odds or ratings. Their mean over
+            prompts is drawn as "LLM".
+        soft_labels : array-like of shape (n_turns, n_classes), default=None
+            Calibrated and smoothed scores: the rows of the session of a classifier's
+            ``soft_labels_``.
+        turns : array-like of shape (n_turns,), default=None
+            Position of each utterance. None counts from 0.
+        texts : sequence of str of length n_turns, default=None
+            What was said.
+        pos_label : object, default=None
+            The class to draw. None takes the last one.
+        ax : matplotlib Axes, default=None
+            Axes to draw on. None makes a figure.
+        **kwargs : dict
+            Arguments of `matplotlib.axes.Axes.plot` for all lines.
+
+        Returns
+        -------
+        SessionTrajectoryDisplay
+            The display.
+
+        Raises
+        ------
+        ValueError
+            If `pos_label` is no class, or lengths differ.
+        """
+        classes = np.asarray(estimator.classes_)
+        k = class_position(pos_label, classes)
+        lines: dict[str, FloatArray] = {}
+        student = np.asarray(estimator.predict_proba(X))[:, k]
+        if llm_scores is not None:
+            raw = check_llm_scores(llm_scores, len(student))
+            lines["LLM"] = LLMScoreCalibrator("mean", classes=classes).fit_transform(raw)[:, k]
+        if soft_labels is not None:
+            lines["soft label"] = np.asarray(soft_labels, dtype=np.float64)[:, k]
+        lines["student"] = student
+        return cls.from_predictions(
+            turns, lines, y, texts=texts, pos_label=classes.tolist()[k], ax=ax, **kwargs
+        )
