@@ -10,6 +10,7 @@ folder with uss.parquet.
 
 import argparse
 import gc
+import inspect
 import itertools
 import os
 from functools import partial
@@ -318,7 +319,7 @@ def page(result) -> list[str]:
     ]
     lines += ["", *section("peak memory", "MB"), ""]
     if result["throughput"]:
-        about = (throughput.__doc__ or "").replace("\n    ", "\n").strip()
+        about = inspect.getdoc(throughput) or ""
         lines += ["## throughput on CUDA", "", about, "", *table(result["throughput"].values()), ""]
     return lines
 

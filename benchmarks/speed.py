@@ -8,6 +8,7 @@ writes results/speed.json and results/speed.md. A part that is in the JSON is no
 """
 
 import argparse
+import inspect
 import itertools
 import multiprocessing
 import time
@@ -722,7 +723,7 @@ def page(result) -> list[str]:
     lines += ["", *NOTE, ""]
     for name, function in PARTS.items():
         if name in result["parts"]:
-            lines += [f"## {name.replace('_', ' ')}", "", (function.__doc__ or "").strip(), ""]
+            lines += [f"## {name.replace('_', ' ')}", "", inspect.getdoc(function) or "", ""]
             lines += [*table(result["parts"][name]), ""]
     return lines
 
