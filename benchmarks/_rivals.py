@@ -1,26 +1,26 @@
-"""The study's students: each way to learn from shared soft labels and a few human labels.
+"""The study's rivals: each way to learn from shared soft labels and a few human labels.
 
-Every function takes the data, the human labels (-1 elsewhere), the soft labels, a setting and a
-seed, and gives a function from features to class probabilities.
+Each `fit_` function takes the data, the human labels (-1 elsewhere), the soft labels, a setting and
+a seed, and returns a function from features to class probabilities.
 """
 
 from functools import partial
 
 import numpy as np
 import pandas as pd
-from scipy.special import logit, softmax
+from scipy.special import softmax
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
+from benchmarks._pair_variants import labels_in_place
 from skpref import KNNLabelSmoother, PairwisePreferenceClassifier
 from skpref._student._stage2 import fit_offsets, probabilities
 from skpref._torch._net import MLP
-from skpref.inspection._contenders import _labels_in_place
 
 
 def dawid_skene(scores: np.ndarray) -> np.ndarray:
-    """Soft labels by crowd-kit's Dawid-Skene from each prompt's first choice."""
+    """Return soft labels by crowd-kit's Dawid-Skene from each prompt's first choice."""
     from crowdkit.aggregation import DawidSkene
 
     row, prompt = np.nonzero(~np.isnan(scores).any(axis=2))
@@ -33,104 +33,95 @@ def dawid_skene(scores: np.ndarray) -> np.ndarray:
     return soft
 
 
-class LogOddsStudent(PairwisePreferenceClassifier):
-    """Margins of pairs in log-odds rather than probabilities."""
-
-    def _dataset(self, rows):
-        dataset = super()._dataset(rows)
-        dataset.teacher = logit(np.clip(dataset.teacher, 0.02, 0.98))
-        return dataset
-
-
-class AcrossSessionsStudent(PairwisePreferenceClassifier):
-    """Pairs of rows of any sessions: for stage 1 alone, rows are dealt to sessions anew."""
-
-    def _train(self, rows, held_out, rng, module, checkpoint):
-        order = rng.permutation(len(rows.codes))
-        dealt = rows.take(order)._replace(session=rows.session)
-        super()._train(dealt, held_out[order], rng, module, checkpoint)
-
-
-def centre(target: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Take from each soft label its session's mean, and add the mean of all."""
-    frame = pd.DataFrame(target)
+def centre(soft: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Subtract its session's mean from each soft label, and add the mean of all sessions."""
+    frame = pd.DataFrame(soft)
     shifted = frame - frame.groupby(groups).transform("mean") + frame.mean()
     positive = shifted.clip(lower=1e-3)
     return positive.div(positive.sum(axis=1), axis=0).to_numpy()
 
 
 def merge_by_topic(X: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
-    """Virtual sessions: four sessions on average, alike in their mean embedding."""
+    """Merge sessions of similar mean embeddings, four on average, into virtual sessions."""
     means = pd.DataFrame(X).groupby(groups).mean()
     topic = KMeans(max(len(means) // 4, 1), random_state=seed).fit_predict(means.to_numpy())
     return topic[means.index.get_indexer(groups)]
 
 
 def agreement(scores: np.ndarray) -> np.ndarray:
-    """One less the mean distance in total variation between the prompts and their mean."""
+    """Return 1 minus the mean distance in total variation between the prompts and their mean."""
     distance = np.abs(scores - np.nanmean(scores, axis=1, keepdims=True)).sum(axis=2) / 2
     return np.nan_to_num(1 - np.nanmean(distance, axis=1), nan=1.0)
 
 
-def certainty(target: np.ndarray) -> np.ndarray:
-    """One less the entropy of the soft label, as a share of the largest."""
-    entropy = -(target * np.log(np.maximum(target, 1e-12))).sum(axis=1) / np.log(target.shape[1])
+def certainty(soft: np.ndarray) -> np.ndarray:
+    """Return 1 minus the entropy of each soft label, as a share of the largest entropy."""
+    entropy = -(soft * np.log(np.maximum(soft, 1e-12))).sum(axis=1) / np.log(soft.shape[1])
     return np.nan_to_num(1 - entropy, nan=1.0)
 
 
 def row_weight(trust: np.ndarray, power: float, y: np.ndarray) -> np.ndarray:
-    """Weigh a row by the trust in its soft label, and a labelled one by 1."""
+    """Weigh each row by the trust in its soft label, and a labelled row by 1."""
     return np.where(y >= 0, 1.0, np.maximum(trust, 1e-3) ** power)
 
 
 def choose_weight(make, X, y, groups, soft, *, weights=(0.0, 0.1, 0.3, 1.0)) -> float:
-    """Weight of the pairs that predicts the labels of held-out sessions best."""
+    """Choose the weight of the pairs that predicts the labels of held-out sessions best."""
     labelled = np.flatnonzero(y >= 0)
     if len(np.unique(groups[labelled])) < 2:
         return weights[1]
     losses = np.zeros(len(weights))
     for _, held_out in GroupKFold(2).split(labelled, groups=groups[labelled]):
         rows = labelled[held_out]
-        known = y.copy()
-        known[rows] = -1
+        shown = y.copy()
+        shown[rows] = -1
         for i, weight in enumerate(weights):
-            model = make(pairwise_weight=weight).fit(X, known, groups=groups, llm_scores=soft)
+            model = make(pairwise_weight=weight).fit(X, shown, groups=groups, llm_scores=soft)
             losses[i] -= np.log(model.predict_proba(X[rows])[np.arange(len(rows)), y[rows]]).sum()
     return weights[losses.argmin()]
 
 
-def fit_student(data, y, soft, setting, seed):
-    """Train a student on the shared soft labels, or on what a rival or a lever makes of them."""
-    setting = dict(setting)
-    train = data.split == "train"
-    X, y, groups, scores = data.X[train], y[train], data.groups[train], data.llm_scores[train]
+def choose_soft_labels(setting, X, y, groups, scores, soft, seed) -> np.ndarray:
+    """Return the soft labels that a setting asks for; its keys are removed from it."""
     target = soft.smooth if setting.pop("knn", True) else soft.raw
     if setting.pop("dawid_skene", False):
-        target = KNNLabelSmoother(random_state=seed).fit_transform(
-            X, dawid_skene(scores), groups=groups
-        )
+        smoother = KNNLabelSmoother(random_state=seed)
+        target = smoother.fit_transform(X, dawid_skene(scores), groups=groups)
     if setting.pop("other_sessions", False):
         smoother = KNNLabelSmoother(exclude_same_group=True, random_state=seed)
         target = smoother.fit_transform(X, soft.raw, groups=groups)
     if setting.pop("centred", False):
         target = centre(target, groups)
     if setting.pop("labels_in_stage_1", False):
-        target = _labels_in_place(target, y)
-    if not (y >= 0).any():  # then "auto" fits the offsets, on the soft labels
-        setting.pop("stage2", None)
+        target = labels_in_place(target, y)
     epsilon = setting.pop("label_smoothing", 0.0)
-    target = (1 - epsilon) * target + epsilon / target.shape[1]
+    return (1 - epsilon) * target + epsilon / target.shape[1]
+
+
+def choose_row_weights(setting, y, scores, soft) -> np.ndarray | None:
+    """Return the weights of the rows that a setting asks for; its keys are removed from it."""
     weight = None
     if power := setting.pop("confidence", 0.0):
-        weight = row_weight(certainty(target), power, y)
+        weight = row_weight(certainty(soft), power, y)
     if power := setting.pop("agreement", 0.0):
         weight = row_weight(agreement(scores), power, y)
+    return weight
+
+
+def fit_classifier(data, y, soft, setting, seed):
+    """Train skpref's classifier on the shared soft labels, or on what a setting makes of them."""
+    setting = dict(setting)
+    train = data.split == "train"
+    X, y, groups, scores = data.X[train], y[train], data.groups[train], data.llm_scores[train]
+    target = choose_soft_labels(setting, X, y, groups, scores, soft, seed)
+    weight = choose_row_weights(setting, y, scores, target)
+    if not (y >= 0).any():  # then "auto" fits the offsets, on the soft labels
+        setting.pop("stage2", None)
     if setting.pop("virtual_sessions", False):
         groups = merge_by_topic(X, groups, seed)
     rounds = 1 + setting.pop("self_training", 0)
-    kind = setting.pop("kind", PairwisePreferenceClassifier)
     make = partial(
-        kind,
+        setting.pop("kind", PairwisePreferenceClassifier),
         calibrator="passthrough",
         smoother="passthrough",
         classes=np.arange(len(data.classes)),
@@ -154,7 +145,7 @@ def fit_gce(data, y, soft, setting, seed):
     train = np.flatnonzero(data.split == "train")
     known = train[~np.isnan(soft.smooth).any(axis=1)]
     target = soft.smooth[~np.isnan(soft.smooth).any(axis=1)].astype(np.float32)
-    target = _labels_in_place(target, y[known])
+    target = labels_in_place(target, y[known])
 
     class Loss(torch.nn.Module):
         def forward(self, logits, target):
@@ -179,14 +170,14 @@ def fit_gce(data, y, soft, setting, seed):
 
 
 def fit_clean(data, y, soft, setting, seed):
-    """Train logistic regression by cleanlab on the soft labels' first choices."""
+    """Train logistic regression by cleanlab on the first choices of the soft labels."""
     from cleanlab.classification import CleanLearning
 
     train = data.split == "train"
     known = ~np.isnan(soft.smooth).any(axis=1)
     hard = np.where(y[train] >= 0, y[train], np.nan_to_num(soft.smooth).argmax(axis=1))[known]
     found, codes = np.unique(hard, return_inverse=True)
-    # Its own processes find nothing of their parent where that is a worker already.
+    # In a worker process, processes started by cleanlab would not find their parent's data.
     model = CleanLearning(
         LogisticRegression(max_iter=200, **setting),
         seed=seed,
@@ -204,7 +195,7 @@ def fit_human(data, y, _soft, setting, _seed):
 
 
 def widen(predict_proba, found, n_classes):
-    """Give zeros to the classes that a model has not seen."""
+    """Return a `predict_proba` with zeros for the classes that a model has not seen."""
 
     def predict(X):
         probabilities = np.zeros((len(X), n_classes))
@@ -215,7 +206,7 @@ def widen(predict_proba, found, n_classes):
 
 
 def fit_trees(data, y, soft, setting, seed):
-    """Train one XGBoost ranker per class within sessions; offsets by the human and soft labels."""
+    """Train an XGBoost ranker per class within sessions; fit offsets on human and soft labels."""
     from xgboost import XGBRanker
 
     train = np.flatnonzero(data.split == "train")
@@ -243,7 +234,7 @@ def fit_trees(data, y, soft, setting, seed):
 
 
 FITTERS = {
-    "student": fit_student,
+    "classifier": fit_classifier,
     "gce": fit_gce,
     "clean": fit_clean,
     "human": fit_human,

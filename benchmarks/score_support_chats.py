@@ -6,8 +6,8 @@ The scores in the package are of Qwen2.5-Coder-1.5B-Instruct, quantised to Q4_K_
     export MODEL=qwen2.5-coder-1.5b-instruct-q4_k_m URL=http://127.0.0.1:18124/v1
     python -m benchmarks.score_support_chats --base-url $URL --model $MODEL
 
-About an hour and a half on two cores; it goes on where it was stopped, as long as the address stays
-the same, since answers in the cache are found by it, too.
+Takes an hour and a half on two cores. A run that was stopped resumes if the address is the same,
+since answers in the cache are found by address, too.
 """
 
 import argparse
@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from skpref import LLMLabeler
-from skpref.datasets import _support_chats as chats
+from skpref.datasets import _support_chats
+from skpref.datasets._support_chats import CLASSES, read_chats, support_chats_bank
 
-OUTPUT = Path(chats.__file__).parent / "data" / "support_chats_scores.npz"
+OUTPUT = Path(_support_chats.__file__).parent / "data" / "support_chats_scores.npz"
 
 
-def main():
+def main() -> None:
     """Score the chats and write the file that the package holds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base-url", required=True)
@@ -29,10 +30,10 @@ def main():
     parser.add_argument("--cache", default="support-chats-cache")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     args = parser.parse_args()
-    frame, y = chats.read_chats()
+    frame, y = read_chats()
     labeler = LLMLabeler(
-        chats.CLASSES,
-        chats.support_chats_bank(),
+        CLASSES,
+        support_chats_bank(),
         model=args.model,
         base_url=args.base_url,
         speaker="speaker",

@@ -2,32 +2,38 @@
 
     python -m benchmarks.speed
 
-runs all parts in one process after another on the same work, alternates the rivals, prints medians
-and ratios, and writes results/speed.json and results/speed.md. A part that is in the JSON already
-is not run again unless --fresh; name parts to run only those. Rivals that are not installed are
-left out.
+Runs each part on the same work for all rivals, which take turns, prints medians and ratios, and
+writes results/speed.json and results/speed.md. A part that is in the JSON is not run again without
+--fresh; name parts to run only these. Rivals that are not installed are left out.
 """
 
 import argparse
+import inspect
 import itertools
-import json
 import multiprocessing
-import platform
 import time
 from collections.abc import Callable
-from importlib import metadata
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks._common import add_out_option, read_json, show, table, write_json, write_lines
+from benchmarks._timing import (
+    alternate,
+    devices,
+    environment,
+    exponent,
+    measure_in_a_process,
+    once,
+    to_the_end,
+)
+
 PARTS: dict[str, Callable] = {}
 METHODS = ["batch", "isotonic", "log_pool"]
 PAIRS_SHOWN = [("all", 20), ("uniform", 20), ("uniform", 200)]
 NOTE = [
-    "Medians of alternated runs in one process. MB are what a fresh process takes at the peak of a",
-    "run of its own beyond what it had before. What reads rival / ours is in our favour above 1.",
+    "Medians of runs in one process, in which the rivals take turns. MB are the peak of one run in",
+    "a fresh process beyond what it had before. Ratios rival / ours are in our favour above 1.",
 ]
 
 
@@ -37,66 +43,11 @@ def part(function):
     return function
 
 
-def devices() -> list[str]:
-    """Give the devices that torch can use."""
-    import torch
-
-    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-
-
-def alternate(rivals: dict[str, Callable], repeats: int) -> dict[str, float]:
-    """Median seconds of each rival; they take turns, after one round that does not count."""
-    seconds: dict[str, list] = {name: [] for name in rivals}
-    for number in range(repeats + 1):
-        for name, run in rivals.items():
-            start = time.perf_counter()
-            run()
-            if number or not repeats:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: float(np.median(values)) for name, values in seconds.items()}
-
-
-def once(run: Callable) -> float:
-    """Seconds of one run, for what takes too long to repeat."""
-    return alternate({"once": run}, 0)["once"]
-
-
-def memory(entry: str) -> float:
-    """MB of this process by an entry of Linux's /proc/self/status."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split(entry + ":")[1].split()[0]) / 1024
-
-
-def _measure(queue, function, arguments):
-    run = function(*arguments)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    before, start = memory("VmRSS"), time.perf_counter()
-    run()
-    seconds = time.perf_counter() - start
-    queue.put((seconds, memory("VmHWM") - before))
-
-
-def in_a_process(function: Callable, *arguments) -> tuple[float, float]:
-    """Seconds, and MB above what was there before, of ``function(*arguments)()`` run once."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=_measure, args=(queue, function, arguments))
-    process.start()
-    result = queue.get()
-    process.join()
-    return result
-
-
-def exponent(sizes, values) -> float:
-    """Slope of a straight line through the logarithms."""
-    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
-
-
 # --- the loss over all pairs --------------------------------------------------------------------
 
 
 def loss_batch(lengths, device="cpu", seed=0):
-    """Scores and soft labels of sessions of given lengths, as the loss gets them."""
+    """Return scores and soft labels of sessions of given lengths, as the loss gets them."""
     import torch
 
     from skpref._torch._batches import SessionBatches, SessionDataset
@@ -114,21 +65,8 @@ def loss_batch(lengths, device="cpu", seed=0):
     return scores, torch.from_numpy(soft[:, 0].astype(np.float32)).to(device), target
 
 
-def _timed(step, device):
-    """Run a step on a device to its end."""
-    import torch
-
-    def run():
-        result = step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return result
-
-    return run
-
-
 def exact_loss(lengths, device="cpu"):
-    """Sum over all pairs by skpref's own loss."""
+    """Prepare the sum over all pairs by skpref's own loss."""
     import torch
 
     from skpref._torch._losses import PreferenceLoss
@@ -143,11 +81,11 @@ def exact_loss(lengths, device="cpu"):
         min_margin=0.0,
         class_weight=torch.ones(2),
     )
-    return _timed(lambda: torch.autograd.grad(criterion(scores, target), scores)[0], device)
+    return to_the_end(lambda: torch.autograd.grad(criterion(scores, target), scores)[0], device)
 
 
 def dense_loss(lengths, device="cpu"):
-    """Broadcast over sessions of one length, as one would write it in torch."""
+    """Prepare the sum by broadcasting over sessions of one length, as plain torch would do it."""
     import torch
 
     scores, soft, _ = loss_batch(lengths, device)
@@ -164,11 +102,11 @@ def dense_loss(lengths, device="cpu"):
             gradient += torch.autograd.grad(loss, scores, retain_graph=True)[0]
         return gradient
 
-    return _timed(step, device)
+    return to_the_end(step, device)
 
 
 def pair_list_loss(lengths, device="cpu"):
-    """Sum over a list of all pairs, as reward models are trained; the list is made before."""
+    """Prepare the sum over a list of all pairs, as reward models are trained; the list is ready."""
     import torch
 
     scores, soft, _ = loss_batch(lengths, device)
@@ -185,7 +123,7 @@ def pair_list_loss(lengths, device="cpu"):
         short = 2.0 * (soft[winner] - soft[loser]) - (f[winner] - f[loser])
         return torch.autograd.grad(short.clamp(min=0).square().sum(), scores)[0]
 
-    return _timed(step, device)
+    return to_the_end(step, device)
 
 
 @part
@@ -197,14 +135,14 @@ def loss_of_one_session(quick):
         repeats = 15 if n <= 10**4 else 5
         rivals = {"ours": exact_loss([n], device)}
         seconds = alternate(rivals, repeats)
-        peak = in_a_process(exact_loss, [n], device)[1]
+        peak = measure_in_a_process(exact_loss, [n], device)[1]
         row = {"device": device, "rows": n, "ours s": seconds["ours"], "ours MB": peak}
         if n <= 10**4:
             both = rivals | {"dense": dense_loss([n], device)}
             seconds = alternate(both, 9 if n <= 10**3 else 3)
             row |= {"ours s": seconds["ours"], "dense s": seconds["dense"]}
             row["dense / ours"] = seconds["dense"] / seconds["ours"]
-            row["dense MB"] = in_a_process(dense_loss, [n], device)[1]
+            row["dense MB"] = measure_in_a_process(dense_loss, [n], device)[1]
         rows.append(row)
         if device == "cpu":
             ours.append(row["ours s"])
@@ -235,7 +173,7 @@ def loss_of_many_sessions(quick):
 
 @part
 def pair_by_pair_or_by_halves(quick):
-    """Sum over sessions of one length both ways, which decides where one takes over."""
+    """Sum over sessions of one length both ways, to see from which length on halves are faster."""
     import torch
 
     from skpref._torch._dominance import dominance_sums, pair_sums
@@ -253,8 +191,8 @@ def pair_by_pair_or_by_halves(quick):
         sides = residual, residual, torch.ones_like(residual), n_losers
         single = single, single, torch.ones_like(single), n_losers
         rivals = {
-            "pair by pair": _timed(lambda s=single: pair_sums(*s, "squared_hinge"), device),
-            "by halves": _timed(lambda s=sides: dominance_sums(*s, 2, strict=True), device),
+            "pair by pair": to_the_end(lambda s=single: pair_sums(*s, "squared_hinge"), device),
+            "by halves": to_the_end(lambda s=sides: dominance_sums(*s, 2, strict=True), device),
         }
         seconds = alternate(rivals, 7 if n > 1 else 101)
         row = {"device": device, "sessions": shape[0], "length": length}
@@ -285,15 +223,17 @@ def itertools_pairs(scores, groups):
     return np.array(winners), np.array(losers), np.array(margins)
 
 
-def _sampling_data(n, length):
+def sampling_data(n, length):
+    """Draw scores of sessions of one length."""
     rng = np.random.RandomState(0)
     return rng.rand(n), np.arange(n) // length
 
 
-def _sampled(strategy, n, length, n_pairs):
+def prepare_sampling(strategy, n, length, n_pairs):
+    """Prepare drawing pairs by skpref."""
     from skpref import IntraSessionPairSampler
 
-    scores, groups = _sampling_data(n, length)
+    scores, groups = sampling_data(n, length)
     sampler = IntraSessionPairSampler(strategy, n_pairs=n_pairs, random_state=0)
     return lambda: sampler.sample(scores, groups)
 
@@ -304,9 +244,9 @@ def pair_sampling(quick):
     rows = []
     n = 10**5 if quick else 10**6
     for length in (20, 200):
-        scores, groups = _sampling_data(n, length)
+        scores, groups = sampling_data(n, length)
         total = n * (length - 1) // 2
-        # Of the longer sessions the loop lists a tenth, and its time is scaled up.
+        # The loop lists a tenth of the longer sessions, and its time is scaled up.
         some = slice(n if length == 20 else n // 10)
         share = len(scores[some]) / n
         lists = scores[some].tolist(), groups[some].tolist()
@@ -315,30 +255,30 @@ def pair_sampling(quick):
             n_pairs = total if length == 20 else n
             if strategy == "all" and length > 20:
                 continue
-            ours = alternate({"ours": _sampled(strategy, n, length, n_pairs)}, 3)["ours"]
-            peak = in_a_process(_sampled, strategy, n, length, n_pairs)[1]
+            ours = alternate({"ours": prepare_sampling(strategy, n, length, n_pairs)}, 3)["ours"]
+            peak = measure_in_a_process(prepare_sampling, strategy, n, length, n_pairs)[1]
             row = {"rows": n, "session length": length, "ours": strategy, "pairs": n_pairs}
             row |= {"ours s": ours, "ours MB": peak, "itertools s": loop}
             rows.append(row | {"itertools / ours": loop / ours})
     if find_spec("pytorch_metric_learning"):
-        rows.append(_metric_learning_pairs())
+        rows.append(metric_learning_pairs())
     return rows
 
 
-def _metric_learning_pairs():
-    """Pairs of rows of one label by pytorch-metric-learning, the sessions as labels."""
+def metric_learning_pairs():
+    """List the pairs by pytorch-metric-learning, which gets the sessions as labels."""
     import torch
     from pytorch_metric_learning.utils.loss_and_miner_utils import get_all_pairs_indices
 
-    n = 5000  # it compares all rows with all, 10^4 take more than 10 GB
-    scores, groups = _sampling_data(n, 20)
+    n = 5000  # all rows are compared with all; 10^4 take more than 10 GB
+    scores, groups = sampling_data(n, 20)
     labels = torch.from_numpy(groups)
 
     def rival():
         first, second, *_ = get_all_pairs_indices(labels)
         return first[scores[first] > scores[second]]
 
-    seconds = alternate({"ours": _sampled("all", n, 20, None), "rival": rival}, 5)
+    seconds = alternate({"ours": prepare_sampling("all", n, 20, None), "rival": rival}, 5)
     return {
         "rows": n,
         "session length": 20,
@@ -351,7 +291,7 @@ def _metric_learning_pairs():
 
 
 def clustered_rows(n, n_features=384, seed=0):
-    """Rows like embeddings: 200 clusters in 25 dimensions, turned into many, a tenth copies."""
+    """Draw rows like embeddings: 200 clusters in 25 dimensions, projected; a tenth are copies."""
     rng = np.random.default_rng(seed)
     latent = rng.standard_normal((200, 25), dtype=np.float32)[rng.integers(200, size=n)]
     latent += 0.6 * rng.standard_normal((n, 25), dtype=np.float32)
@@ -364,7 +304,8 @@ def clustered_rows(n, n_features=384, seed=0):
     return X, rng.dirichlet(np.ones(3), size=n)
 
 
-def _smoothing(algorithm, n):
+def prepare_smoothing(algorithm, n):
+    """Prepare smoothing by skpref."""
     from skpref import KNNLabelSmoother
 
     X, y = clustered_rows(n)
@@ -372,14 +313,16 @@ def _smoothing(algorithm, n):
     return lambda: smoother.fit_transform(X, y)
 
 
-def _sklearn_smoothing(X, y):
+def prepare_sklearn_smoothing(X, y):
+    """Prepare smoothing by scikit-learn's brute force."""
     from sklearn.neighbors import KNeighborsRegressor
 
     model = KNeighborsRegressor(10, algorithm="brute", metric="cosine").fit(X, y)
     return lambda: model.predict(X)
 
 
-def _faiss_smoothing(X, y):
+def prepare_faiss_smoothing(X, y):
+    """Prepare smoothing by faiss's exact search."""
     import faiss
 
     def run():
@@ -402,8 +345,8 @@ def smoothing(quick):
     rivals = {
         "exact": lambda: KNNLabelSmoother(algorithm="exact").fit_transform(X, y),
         "approximate": lambda: approximate.fit_transform(X, y),
-        "scikit-learn brute": _sklearn_smoothing(X, y),
-        "faiss flat": _faiss_smoothing(X, y),
+        "scikit-learn brute": prepare_sklearn_smoothing(X, y),
+        "faiss flat": prepare_faiss_smoothing(X, y),
     }
     seconds = alternate(rivals, 3)
     rows = [{"rows": n} | {f"{k} s": v for k, v in seconds.items()}]
@@ -419,7 +362,7 @@ def smoothing(quick):
     row |= alternate({"approximate s": lambda: approximate.fit_transform(*more)}, 3)
     row["exact / approximate"] = exact / row["approximate s"]
     row["recall"] = approximate.recall_
-    row["approximate MB"] = in_a_process(_smoothing, "approximate", n)[1]
+    row["approximate MB"] = measure_in_a_process(prepare_smoothing, "approximate", n)[1]
     return [*rows, row]
 
 
@@ -427,11 +370,12 @@ def smoothing(quick):
 def smoothing_at_scale(quick):
     """Smooth labels of a million rows of 384 features approximately."""
     n = 10**5 if quick else 10**6
-    seconds, peak = in_a_process(_smoothing, "approximate", n)
+    seconds, peak = measure_in_a_process(prepare_smoothing, "approximate", n)
     return [{"rows": n, "approximate s": seconds, "approximate MB": peak}]
 
 
-def _calibration(method, step, dtype, n):
+def prepare_calibration(method, step, dtype, n):
+    """Prepare fitting or applying a calibrator."""
     from skpref import LLMScoreCalibrator
 
     rng = np.random.default_rng(0)
@@ -446,14 +390,14 @@ def _calibration(method, step, dtype, n):
 
 @part
 def calibration(quick):
-    """Calibrate 6 prompts and 5 classes, 5% of the rows labelled; memory by that of the input."""
+    """Calibrate 6 prompts and 5 classes, 5% of the rows labelled; memory relative to the input."""
     n = 10**5 if quick else 10**6
     rows = []
     for dtype, method in itertools.product(["float32", "float64"], METHODS):
         size = n * 30 * np.dtype(dtype).itemsize / 2**20
         row = {"rows": n, "dtype": dtype, "method": method}
         for step in ("fit", "transform"):
-            seconds, peak = in_a_process(_calibration, method, step, dtype, n)
+            seconds, peak = measure_in_a_process(prepare_calibration, method, step, dtype, n)
             row |= {f"{step} s": seconds, f"{step} MB / input": peak / size}
         rows.append(row)
     return rows
@@ -463,10 +407,10 @@ def calibration(quick):
 
 
 def training_data(n=20_000, length=20, n_features=384, seed=0, *, kind="embedding"):
-    """Noisy soft labels of sessions that differ in level, and clean labels to test on.
+    """Draw noisy soft labels of sessions that differ in level, and clean labels to test on.
 
-    The truth of an "embedding" is spread over all features, two thirds of it linear; that of a
-    "table" is in steps of eight features, as trees cut them.
+    The truth of an "embedding" is spread over all features, and two thirds of it are linear; the
+    truth of a "table" is in steps of eight features, as trees cut them.
     """
     rng = np.random.RandomState(seed)
     X = rng.randn(n, n_features).astype(np.float32)
@@ -482,7 +426,7 @@ def training_data(n=20_000, length=20, n_features=384, seed=0, *, kind="embeddin
 
 
 class Race:
-    """Times rounds of training, the clock stopped while the held-out sessions are scored."""
+    """Clock for rounds of training, stopped while the held-out sessions are scored."""
 
     def __init__(self, X, y, groups):
         self.X, self.y, self.groups = X, y, groups
@@ -493,7 +437,7 @@ class Race:
         self.spent, self.since = 0.0, time.perf_counter()
 
     def lap(self, score):
-        """Stop the clock, note time and concordance, go on."""
+        """Stop the clock, note time and concordance, and start the clock again."""
         from skpref.metrics import within_session_concordance
 
         self.spent += time.perf_counter() - self.since
@@ -502,11 +446,11 @@ class Race:
         self.since = time.perf_counter()
 
     def best(self) -> float:
-        """Give the best concordance."""
+        """Return the best concordance."""
         return max(c for _, c in self.path)
 
     def reaches(self, concordance) -> float:
-        """Seconds until a concordance is reached; infinite if it is not."""
+        """Return the seconds until a concordance is reached; infinite if it is not."""
         return next((s for s, c in self.path if c >= concordance), np.inf)
 
 
@@ -532,7 +476,7 @@ def race_ours(solver, X, teacher, groups, race):
 
 
 def race_explicit(X, teacher, groups, race):
-    """Train the same network on a list of all pairs, both rows encoded for each pair."""
+    """Train the same network on a list of all pairs; both rows are encoded for each pair."""
     import torch
 
     from skpref import IntraSessionPairSampler
@@ -570,7 +514,7 @@ def race_xgboost(X, teacher, groups, race):
 
 
 def race_lightgbm(X, teacher, groups, race):
-    """Train LightGBM's LambdaRank, the soft labels cut into 16 levels as it asks for."""
+    """Train LightGBM's LambdaRank on the soft labels cut into 16 levels, as it needs them."""
     import lightgbm
 
     race.start()
@@ -589,7 +533,7 @@ def race_lightgbm(X, teacher, groups, race):
 def training(quick):
     """Train to equal concordance within held-out sessions; 20,000 x 384, sessions of 20.
 
-    Each rival trains for its rounds; our time is that to its best. inf is never.
+    Each rival trains for its rounds; our time is the time to its best concordance. inf: never.
     """
     n = 4000 if quick else 20_000
     rivals = {
@@ -603,7 +547,7 @@ def training(quick):
     for device, kind in itertools.product(devices(), ["embedding", "table"]):
         X, teacher, y, groups = training_data(n + n // 4, kind=kind)
         races = {}
-        # A first lap on a few rows, which does not count, loads what is loaded once.
+        # A first lap on a few rows, which is left out, does the loading that happens once.
         for (name, rival), size in itertools.product(rivals.items(), (400, n)):
             races[name] = Race(X[n:], y[n:], groups[n:])
             races[name].device = device
@@ -619,8 +563,8 @@ def training(quick):
     return rows
 
 
-def _epochs(n_scores, hidden, batch_size, pairs, device, n=20_000):
-    """Five epochs of the same network on the same rows, with pairs or pointwise alone."""
+def prepare_epochs(n_scores, hidden, batch_size, pairs, device, n=20_000):
+    """Prepare five epochs of the same network on the same rows, with pairs or without."""
     import torch
 
     from skpref._torch._batches import SessionDataset
@@ -650,7 +594,7 @@ def _epochs(n_scores, hidden, batch_size, pairs, device, n=20_000):
         device=device,
         verbose=0,
     )
-    return _timed(lambda: net.partial_fit(dataset), device)
+    return to_the_end(lambda: net.partial_fit(dataset), device)
 
 
 @part
@@ -660,8 +604,8 @@ def epoch_cost(quick):
     shapes = [(128, 256), (128, 1024), (1024, 256)]
     for device, (hidden, size), n_scores in itertools.product(devices(), shapes, [1, 3]):
         rivals = {
-            "pairs": _epochs(n_scores, hidden, size, True, device),
-            "pointwise": _epochs(n_scores, hidden, size, False, device),
+            "pairs": prepare_epochs(n_scores, hidden, size, True, device),
+            "pointwise": prepare_epochs(n_scores, hidden, size, False, device),
         }
         seconds = alternate(rivals, 3 if quick else 9)
         row = {"device": device, "hidden units": hidden, "batch": size, "scores per row": n_scores}
@@ -673,7 +617,8 @@ def epoch_cost(quick):
 # --- prediction -------------------------------------------------------------------------------
 
 
-def _predict_all(n):
+def prepare_prediction(n):
+    """Prepare predicting many rows."""
     from skpref import PairwisePreferenceClassifier
 
     X, _, y, groups = training_data(2000)
@@ -717,7 +662,7 @@ def prediction(quick):
             row["ours / LogisticRegression"] = seconds["ours"] / seconds["LogisticRegression"]
             row["ours / bare"] = seconds["ours"] / seconds["bare module"]
             if n > 1 and module == "mlp":
-                row["ours MB"] = in_a_process(_predict_all, n)[1]
+                row["ours MB"] = measure_in_a_process(prepare_prediction, n)[1]
                 row["input MB"] = some.nbytes / 2**20
             rows.append(row)
     return rows
@@ -726,7 +671,8 @@ def prediction(quick):
 # --- growth -----------------------------------------------------------------------------------
 
 
-def _fit(n, length, solver):
+def prepare_fit(n, length, solver):
+    """Prepare fitting the classifier."""
     from skpref import PairwisePreferenceClassifier
 
     X, teacher, _, groups = training_data(n, length, n_features=64)
@@ -751,14 +697,14 @@ def growth(quick):
     most = 5 if quick else 6
     for solver in ("adam", "lbfgs"):
         sizes = [10**k for k in range(3, most + 1)]
-        runs = [in_a_process(_fit, n, 20, solver) for n in sizes]
+        runs = [measure_in_a_process(prepare_fit, n, 20, solver) for n in sizes]
         for n, (seconds, peak) in zip(sizes, runs, strict=True):
             rows.append({"solver": solver, "rows": n, "length": 20, "s": seconds, "MB": peak})
         last = slice(1, None)
         slope = [exponent(sizes[last], [r[k] for r in runs[last]]) for k in (0, 1)]
         rows.append({"solver": solver, "rows": "exponent", "s": slope[0], "MB": slope[1]})
         lengths = [10**k for k in range(1, 6)]
-        runs = [in_a_process(_fit, 10**5, length, solver) for length in lengths]
+        runs = [measure_in_a_process(prepare_fit, 10**5, length, solver) for length in lengths]
         for length, (seconds, peak) in zip(lengths, runs, strict=True):
             row = {"solver": solver, "rows": 10**5, "length": length, "s": seconds, "MB": peak}
             rows.append(row)
@@ -770,53 +716,20 @@ def growth(quick):
 # --- the page ---------------------------------------------------------------------------------
 
 
-def show(value) -> str:
-    """Write a value for the table."""
-    if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def table(rows) -> list[str]:
-    """Markdown table of rows that need not have the same columns."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    lines = ["| " + " | ".join(columns) + " |", "| --- " * len(columns) + "|"]
-    for row in rows:
-        lines.append("| " + " | ".join(show(row.get(name, "")) for name in columns) + " |")
-    return lines
-
-
-def environment() -> dict:
-    """Machine and versions."""
-    import torch
-
-    names = ["skpref", "numpy", "scipy", "scikit-learn", "torch", "skorch", "faiss-cpu"]
-    names += ["xgboost", "lightgbm", "pytorch-metric-learning"]
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    cpu = f"{multiprocessing.cpu_count()} cores of {platform.machine()}"
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return {"python": platform.python_version(), "CPU": cpu, "GPU": gpu} | versions
-
-
-def page(result) -> str:
-    """Write the results as Markdown."""
+def page(result) -> list[str]:
+    """Return the results as the lines of a Markdown page."""
     lines = ["# Speed", "", "`python -m benchmarks.speed`", ""]
     lines += [", ".join(f"{k} {v}" for k, v in result["environment"].items()) + "."]
     lines += ["", *NOTE, ""]
     for name, function in PARTS.items():
         if name in result["parts"]:
-            lines += [f"## {name.replace('_', ' ')}", "", (function.__doc__ or "").strip(), ""]
+            lines += [f"## {name.replace('_', ' ')}", "", inspect.getdoc(function) or "", ""]
             lines += [*table(result["parts"][name]), ""]
-    return "\n".join(lines)
+    return lines
 
 
 def headline(parts) -> str:
-    """Write the table of the README: one line for each part, the losing cases among them."""
+    """Return the table of the README: one line for each part, including those that we lose."""
 
     def find(name, **wanted):
         return next(r for r in parts[name] if all(r.get(k) == v for k, v in wanted.items()))
@@ -881,25 +794,22 @@ def headline(parts) -> str:
 
 
 def main(argv=None):
-    """Run the parts and write the page after each."""
+    """Run the parts, and write the page after each one."""
     parser = argparse.ArgumentParser(description="Speed of every part of skpref.")
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; default: all")
     parser.add_argument("--quick", action="store_true", help="small sizes only, to try it out")
-    parser.add_argument("--fresh", action="store_true", help="run what is there already again")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--fresh", action="store_true", help="run again what is in the JSON")
+    add_out_option(parser)
     args = parser.parse_args(argv)
     if unknown := set(args.parts) - set(PARTS):
         parser.error(f"unknown parts {sorted(unknown)}; choose from {list(PARTS)}")
-    args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "speed.json"
-    result = {"environment": environment(), "parts": {}}
-    if path.is_file():
-        result["parts"] = json.loads(path.read_text())["parts"]
+    result = {"environment": environment(), "parts": read_json(path, {"parts": {}})["parts"]}
     for name in args.parts or PARTS:
         if name not in result["parts"] or args.fresh:
             result["parts"][name] = PARTS[name](args.quick)
-            path.write_text(json.dumps(result, indent=1) + "\n")
-        (args.out / "speed.md").write_text(page(result))
+            write_json(path, result)
+        write_lines(args.out / "speed.md", page(result))
         print("\n".join([f"## {name}", *table(result["parts"][name]), ""]), flush=True)
 
 

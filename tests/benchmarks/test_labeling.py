@@ -1,13 +1,12 @@
 """The benchmark of LLMLabeler, on few calls."""
 
 import asyncio
-import importlib
 import json
 import multiprocessing
-import sys
-from pathlib import Path
 
 import pytest
+
+from benchmarks import labeling
 
 for package in ("diskcache", "openai", "tqdm"):
     pytest.importorskip(package)
@@ -15,19 +14,14 @@ for package in ("diskcache", "openai", "tqdm"):
 COUNTS = {"LLMLabeler": 60, "bare openai": 60, "all in the cache": 0}
 
 
-@pytest.fixture(scope="module")
-def labeling():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[2])
-        for name in ("http_proxy", "https_proxy", "all_proxy"):
-            patch.delenv(name, raising=False)
-            patch.delenv(name.upper(), raising=False)
-        yield importlib.import_module("benchmarks.labeling")
-    for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
-        del sys.modules[name]
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
 
 
-def test_small_run_writes_what_it_counts(labeling, tmp_path, capsys):
+def test_small_run_writes_what_it_counts(tmp_path, capsys):
     result = labeling.main(["--calls", "57", "--rounds", "1", "--out", str(tmp_path)])
     assert json.loads((tmp_path / "labeling.json").read_text()) == result
     assert set(result) == {"environment", "throughput", "ours / bare", "memory", "most at once"}
@@ -54,7 +48,7 @@ def test_small_run_writes_what_it_counts(labeling, tmp_path, capsys):
     assert str(tmp_path) not in text
 
 
-def test_rivals_send_the_same_requests_and_get_answers_of_use(labeling):
+def test_rivals_send_the_same_requests_and_get_answers_of_use():
     pieces = []
     head, _, body = labeling.Chat.response.partition(b"\r\n\r\n")
     assert f"Content-Length: {len(body)}".encode() in head
@@ -70,11 +64,11 @@ def test_rivals_send_the_same_requests_and_get_answers_of_use(labeling):
         server = await asyncio.get_running_loop().create_server(Kept, "127.0.0.1", 0)
         async with server:
             url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-            with labeling.labeler_and_data(url, 24) as (labeler, X):
+            with labeling.labeler_and_data(24, **labeling.at(url)) as (labeler, X):
                 scores = await asyncio.to_thread(labeler.transform, X)
-                asks = list(labeler._asks(labeler._read(X), labeler._questions()))
-                ours = read_bodies(pieces)
-                await labeling.ask_bare(url, [ask.payload for ask in asks])
+            ours = read_bodies(pieces)
+            requests = await asyncio.to_thread(labeling.write_requests, 24)
+            await labeling.ask_bare(url, requests)
         return scores, ours, read_bodies(pieces)
 
     scores, ours, bare = asyncio.run(listen())
@@ -85,7 +79,7 @@ def test_rivals_send_the_same_requests_and_get_answers_of_use(labeling):
 
 
 def read_bodies(pieces):
-    """Take the JSON objects out of what has come."""
+    """Take the JSON objects out of the pieces of the requests."""
     text, bodies, start = b"".join(pieces).decode(), [], 0
     pieces.clear()
     while (start := text.find('{"', start)) >= 0:
@@ -94,7 +88,7 @@ def read_bodies(pieces):
     return bodies
 
 
-def test_server_counts_and_ends_with_the_pipe(labeling):
+def test_server_counts_and_ends_with_the_pipe():
     others = {child.pid for child in multiprocessing.active_children()}  # of earlier tests
     with labeling.stub_server() as (url, counts):
         [pid] = {child.pid for child in multiprocessing.active_children()} - others

@@ -1,57 +1,46 @@
 """The machinery of the speed benchmark, on sizes that take no time."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-
-@pytest.fixture(scope="module")
-def speed():
-    path = Path(__file__).parents[2] / "benchmarks" / "speed.py"
-    spec = importlib.util.spec_from_file_location("speed_benchmark", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+from benchmarks import _timing, speed
 
 
 @pytest.mark.parametrize("lengths", [[300], [7] * 20])
-def test_the_rivals_of_the_loss_do_the_same_work(speed, lengths):
+def test_the_rivals_of_the_loss_do_the_same_work(lengths):
     gradients = [f(lengths)() for f in (speed.exact_loss, speed.dense_loss, speed.pair_list_loss)]
     directions = [g / g.norm() for g in gradients]  # ours is a mean, the others are sums
     for other in directions[1:]:
         torch.testing.assert_close(other, directions[0], rtol=1e-3, atol=1e-6)
 
 
-def test_the_loop_lists_the_pairs_that_the_sampler_draws(speed):
-    scores, groups = speed._sampling_data(60, 6)
+def test_the_loop_lists_the_pairs_that_the_sampler_draws():
+    scores, groups = speed.sampling_data(60, 6)
     winner, loser, margin = speed.itertools_pairs(scores.tolist(), groups.tolist())
-    pairs = speed._sampled("all", 60, 6, None)()
+    pairs = speed.prepare_sampling("all", 60, 6, None)()
     loop, ours = np.lexsort((loser, winner)), np.lexsort((pairs.loser, pairs.winner))
     np.testing.assert_array_equal(winner[loop], pairs.winner[ours])
     np.testing.assert_array_equal(loser[loop], pairs.loser[ours])
     np.testing.assert_allclose(margin[loop], pairs.margin[ours])
 
 
-def test_medians_leave_the_first_round_out(speed):
+def test_medians_leave_the_first_round_out():
     calls = []
-    medians = speed.alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
+    medians = _timing.alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
     assert calls == ["a", "b"] * 4
     assert set(medians) == {"a", "b"}
 
 
-def test_exponent_of_a_power(speed):
+def test_exponent_of_a_power():
     sizes = np.array([10, 100, 1000])
-    assert speed.exponent(sizes, 3.0 * sizes**1.5) == pytest.approx(1.5)
+    assert _timing.exponent(sizes, 3.0 * sizes**1.5) == pytest.approx(1.5)
 
 
-def test_a_part_that_is_there_is_not_run_again(speed, monkeypatch, tmp_path, capsys):
+def test_a_part_in_the_json_is_not_run_again(monkeypatch, tmp_path, capsys):
     runs = []
 
     def part(quick):
@@ -70,7 +59,7 @@ def test_a_part_that_is_there_is_not_run_again(speed, monkeypatch, tmp_path, cap
         speed.main(["nothing"])
 
 
-def test_the_table_of_the_readme_is_made_from_the_results(speed):
+def test_the_table_of_the_readme_is_made_from_the_results():
     root = Path(__file__).parents[2]
     parts = json.loads((root / "benchmarks" / "results" / "speed.json").read_text())["parts"]
     assert speed.headline(parts) in (root / "README.md").read_text()
