@@ -1,8 +1,8 @@
-"""Utterances with the turns before them in their session."""
+"""Each utterance with the turns before it in its session."""
 
 from numbers import Integral
 from string import Formatter
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -21,15 +21,64 @@ _REMEDIES = {
 }
 
 
-def _refuse(bad: BoolArray, problem: str, remedy: str) -> None:
-    """Raise if any row is bad; says how many are, and where the first ones are."""
-    if bad.any():
-        rows = np.flatnonzero(bad)
-        raise ValueError(f"{problem} in {len(rows)} rows (first: {rows[:3].tolist()}); {remedy}.")
+class Columns(NamedTuple):
+    """The names of the columns that are read; None is a column that is not used."""
+
+    text: str
+    session: str
+    turn: str | None
+    speaker: str | None
+
+    def check(self, frame) -> list[str]:
+        """Check that a frame has the columns.
+
+        Parameters
+        ----------
+        frame : narwhals.DataFrame
+            A frame of any library.
+
+        Returns
+        -------
+        list of str
+            The names, each once.
+        """
+        names = {p: name for p, name in self._asdict().items() if name is not None}
+        for parameter, name in names.items():
+            if name not in frame.columns:
+                raise ValueError(
+                    f"{parameter}={name!r} is not a column of X; pass {parameter}= one of "
+                    f"{list(frame.columns)}."
+                )
+        return list(dict.fromkeys(names.values()))
 
 
-def _check_frame(X):
-    """Wrap a frame of any library."""
+class Utterances(NamedTuple):
+    """The columns of a frame, read, and the window of each utterance in its session.
+
+    `order` sorts the rows by session, newest utterance first. The window of the i-th row in that
+    order goes from i to `stops[i]`: the utterance, then those before it.
+    """
+
+    texts: list[str]
+    speakers: list[str] | None
+    sessions: np.ndarray
+    order: IntArray
+    stops: IntArray
+
+
+def wrap_frame(X):
+    """Wrap a frame of any library.
+
+    Parameters
+    ----------
+    X : DataFrame
+        Of pandas, polars or another library that narwhals reads.
+
+    Returns
+    -------
+    narwhals.DataFrame
+        The same frame.
+    """
     try:
         return nw.from_native(X, eager_only=True)
     except TypeError:
@@ -37,6 +86,54 @@ def _check_frame(X):
             f"X is a {type(X).__name__}; pass a pandas or polars DataFrame that holds the turns "
             "(a lazy one collected), so that the columns can be found by name."
         ) from None
+
+
+def read_utterances(frame, columns: Columns, n_turns: int) -> Utterances:
+    """Read the utterances of a frame and find the window of each one.
+
+    Parameters
+    ----------
+    frame : narwhals.DataFrame
+        One utterance per row, in any order.
+    columns : Columns
+        The names of its columns.
+    n_turns : int
+        Number of utterances before each one.
+
+    Returns
+    -------
+    Utterances
+        The values.
+    """
+    sessions = _read_column(frame, "session", columns.session)
+    ranks: IntArray = np.arange(len(frame))
+    codes = check_groups(sessions, len(frame))
+    if columns.turn is not None:
+        ranks = _rank_turns(_read_column(frame, "turn", columns.turn), columns.turn)
+    order, stops = _find_windows(codes, ranks, columns.turn, n_turns)
+    texts = _read_column(frame, "text", columns.text).tolist()
+    no_str = np.fromiter((not isinstance(t, str) for t in texts), dtype=bool, count=len(texts))
+    _refuse_rows(no_str, f"text={columns.text!r} is not str", "convert the column to str")
+    speakers = None
+    if columns.speaker is not None:
+        speakers = list(map(str, _read_column(frame, "speaker", columns.speaker).tolist()))
+    return Utterances(texts, speakers, sessions, order, stops)
+
+
+def _refuse_rows(bad: BoolArray, problem: str, remedy: str) -> None:
+    """Raise if any row is bad, with the number of bad rows and the first ones."""
+    if bad.any():
+        rows = np.flatnonzero(bad)
+        raise ValueError(f"{problem} in {len(rows)} rows (first: {rows[:3].tolist()}); {remedy}.")
+
+
+def _read_column(frame, parameter: str, name: str) -> np.ndarray:
+    """Return the values of a column, none of which may be missing."""
+    values = frame[name].to_numpy()
+    # A NaN is not null in polars; a NaT is not seen by is_missing.
+    missing = frame[name].is_null().to_numpy() | is_missing(values)
+    _refuse_rows(missing, f"{parameter}={name!r} is missing (None or NaN)", _REMEDIES[parameter])
+    return values
 
 
 def _rank_turns(values: np.ndarray, name: str) -> IntArray:
@@ -51,8 +148,25 @@ def _rank_turns(values: np.ndarray, name: str) -> IntArray:
         ) from None
 
 
+def _find_windows(
+    sessions: IntArray, ranks: IntArray, turn: str | None, n_turns: int
+) -> tuple[IntArray, IntArray]:
+    """Sort by session, newest utterance first; the i-th window goes from i to its stop."""
+    n = len(sessions)
+    order = np.lexsort((-ranks, sessions))
+    sessions, ranks = sessions[order], ranks[order]
+    same = (sessions[1:] == sessions[:-1]) & (ranks[1:] == ranks[:-1])
+    repeated = np.zeros(n, dtype=bool)
+    repeated[order[1:][same]] = repeated[order[:-1][same]] = True
+    problem = f"turn={turn!r} is that of another row of the same session"
+    remedy = "number the turns of a session apart, or pass turn=None to take the row order"
+    _refuse_rows(repeated, problem, remedy)
+    ends = np.bincount(sessions).cumsum()[sessions]
+    return order, np.minimum(np.arange(1, n + 1) + min(n_turns, n), ends)
+
+
 class DialogueContext(DocLinkMixin, TransformerMixin, BaseEstimator):
-    r"""Give each utterance the turns before it in its session.
+    r"""Join each utterance with the turns before it in its session.
 
     The output for a row is its own turn, followed by up to `n_turns` turns before it, the newest
     first. The utterance comes first so that an encoder that cuts long input cuts the oldest
@@ -61,7 +175,7 @@ class DialogueContext(DocLinkMixin, TransformerMixin, BaseEstimator):
     Parameters
     ----------
     n_turns : int, default=2
-        Number of turns before the utterance. Where there are fewer, all of them.
+        Number of turns before the utterance. If there are fewer, all of them.
     text : str, default="text"
         Column of the utterances, all of them str.
     session : str, default="session_id"
@@ -73,13 +187,13 @@ class DialogueContext(DocLinkMixin, TransformerMixin, BaseEstimator):
     speaker : str, default=None
         Column of the speakers.
     template : str, default=None
-        Format of one turn, with the fields ``{text}`` and, where there is a `speaker` column,
+        Format of one turn, with the fields ``{text}`` and, if there is a `speaker` column,
         ``{speaker}``. None is "{text}", or "{speaker}: {text}" with `speaker`.
     separator : str, default="\\n"
-        Put between two turns.
+        String between two turns.
     output : {"concat", "columns"}, default="concat"
         "concat" gives one string per row. "columns" gives a frame with the utterance's turn in
-        the column "text" and the turns before it in "context", for encoders of their own.
+        the column "text" and the turns before it in "context", to encode them separately.
 
     Attributes
     ----------
@@ -90,12 +204,12 @@ class DialogueContext(DocLinkMixin, TransformerMixin, BaseEstimator):
 
     See Also
     --------
-    SentenceEncoder : Turns the strings to embeddings.
+    SentenceEncoder : Turns the strings into embeddings.
     PairwisePreferenceClassifier : Classifies utterances by their embeddings.
 
     Notes
     -----
-    Nothing is learnt in `fit`, so `transform` also works without it. Only turns in `X` can be
+    `fit` learns nothing, so `transform` also works without it. Only turns in `X` can be
     context: a split between training and test data must keep sessions whole, as
     :class:`sklearn.model_selection.GroupKFold` does, or the context is cut.
 
@@ -163,7 +277,7 @@ class DialogueContext(DocLinkMixin, TransformerMixin, BaseEstimator):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):  # noqa: ARG002
-        """Check the parameters and that the columns are there.
+        """Check the parameters and that the columns exist.
 
         Parameters
         ----------
@@ -185,15 +299,15 @@ class DialogueContext(DocLinkMixin, TransformerMixin, BaseEstimator):
         ValueError
             If `X` lacks a column, or `template` lacks ``{text}`` or has an unknown field.
         """
-        self._check_template()
-        frame = _check_frame(X)
+        self._resolve_template()
+        frame = wrap_frame(X)
         # A column that is not read, such as the label, may be absent from later frames.
-        names = self._check_columns(frame)
+        names = self._columns().check(frame)
         validate_data(self, frame.select(names).to_native(), skip_check_array=True)
         return self
 
     def transform(self, X):
-        """Put the turns before each utterance behind it.
+        """Append to each utterance the turns before it.
 
         Parameters
         ----------
@@ -215,22 +329,22 @@ class DialogueContext(DocLinkMixin, TransformerMixin, BaseEstimator):
             turns cannot be ordered, or two rows of a session have the same turn.
         """
         self._validate_params()
-        template, frame = self._check_template(), _check_frame(X)
-        self._check_columns(frame)
-        order, stops = self._find_windows(frame)
-        turns = self._format_turns(frame, template)
+        template, frame, columns = self._resolve_template(), wrap_frame(X), self._columns()
+        columns.check(frame)
+        utterances = read_utterances(frame, columns, self.n_turns)
+        order = utterances.order
+        turns = _format_turns(utterances, template)
         lines, first = turns[order].tolist(), int(self.output == "columns")
+        stops = utterances.stops.tolist()
         joined = np.empty_like(turns)
-        joined[order] = [
-            self.separator.join(lines[i:stop]) for i, stop in enumerate(stops.tolist(), first)
-        ]
+        joined[order] = [self.separator.join(lines[i:stop]) for i, stop in enumerate(stops, first)]
         if self.output == "concat":
             return joined
         series = [
             nw.new_series(name, values, nw.String, backend=frame.implementation)
             for name, values in [("text", turns), ("context", joined)]
         ]
-        # By way of the given frame, whose index the new columns take.
+        # Through the given frame, so that the new columns take its index.
         return frame.with_columns(*series).select("text", "context").to_native()
 
     def get_feature_names_out(self, input_features=None):  # noqa: ARG002
@@ -244,87 +358,49 @@ class DialogueContext(DocLinkMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray of str, shape (1,) or (2,)
-            "text", and "context" where that is a column of its own.
+            "text", and "context" with ``output="columns"``.
         """
         names = ["text"] if self.output == "concat" else ["text", "context"]
         return np.asarray(names, dtype=object)
 
-    def _check_template(self) -> str:
-        """Give the format of one turn after checking its fields."""
-        known = ["text"] if self.speaker is None else ["text", "speaker"]
+    def _columns(self) -> Columns:
+        return Columns(self.text, self.session, self.turn, self.speaker)
+
+    def _resolve_template(self) -> str:
+        """Return the format of one turn, after checking its fields."""
+        allowed = ["text"] if self.speaker is None else ["text", "speaker"]
         if self.template is None:
-            return ": ".join(f"{{{name}}}" for name in reversed(known))
+            return ": ".join(f"{{{name}}}" for name in reversed(allowed))
         try:
             parsed = Formatter().parse(self.template)
             fields = {name for _, name, _, _ in parsed if name is not None}
-            valid = "text" in fields and fields <= set(known)
+            valid = "text" in fields and fields <= set(allowed)
             if valid:
                 self.template.format(text="", speaker="")
         except (ValueError, LookupError):
             valid = False
         if not valid:
-            expected = " and ".join(f"{{{name}}}" for name in known)
+            expected = " and ".join(f"{{{name}}}" for name in allowed)
             raise ValueError(
                 f"template={self.template!r} is not a format of {expected}; pass a string with "
-                '{text} and, where speaker names a column, {speaker}, such as "{text}".'
+                '{text} and, if speaker names a column, {speaker}, such as "{text}".'
             )
         return self.template
-
-    def _check_columns(self, frame) -> list[str]:
-        """Give the columns that the parameters name, after checking that they are there."""
-        names = {p: getattr(self, p) for p in _REMEDIES if getattr(self, p) is not None}
-        for parameter, name in names.items():
-            if name not in frame.columns:
-                raise ValueError(
-                    f"{parameter}={name!r} is not a column of X; pass {parameter}= one of "
-                    f"{list(frame.columns)}."
-                )
-        return list(dict.fromkeys(names.values()))
-
-    def _read(self, frame, parameter: str) -> np.ndarray:
-        """Read the column of a parameter, no value of which may be missing."""
-        name = getattr(self, parameter)
-        values = frame[name].to_numpy()
-        # A NaN is not null in polars; a NaT is not seen by is_missing.
-        missing = frame[name].is_null().to_numpy() | is_missing(values)
-        problem = f"{parameter}={name!r} is missing (None or NaN)"
-        _refuse(missing, problem, _REMEDIES[parameter])
-        return values
-
-    def _find_windows(self, frame) -> tuple[IntArray, IntArray]:
-        """Sort by session, newest turn first; the window of the i-th goes from i to its stop."""
-        n = len(frame)
-        sessions = check_groups(self._read(frame, "session"), n)
-        ranks: IntArray = np.arange(n)
-        if self.turn is not None:
-            ranks = _rank_turns(self._read(frame, "turn"), self.turn)
-        order = np.lexsort((-ranks, sessions))
-        sessions, ranks = sessions[order], ranks[order]
-        same = (sessions[1:] == sessions[:-1]) & (ranks[1:] == ranks[:-1])
-        repeated = np.zeros(n, dtype=bool)
-        repeated[order[1:][same]] = repeated[order[:-1][same]] = True
-        problem = f"turn={self.turn!r} is that of another row of the same session"
-        remedy = "number the turns of a session apart, or pass turn=None to take the row order"
-        _refuse(repeated, problem, remedy)
-        ends = np.bincount(sessions).cumsum()[sessions]
-        return order, np.minimum(np.arange(1, n + 1) + min(self.n_turns, n), ends)
-
-    def _format_turns(self, frame, template: str) -> np.ndarray:
-        """Format the turn of each row by itself."""
-        texts = self._read(frame, "text").tolist()
-        no_str = np.fromiter((not isinstance(t, str) for t in texts), dtype=bool, count=len(texts))
-        remedy = "convert the column to str"
-        _refuse(no_str, f"text={self.text!r} is not str", remedy)
-        speakers = texts
-        if self.speaker is not None:
-            speakers = self._read(frame, "speaker").tolist()
-        pairs = zip(texts, map(str, speakers), strict=True)
-        turns = np.empty(len(texts), dtype=object)
-        turns[:] = [template.format(text=text, speaker=speaker) for text, speaker in pairs]
-        return turns
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.requires_fit = False
         return tags
+
+
+def _format_turns(utterances: Utterances, template: str) -> np.ndarray:
+    """Format each utterance separately."""
+    texts = utterances.texts
+    speakers = utterances.speakers or texts
+    lines = np.empty(len(texts), dtype=object)
+    lines[:] = [
+        template.format(text=text, speaker=speaker)
+        for text, speaker in zip(texts, speakers, strict=True)
+    ]
+    return lines

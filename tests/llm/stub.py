@@ -6,12 +6,13 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
-def completion(content="A", tokens=None, **message):
-    logprobs = None
+def completion(content="A", tokens=None, *, finish_reason=None, logprobs=None, **message):
+    """A chat completion; `tokens` are the likeliest first ones with their log-probabilities."""
     if tokens:
         top = [{"token": t, "logprob": p} for t, p in tokens.items()]
         logprobs = {"content": [{**top[0], "top_logprobs": top}]}
-    choice = {"message": {"content": content, **message}, "logprobs": logprobs}
+    choice = {"message": {"role": "assistant", "content": content, **message}}
+    choice |= {"finish_reason": finish_reason, "logprobs": logprobs}
     usage = {"prompt_tokens": 10, "completion_tokens": 1}
     return {"choices": [choice], "usage": usage}
 
@@ -74,15 +75,15 @@ class StubLLM:
                 if isinstance(fault, tuple):
                     status, headers = fault
                 answer = stub.answer(request)
-                told = f"no, not with {self.headers.get('Authorization')}"
+                words = f"no, not with {self.headers.get('Authorization')}"
                 if isinstance(answer, int):
                     status = answer
                 if isinstance(answer, tuple):
-                    status, told = answer
+                    status, words = answer
                 if isinstance(fault, dict):
                     answer = fault
                 if status != 200:
-                    answer = {"error": {"message": told}}
+                    answer = {"error": {"message": words}}
                 content = json.dumps(answer).encode()
                 if fault == "truncated":
                     content = content[: len(content) // 2]

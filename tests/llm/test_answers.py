@@ -7,19 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skpref._llm._answers import Malformed, NoLogprobs, read_answer, read_completion
+from tests.llm.stub import completion
 
 NAMES = ["bad", "good"]
 
 
-def completion(text="A", finish_reason="stop", logprobs=None, **message):
-    message = {"role": "assistant", "content": text, **message}
-    return {"choices": [{"message": message, "finish_reason": finish_reason, "logprobs": logprobs}]}
-
-
 def with_tokens(tokens, text="A"):
     """A completion with the probabilities of the likeliest first tokens."""
-    top = [{"token": t, "logprob": math.log(p) if p else -np.inf} for t, p in tokens.items()]
-    return completion(text, logprobs={"content": [{**top[0], "top_logprobs": top}]})
+    return completion(text, {t: math.log(p) if p else -np.inf for t, p in tokens.items()})
 
 
 def score(tokens, names=NAMES, answers="ABC"):

@@ -50,7 +50,9 @@ def stub():
 def no_pauses(monkeypatch):
     """Faults are many here; the pauses between retries are openai's matter."""
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
-    monkeypatch.setattr("skpref._llm._backends._back_off", lambda attempt: asyncio.sleep(0.01))
+    for module in ("_runner", "_backends"):
+        name = f"skpref._llm.{module}.back_off"
+        monkeypatch.setattr(name, lambda attempt: asyncio.sleep(0.01))
 
 
 def make(stub=None, prompts=SHORT, **params):
@@ -303,7 +305,7 @@ def test_an_expired_key_or_unknown_model_stops_at_once_and_keeps_what_was_done(
     stub.requests.clear()
     stub.answer = lambda r: by_letter(r) if len(stub.requests) <= 30 else status
     labeler = make(stub, cache=tmp_path, max_concurrency=2)
-    with pytest.raises(kind, match=f"HTTP {status}.*What was answered is kept"):
+    with pytest.raises(kind, match=f"HTTP {status}.*Earlier answers are kept"):
         labeler.fit_transform(texts)
     assert 30 < len(stub.requests) <= 33
     stub.answer = by_letter

@@ -1,0 +1,223 @@
+"""From utterances to the requests of a run: context, examples, payloads."""
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from skpref._context import Columns, read_utterances, wrap_frame
+from skpref._llm._answers import read_answer
+from skpref._llm._prompts import Question, Turn, quote_turn, write_messages
+from skpref._llm._runner import Ask
+from skpref._typing import IntArray
+from skpref._validation import check_texts
+
+Example = tuple[Any, Turn]
+
+
+class Turns(NamedTuple):
+    """Quoted utterances, with those before them and their sessions.
+
+    `order`, `position` and `stops` give the window of each row: `order` sorts the rows by
+    session, newest first, `position` is the place of a row in it, and `stops` its end.
+    """
+
+    lines: list[str]
+    sessions: list[Any]
+    order: IntArray
+    position: IntArray
+    stops: IntArray
+
+    def turn(self, row: int, code: int = -1) -> Turn:
+        """Return an utterance with the turns before it, oldest first.
+
+        Parameters
+        ----------
+        row : int
+            Row of the utterance.
+        code : int, default=-1
+            Number of its class, -1 if it has no label.
+
+        Returns
+        -------
+        Turn
+            The quoted utterance and its context.
+        """
+        i = self.position[row]
+        before = self.order[i + 1 : self.stops[i]][::-1]
+        context = "\n".join([self.lines[j] for j in before]) or "(nothing)"
+        return Turn(self.lines[row], context, code)
+
+
+def read_turns(X, columns: Columns, n_turns: int) -> tuple[Turns, Any]:
+    """Read the utterances of `X`.
+
+    Parameters
+    ----------
+    X : DataFrame, or array-like of str
+        The utterances.
+    columns : Columns
+        Names of the columns of a frame.
+    n_turns : int
+        Number of turns of context.
+
+    Returns
+    -------
+    turns : Turns
+        The quoted utterances.
+    used : DataFrame or None
+        The columns of the frame that are read, None if `X` holds texts.
+    """
+    if not hasattr(X, "columns"):
+        texts = check_texts(X)
+        rows: IntArray = np.arange(len(texts))
+        lines = [quote_turn(text) for text in texts]
+        # Each text is a session; equal texts are the same one.
+        return Turns(lines, texts.tolist(), rows, rows, rows + 1), None
+    frame = wrap_frame(X)
+    used = frame.select(columns.check(frame)).to_native()
+    values = read_utterances(frame, columns, n_turns)
+    speakers: list[Any] = values.speakers or [None] * len(values.texts)
+    lines = [quote_turn(t, s) for t, s in zip(values.texts, speakers, strict=True)]
+    position = np.argsort(values.order)
+    return Turns(lines, values.sessions.tolist(), values.order, position, values.stops), used
+
+
+def draw_examples(turns: Turns, codes: IntArray, n_classes: int, n: int, rng) -> list[list]:
+    """Draw labelled utterances of each class, enough for `n` whichever session is left out.
+
+    Parameters
+    ----------
+    turns : Turns
+        The utterances.
+    codes : ndarray of int, shape (n_samples,)
+        Numbers of their classes, -1 if there is no label.
+    n_classes : int
+        Number of classes.
+    n : int
+        Number of examples of each class that a prompt shows.
+    rng : RandomState
+        Source of the draw.
+
+    Returns
+    -------
+    list of list of (session, Turn)
+        The examples of each class.
+    """
+    examples: list[list[Example]] = []
+    for k in range(n_classes):
+        drawn, of_session = [], Counter[Any]()
+        for row in rng.permutation(np.flatnonzero(codes == k)).tolist():
+            session = turns.sessions[row]
+            if of_session[session] < n:
+                of_session[session] += 1
+                drawn.append((session, turns.turn(row, k)))
+            if len(drawn) - max(of_session.values(), default=0) >= n:
+                break
+        examples.append(drawn)
+    return examples
+
+
+def pick_examples(examples: list[list[Example]], n: int, prompt: int, session) -> list[Turn]:
+    """Take examples of all classes in turn, none of them from the session.
+
+    Parameters
+    ----------
+    examples : list of list of (session, Turn)
+        The examples of each class.
+    n : int
+        Number of examples of each class.
+    prompt : int
+        Number of the prompt, which decides the class that comes first.
+    session : hashable
+        The session of the utterance that is asked about.
+
+    Returns
+    -------
+    list of Turn
+        The examples.
+    """
+    of_class = [[turn for other, turn in drawn if other != session][:n] for drawn in examples]
+    # No class is always the last before the question.
+    of_class = of_class[prompt % len(of_class) :] + of_class[: prompt % len(of_class)]
+    return [turns[i] for i in range(n) for turns in of_class if i < len(turns)]
+
+
+def answer_settings(scoring: str, names: list[str], top_logprobs: int) -> dict[str, Any]:
+    """Return the arguments of a chat completion that the form of the answer needs.
+
+    Parameters
+    ----------
+    scoring : {"logprobs", "verbalized", "label"}
+        How answers become scores.
+    names : list of str
+        Names of the classes.
+    top_logprobs : int
+        Number of the likeliest tokens that are asked for.
+
+    Returns
+    -------
+    dict
+        The arguments.
+    """
+    if scoring == "logprobs":
+        return {"max_tokens": 1, "logprobs": True, "top_logprobs": top_logprobs}
+    settings: dict[str, Any] = {"max_tokens": 16 + 2 * sum(len(name) + 8 for name in names)}
+    if scoring == "verbalized":
+        schema = {
+            "type": "object",
+            "properties": {name: {"type": "number"} for name in names},
+            "required": names,
+            "additionalProperties": False,
+        }
+        json_schema = {"name": "confidences", "strict": True, "schema": schema}
+        settings["response_format"] = {"type": "json_schema", "json_schema": json_schema}
+    return settings
+
+
+def write_asks(
+    turns: Turns,
+    questions: dict[str, Question],
+    examples: list[list[Example]],
+    settings: dict[str, Any],
+    *,
+    scoring: str,
+    names: list[str],
+    n_samples: int,
+) -> Iterator[Ask]:
+    """Write the requests of a run one by one, prompt by prompt.
+
+    Parameters
+    ----------
+    turns : Turns
+        The utterances.
+    questions : dict of str to Question
+        The question of each prompt.
+    examples : list of list of (session, Turn)
+        The examples of each class.
+    settings : dict
+        Arguments of each chat completion; None removes an argument.
+    scoring : {"logprobs", "verbalized", "label"}
+        How answers become scores.
+    names : list of str
+        Names of the classes.
+    n_samples : int
+        Number of answers per utterance and prompt.
+
+    Yields
+    ------
+    Ask
+        A request.
+    """
+    for p, question in enumerate(questions.values()):
+        read = partial(read_answer, scoring=scoring, names=names, answers=question.answers)
+        for row in range(len(turns.lines)):
+            shown = pick_examples(examples, question.n_examples, p, turns.sessions[row])
+            messages = write_messages(question, turns.turn(row), shown)
+            for sample in range(n_samples):
+                seed = {"seed": sample} if settings["temperature"] > 0 else {}
+                payload = {"messages": messages, **seed, **settings}
+                payload = {k: v for k, v in payload.items() if v is not None}
+                yield Ask(row, p, payload, read)
