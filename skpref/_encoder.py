@@ -134,8 +134,8 @@ class SentenceEncoder(
     True
     """
 
-    # The model that came with a pickle.
-    _embedded: dict | None = None
+    # The packed model of an encoder that was unpickled with one.
+    _embedded: Any = None
 
     _parameter_constraints: ClassVar[dict] = {
         "model_name": [str, os.PathLike],

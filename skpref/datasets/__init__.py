@@ -1,4 +1,4 @@
-"""Data sets to try estimators on."""
+"""Load, fetch and make data sets to try the estimators on."""
 
 from skpref.datasets._fetch import (
     fetch_casino,

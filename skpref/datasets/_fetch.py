@@ -1,4 +1,4 @@
-"""Published dialogue data sets, downloaded from their authors' repositories."""
+"""Download published dialogue data sets from their authors' repositories."""
 
 import csv
 import hashlib
@@ -27,28 +27,28 @@ _checked = validate_params(
     prefer_skip_nested_validation=True,
 )
 
-_Rows = Iterator[dict[str, Any]]
+_Records = Iterator[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a data set lies, on which terms, and what makes rows of its files."""
+    """Location and terms of a data set, and the function that reads its files."""
 
     title: str
-    root: str  # owner/repository/commit, and the folder that all its files lie in
+    root: str  # owner/repository/commit and the folder that contains all files
     files: dict[str, str]  # path: sha256
     licence: str
     citation: str
-    read: Callable[[list[Path]], _Rows]
+    read: Callable[[list[Path]], _Records]
 
 
 def _download(url: str, sha256: str, target: Path, download_if_missing: bool) -> None:
-    """Download a file that is not there yet."""
+    """Download a file unless it is already in place."""
     pooch, requests = _import("pooch"), _import("requests")  # pooch itself needs requests
     if not (download_if_missing or (target.is_file() and pooch.file_hash(target) == sha256)):
         raise OSError(
             f"{target} is missing or was changed, and download_if_missing=False; "
-            f"pass True to download it from {url}."
+            f"pass download_if_missing=True to download it from {url}."
         )
     try:
         pooch.retrieve(
@@ -60,17 +60,17 @@ def _download(url: str, sha256: str, target: Path, download_if_missing: bool) ->
         )
     except requests.RequestException as error:
         if error.response is not None:
-            error.response.close()  # pooch leaves the connection open after a 404, say
+            error.response.close()  # pooch leaves the connection open, for example after a 404
         raise OSError(
-            f"Cannot download {url}: {error}. Try again with a connection to the internet, or "
-            f"bring the file to {target} by other means."
+            f"Cannot download {url}: {error}. Try again with an internet connection, or copy the "
+            f"file to {target} by other means."
         ) from error
 
 
 def _fetch(
     source: _Source, data_home: str | os.PathLike[str] | None, download_if_missing: bool
 ) -> Bunch:
-    """Download what is missing and make the frame that all data sets share the form of."""
+    """Download the missing files and build the frame, whose first columns all data sets share."""
     pooch, pandas = _import("pooch"), _import("pandas")
     home = data_home or os.environ.get("SKPREF_DATA") or pooch.os_cache("skpref")
     folder = Path(home).expanduser() / source.root
@@ -97,18 +97,18 @@ def _open(path: Path) -> StringIO:
 
 
 def _model(path: Path) -> str:
-    """Name of the LLM in a file such as deli_gpt-4o-mini.json, as columns have it."""
+    """Extract the name of the LLM, as used in columns, from a name like deli_gpt-4o-mini.json."""
     return path.stem.partition("_")[2].replace("-", "").replace(".", "")
 
 
 def _split_by_hash(session_id: str) -> str:
-    """Deal out whole sessions, 70 : 10 : 20 on average and alike on every machine."""
+    """Assign a whole session to a split, 70 : 10 : 20 on average, the same on every machine."""
     digest = hashlib.md5(session_id.encode(), usedforsecurity=False).hexdigest()
     percentile = int(digest, 16) % 100
     return "test" if percentile < 20 else "dev" if percentile < 30 else "train"
 
 
-def _read_meld(paths: list[Path]) -> _Rows:
+def _read_meld(paths: list[Path]) -> _Records:
     for split, path in zip(("train", "dev", "test"), paths, strict=True):
         for row in csv.DictReader(_open(path)):
             yield {
@@ -131,12 +131,12 @@ _DELI_CODES = {
 }
 
 
-def _read_delidata(paths: list[Path]) -> _Rows:
+def _read_delidata(paths: list[Path]) -> _Records:
     models, answers = [_model(p) for p in paths], [json.load(_open(p)) for p in paths]
-    for rows in zip_longest(*answers):  # only the first LLM answered to the end
+    for rows in zip_longest(*answers):  # only the first LLM labelled all rows
         row, session = rows[0], rows[0]["group_id"]
         if session == answers[0][-1]["group_id"]:
-            return  # the files break off in the middle of this group
+            return  # the files end in the middle of this group
         yield {
             "session_id": session,
             "speaker": row["participant"],
@@ -152,7 +152,7 @@ def _read_delidata(paths: list[Path]) -> _Rows:
         }
 
 
-def _read_casino(paths: list[Path]) -> _Rows:
+def _read_casino(paths: list[Path]) -> _Records:
     for split, path in zip(("train", "dev", "test"), paths, strict=True):
         for dialogue in json.load(_open(path)):
             annotations = dialogue["annotations"][::-1]
@@ -160,7 +160,7 @@ def _read_casino(paths: list[Path]) -> _Rows:
                 continue
             for row in dialogue["chat_logs"]:
                 if row["task_data"]:
-                    continue  # a button that was pressed, such as Submit-Deal
+                    continue  # a button press, such as Submit-Deal
                 # A few utterances have no annotation, so the two lists cannot be zipped.
                 is_next = annotations and annotations[-1][0] == row["text"]
                 strategies = annotations.pop()[1] if is_next else None
@@ -176,8 +176,8 @@ def _read_casino(paths: list[Path]) -> _Rows:
                 }
 
 
-def _read_diplomacy(paths: list[Path]) -> _Rows:
-    names = {True: "truth", False: "lie"}  # the receiver's can be NOANNOTATION, too
+def _read_diplomacy(paths: list[Path]) -> _Records:
+    names = {True: "truth", False: "lie"}  # the receiver's label can also be NOANNOTATION
     for split, path in zip(("train", "dev", "test"), paths, strict=True):
         for number, dialogue in enumerate(map(json.loads, _open(path))):
             game, players = dialogue["game_id"], "-".join(dialogue["players"])
@@ -201,11 +201,11 @@ _FACETS = {"CSK": "CPS_CONST", "NC": "CPS_NEG", "MTF": "CPS_MAINTAIN"}
 _WEIGHTS_SPLIT = {"Group_05": "test", "Group_08": "dev", "Group_09": "test", "Group_10": "test"}
 
 
-def _read_weights_task(paths: list[Path]) -> _Rows:
+def _read_weights_task(paths: list[Path]) -> _Records:
     human, *llms = paths
     models, answers = [_model(p) for p in llms], [json.load(_open(p)) for p in llms]
     for row, *rated in zip(csv.DictReader(_open(human)), *answers, strict=True):
-        # One column of the codes has blanks for 0, so they are compared as text.
+        # One column of codes uses blanks for 0, so the codes are compared as text.
         facets = {
             facet: int("1" in [row[code] for code in row if code.startswith(prefix)])
             for facet, prefix in _FACETS.items()
@@ -239,7 +239,7 @@ _MELD = _Source(
     read=_read_meld,
 )
 _DELIDATA = _Source(
-    title="DeliData: deliberation in group chats that solve a puzzle, with the labels of 3 LLMs",
+    title="DeliData: deliberation in group chats that solve a puzzle, with labels of 3 LLMs",
     root=f"{_ANNOTATIONS}/results/DELI",
     files={
         "deli_gpt-4o-mini.json": "b00d5ec482ba7bbb83499facc779b6a56e8e228c248d64182f1769bfa597b8c1",
@@ -267,7 +267,7 @@ _CASINO = _Source(
     read=_read_casino,
 )
 _DIPLOMACY = _Source(
-    title="Diplomacy: truth and lie in the messages of players, by sender and by receiver",
+    title="Diplomacy: truth and lies in the messages of players, labelled by sender and receiver",
     root="DenisPeskoff/2020_acl_diplomacy/c28c0870a639f6f388c87d4f8eaf685e64bfb1a6/data",
     files={
         "train.jsonl": "833d8ef26561bbd1921e9f5e730b2ebea0a59cec24f7082bfdcacb8b6cf30792",
@@ -279,7 +279,7 @@ _DIPLOMACY = _Source(
     read=_read_diplomacy,
 )
 _WEIGHTS_TASK = _Source(
-    title="Weights Task: collaborative problem solving in triads, with the labels of 6 LLMs",
+    title="Weights Task: collaborative problem solving in triads, with labels of 6 LLMs",
     root=_ANNOTATIONS,
     files={
         "data/GoldenData/WTD/OOCPS_aied.csv": (
@@ -317,42 +317,42 @@ def fetch_meld(
 ) -> Bunch:
     """Load MELD: emotion and sentiment in the dialogues of a TV series.
 
-    1432 scenes of the series Friends with several speakers, in the published split. Each
-    utterance has one of 7 emotions and one of 3 sentiments, by people.
+    1432 multi-speaker scenes of the series Friends, in the published split. Each utterance is
+    labelled by people with one of 7 emotions and one of 3 sentiments.
 
     Parameters
     ----------
     data_home : str or path-like, default=None
-        Folder to keep the files in, by default that of the environment variable ``SKPREF_DATA``,
-        else ``pooch.os_cache("skpref")``.
+        Folder in which the files are stored. By default, the environment variable ``SKPREF_DATA``
+        or, if that is not set, ``pooch.os_cache("skpref")``.
     download_if_missing : bool, default=True
-        Whether to download files that are not in `data_home`, instead of raising an OSError.
+        Whether to download files that are not in `data_home`. If False, raise an OSError instead.
 
     Returns
     -------
     Bunch
-        Dictionary-like object with ``frame``, a pandas DataFrame of shape (13708, 11) whose
-        rows of a session stand together, in order, and with ``licence``, ``citation``, ``urls``
-        and ``DESCR``.
+        Dictionary-like object with ``frame``, a pandas DataFrame of shape (13708, 11) in
+        which the rows of a session are consecutive and in order, and with ``licence``,
+        ``citation``, ``urls`` and ``DESCR``.
 
     Raises
     ------
     OSError
-        If a file cannot be downloaded, or is missing and may not be.
+        If a file cannot be downloaded, or is missing and `download_if_missing` is False.
     ValueError
         If the checksum of a downloaded file is wrong.
 
     Notes
     -----
     Columns: ``session_id``, ``turn``, ``speaker``, ``text``, ``label`` (the emotion), ``split``
-    (train, dev, test), ``emotion``, ``sentiment``, ``utterance_id`` (as published; may skip),
+    (train, dev, test), ``emotion``, ``sentiment``, ``utterance_id`` (as published; with gaps),
     ``season``, ``episode``.
 
-    White space in the text is collapsed; the times of the video are left out.
+    Whitespace in the text is collapsed; the times in the video are left out.
 
-    Licence: GPL-3.0 as declare-lab/MELD states, the repository that the files come from. It is
-    for you to keep to, and so are any rights in the script of the series. Cite Poria et al. 2019,
-    "MELD: A Multimodal Multi-Party Dataset for Emotion Recognition in Conversations", ACL.
+    Licence: GPL-3.0, as stated by declare-lab/MELD, the repository of the files. You are
+    responsible for complying with it and with any rights in the show's script. Cite Poria et al.
+    2019, "MELD: A Multimodal Multi-Party Dataset for Emotion Recognition in Conversations", ACL.
 
     Examples
     --------
@@ -368,30 +368,30 @@ def fetch_meld(
 def fetch_delidata(
     *, data_home: str | os.PathLike[str] | None = None, download_if_missing: bool = True
 ) -> Bunch:
-    """Load a part of DeliData: deliberation in group chats, with the labels of 3 LLMs.
+    """Load a part of DeliData: deliberation in group chats, with labels of 3 LLMs.
 
-    182 groups solve the Wason card selection task. Each utterance has a type and a target, by
-    people and by up to 3 LLMs.
+    182 groups solve the Wason card selection task. Each utterance is labelled with a type and a
+    target, by people and by up to 3 LLMs.
 
     Parameters
     ----------
     data_home : str or path-like, default=None
-        Folder to keep the files in, by default that of the environment variable ``SKPREF_DATA``,
-        else ``pooch.os_cache("skpref")``.
+        Folder in which the files are stored. By default, the environment variable ``SKPREF_DATA``
+        or, if that is not set, ``pooch.os_cache("skpref")``.
     download_if_missing : bool, default=True
-        Whether to download files that are not in `data_home`, instead of raising an OSError.
+        Whether to download files that are not in `data_home`. If False, raise an OSError instead.
 
     Returns
     -------
     Bunch
-        Dictionary-like object with ``frame``, a pandas DataFrame of shape (4998, 13) whose
-        rows of a session stand together, in order, and with ``licence``, ``citation``, ``urls``
-        and ``DESCR``.
+        Dictionary-like object with ``frame``, a pandas DataFrame of shape (4998, 13) in
+        which the rows of a session are consecutive and in order, and with ``licence``,
+        ``citation``, ``urls`` and ``DESCR``.
 
     Raises
     ------
     OSError
-        If a file cannot be downloaded, or is missing and may not be.
+        If a file cannot be downloaded, or is missing and `download_if_missing` is False.
     ValueError
         If the checksum of a downloaded file is wrong.
 
@@ -399,16 +399,17 @@ def fetch_delidata(
     -----
     Columns: ``session_id``, ``turn``, ``speaker``, ``text``, ``label`` (the type: probing,
     non_probing_deliberation, none), ``split``, ``target`` (solution, reasoning, moderation,
-    agree, disagree, none), and ``llm_<model>_type`` and ``llm_<model>_target`` of gpt4omini (all
-    rows), qwen32b (the first 3000) and gemini20flash (the first 2350), missing elsewhere.
+    agree, disagree, none), and ``llm_<model>_type`` and ``llm_<model>_target`` for the models
+    gpt4omini (all rows), qwen32b (the first 3000) and gemini20flash (the first 2350); missing in
+    the other rows.
 
-    Left out: the other 318 groups, which no file of these LLMs has whole, and two LLMs more, of
-    which the repository has large files. White space in the text is collapsed. No split is
-    published: this one deals out whole sessions by a hash of their id, 70 : 10 : 20.
+    Left out are the other 318 groups, which no file of these LLMs contains completely, and two
+    further LLMs, whose files in the repository are large. Whitespace in the text is collapsed. No
+    split is published; this one assigns whole sessions by a hash of their id, 70 : 10 : 20.
 
-    Licence: MIT as Videepvv/LLM-Dialogue-Annotation-AIED states, the repository that the files
-    come from, for you to keep to. Cite it and Karadzhov, Stafford and Vlachos 2023, "DeliData: A
-    Dataset for Deliberation in Multi-party Problem Solving", CSCW.
+    Licence: MIT, as stated by Videepvv/LLM-Dialogue-Annotation-AIED, the repository of the files.
+    You are responsible for complying with it. Cite the repository and Karadzhov, Stafford and
+    Vlachos 2023, "DeliData: A Dataset for Deliberation in Multi-party Problem Solving", CSCW.
 
     Examples
     --------
@@ -427,27 +428,27 @@ def fetch_casino(
     """Load the annotated part of CaSiNo: strategies in negotiations.
 
     396 dialogues in which two people divide camping supplies, in the published split. Each
-    utterance has one or more of 10 strategies, by people.
+    utterance is labelled by people with one or more of 10 strategies.
 
     Parameters
     ----------
     data_home : str or path-like, default=None
-        Folder to keep the files in, by default that of the environment variable ``SKPREF_DATA``,
-        else ``pooch.os_cache("skpref")``.
+        Folder in which the files are stored. By default, the environment variable ``SKPREF_DATA``
+        or, if that is not set, ``pooch.os_cache("skpref")``.
     download_if_missing : bool, default=True
-        Whether to download files that are not in `data_home`, instead of raising an OSError.
+        Whether to download files that are not in `data_home`. If False, raise an OSError instead.
 
     Returns
     -------
     Bunch
-        Dictionary-like object with ``frame``, a pandas DataFrame of shape (4618, 8) whose
-        rows of a session stand together, in order, and with ``licence``, ``citation``, ``urls``
-        and ``DESCR``.
+        Dictionary-like object with ``frame``, a pandas DataFrame of shape (4618, 8) in
+        which the rows of a session are consecutive and in order, and with ``licence``,
+        ``citation``, ``urls`` and ``DESCR``.
 
     Raises
     ------
     OSError
-        If a file cannot be downloaded, or is missing and may not be.
+        If a file cannot be downloaded, or is missing and `download_if_missing` is False.
     ValueError
         If the checksum of a downloaded file is wrong.
 
@@ -457,12 +458,12 @@ def fetch_casino(
     missing in 3 rows), ``split`` (train, dev, test), ``strategies`` (all, joined by commas),
     ``speaker_final_satisfaction`` (with the whole negotiation).
 
-    The 634 dialogues without annotations are left out, and so are the offers and decisions that
-    were made by buttons. White space in the text is collapsed.
+    The 634 dialogues without annotations are left out, as are the offers and decisions made by
+    pressing a button. Whitespace in the text is collapsed.
 
-    Licence: CC BY 4.0 as kushalchawla/CaSiNo states, the repository that the files come from, for
-    you to keep to. Cite Chawla et al. 2021, "CaSiNo: A Corpus of Campsite Negotiation Dialogues
-    for Automatic Negotiation Systems", NAACL.
+    Licence: CC BY 4.0, as stated by kushalchawla/CaSiNo, the repository of the files. You are
+    responsible for complying with it. Cite Chawla et al. 2021, "CaSiNo: A Corpus of Campsite
+    Negotiation Dialogues for Automatic Negotiation Systems", NAACL.
 
     Examples
     --------
@@ -478,46 +479,46 @@ def fetch_casino(
 def fetch_diplomacy(
     *, data_home: str | os.PathLike[str] | None = None, download_if_missing: bool = True
 ) -> Bunch:
-    """Load Diplomacy: truth and lie in the messages of players.
+    """Load Diplomacy: truth and lies in the messages of players.
 
-    246 conversations between two players of a board game, in the published split. The sender
-    says of each message whether it is a lie, and the receiver whether it seems one.
+    246 conversations between two players of a board game, in the published split. For each
+    message, the sender states whether it is a lie, and the receiver whether it seems to be one.
 
     Parameters
     ----------
     data_home : str or path-like, default=None
-        Folder to keep the files in, by default that of the environment variable ``SKPREF_DATA``,
-        else ``pooch.os_cache("skpref")``.
+        Folder in which the files are stored. By default, the environment variable ``SKPREF_DATA``
+        or, if that is not set, ``pooch.os_cache("skpref")``.
     download_if_missing : bool, default=True
-        Whether to download files that are not in `data_home`, instead of raising an OSError.
+        Whether to download files that are not in `data_home`. If False, raise an OSError instead.
 
     Returns
     -------
     Bunch
-        Dictionary-like object with ``frame``, a pandas DataFrame of shape (17289, 12) whose
-        rows of a session stand together, in order, and with ``licence``, ``citation``, ``urls``
-        and ``DESCR``.
+        Dictionary-like object with ``frame``, a pandas DataFrame of shape (17289, 12) in
+        which the rows of a session are consecutive and in order, and with ``licence``,
+        ``citation``, ``urls`` and ``DESCR``.
 
     Raises
     ------
     OSError
-        If a file cannot be downloaded, or is missing and may not be.
+        If a file cannot be downloaded, or is missing and `download_if_missing` is False.
     ValueError
         If the checksum of a downloaded file is wrong.
 
     Notes
     -----
     Columns: ``session_id``, ``turn``, ``speaker``, ``text``, ``label`` (truth or lie, by the
-    sender), ``split`` (train, dev, test), ``receiver_label`` (truth or lie; missing where the
-    receiver said nothing), ``game_id``, ``year``, ``season``, ``message_index`` (within the
-    game), ``score_delta`` (the speaker's score less the receiver's). Conversations of one game
-    share its ``game_id``.
+    sender), ``split`` (train, dev, test), ``receiver_label`` (truth or lie; missing if the
+    receiver gave no label), ``game_id``, ``year``, ``season``, ``message_index`` (within the
+    game), ``score_delta`` (the speaker's score minus the receiver's). Conversations of the same
+    game have the same ``game_id``.
 
-    White space in the text is collapsed; conversations without messages do not appear.
+    Whitespace in the text is collapsed; conversations without messages are left out.
 
-    Licence: CC BY 4.0 as DenisPeskoff/2020_acl_diplomacy states, the repository that the files
-    come from, for you to keep to. Cite Peskov et al. 2020, "It Takes Two to Lie: One to Lie, and
-    One to Listen", ACL.
+    Licence: CC BY 4.0, as stated by DenisPeskoff/2020_acl_diplomacy, the repository of the files.
+    You are responsible for complying with it. Cite Peskov et al. 2020, "It Takes Two to Lie: One
+    to Lie, and One to Listen", ACL.
 
     Examples
     --------
@@ -533,30 +534,30 @@ def fetch_diplomacy(
 def fetch_weights_task(
     *, data_home: str | os.PathLike[str] | None = None, download_if_missing: bool = True
 ) -> Bunch:
-    """Load the Weights Task: how groups solve a problem, with the labels of 6 LLMs.
+    """Load the Weights Task: collaborative problem solving, with labels of 6 LLMs.
 
-    10 long sessions in which people weigh cubes together. Each utterance has 3 facets of
-    collaborative problem solving, each 0 or 1, by people and by 6 LLMs.
+    10 long sessions in which people weigh cubes together. Each utterance is labelled by people
+    and by 6 LLMs with 3 facets of collaborative problem solving, each 0 or 1.
 
     Parameters
     ----------
     data_home : str or path-like, default=None
-        Folder to keep the files in, by default that of the environment variable ``SKPREF_DATA``,
-        else ``pooch.os_cache("skpref")``.
+        Folder in which the files are stored. By default, the environment variable ``SKPREF_DATA``
+        or, if that is not set, ``pooch.os_cache("skpref")``.
     download_if_missing : bool, default=True
-        Whether to download files that are not in `data_home`, instead of raising an OSError.
+        Whether to download files that are not in `data_home`. If False, raise an OSError instead.
 
     Returns
     -------
     Bunch
-        Dictionary-like object with ``frame``, a pandas DataFrame of shape (2410, 27) whose
-        rows of a session stand together, in order, and with ``licence``, ``citation``, ``urls``
-        and ``DESCR``.
+        Dictionary-like object with ``frame``, a pandas DataFrame of shape (2410, 27) in
+        which the rows of a session are consecutive and in order, and with ``licence``,
+        ``citation``, ``urls`` and ``DESCR``.
 
     Raises
     ------
     OSError
-        If a file cannot be downloaded, or is missing and may not be.
+        If a file cannot be downloaded, or is missing and `download_if_missing` is False.
     ValueError
         If the checksum of a downloaded file is wrong.
 
@@ -565,15 +566,17 @@ def fetch_weights_task(
     Columns: ``session_id``, ``turn``, ``speaker``, ``text``, ``label`` (the facets that are 1,
     joined by ``+``, or none), ``split``, ``CSK`` (constructing shared knowledge), ``NC``
     (negotiation and coordination), ``MTF`` (maintaining team function), and
-    ``<facet>_llm_<model>`` of gemini20flash, gpt4omini, llama8b, qwen7b, qwen14b and qwen32b.
+    ``<facet>_llm_<model>`` for the models gemini20flash, gpt4omini, llama8b, qwen7b, qwen14b and
+    qwen32b.
 
-    The facets are computed from the codes of people, since those in the files of the LLMs miss
-    one code of MTF. An answer that could not be parsed is all 0 there and here: 529 of llama8b,
-    25 of qwen7b, 12 of qwen14b. White space in the text is collapsed. No split is published: here
-    groups 5, 9 and 10 are test and 8 is dev.
+    The human facets are computed from the human codes, because the facets in the files of the
+    LLMs lack one code of MTF. Answers that could not be parsed are all 0 in the files and here:
+    529 of llama8b, 25 of qwen7b, 12 of qwen14b. Whitespace in the text is collapsed. No split is
+    published; here, groups 5, 9 and 10 are test and group 8 is dev.
 
-    Licence: MIT as Videepvv/LLM-Dialogue-Annotation-AIED states, the repository that the files
-    come from, for you to keep to. Cite it and Khebour et al. 2024, Weights Task Dataset.
+    Licence: MIT, as stated by Videepvv/LLM-Dialogue-Annotation-AIED, the repository of the files.
+    You are responsible for complying with it. Cite the repository and Khebour et al. 2024,
+    Weights Task Dataset.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Synthetic dialogues with LLM scores whose errors are known."""
+"""Make synthetic dialogues with LLM scores whose errors are known."""
 
 from numbers import Integral, Real
 
@@ -11,28 +11,28 @@ from skpref._typing import FloatArray, IntArray
 
 DESCR = """Synthetic dialogues
 
-Utterances of sessions, with features that hold the class, and with the scores of several LLM
-prompts that are wrong in known ways: a bias of each prompt, a bias of each session, and noise.
-Human labels are known for a few whole sessions only. Made by `skpref.datasets.make_dialogues`,
-whose documentation gives the model.
+Utterances of sessions, with features that determine the class up to chance, and with the scores of
+several LLM prompts that are wrong in known ways: a bias of each prompt, a bias of each session, and
+noise. Human labels are given for a few whole sessions only. Made by
+`skpref.datasets.make_dialogues`, whose documentation describes the model.
 """
 
 
 def _check_session_length(session_length: int | tuple[int, int]) -> tuple[int, int]:
-    """Shortest and longest session."""
+    """Check `session_length` and return the shortest and the longest length."""
     if isinstance(session_length, int | np.integer):
         session_length = (session_length, session_length)
     is_pair = len(session_length) == 2 and all(isinstance(b, Integral) for b in session_length)
     if not (is_pair and 1 <= session_length[0] <= session_length[1]):
         raise ValueError(
             f"session_length={session_length!r} must be an int of at least 1 or a pair "
-            "(shortest, longest) of them in order."
+            "(shortest, longest) of such ints in ascending order."
         )
     return session_length
 
 
 def _centred_normal(rng: np.random.RandomState, scale: float, size: tuple[int, ...]) -> FloatArray:
-    """Draw normals that sum to 0 over the last axis, since a softmax ignores a common shift."""
+    """Draw normal values that sum to 0 over the last axis; a softmax ignores a common shift."""
     draws = scale * rng.standard_normal(size)
     return draws - draws.mean(axis=-1, keepdims=True)
 
@@ -40,20 +40,20 @@ def _centred_normal(rng: np.random.RandomState, scale: float, size: tuple[int, .
 def _draw_coefficients(
     rng: np.random.RandomState, shape: tuple[int, int], n_informative: int, class_sep: float
 ) -> FloatArray:
-    """Coefficients of logits whose root mean square is `class_sep`, 0 past the informative."""
+    """Draw coefficients of logits with root mean square `class_sep`, 0 if uninformative."""
     coef = np.zeros(shape)
     coef[:n_informative] = _centred_normal(rng, 1.0, (n_informative, shape[1]))
     return coef * class_sep / np.sqrt((coef**2).sum(axis=0).mean())
 
 
 def _draw_classes(rng: np.random.RandomState, proba: FloatArray) -> IntArray:
-    """One class per row, each by its probability."""
+    """Draw one class per row according to the row's probabilities."""
     below = proba.cumsum(axis=1)[:, :-1] <= rng.uniform(size=(len(proba), 1))
     return below.sum(axis=1)
 
 
 def _number(name: str, count: int) -> np.ndarray:
-    """Names that sort as their numbers do."""
+    """Return numbered names that sort in numerical order."""
     width = len(str(count - 1))
     return np.array([f"{name}{i:0{width}d}" for i in range(count)])
 
@@ -94,71 +94,70 @@ def make_dialogues(
     labelled_fraction: float = 0.1,
     random_state: int | np.random.RandomState | None = None,
 ) -> Bunch:
-    """Make dialogues with noisy LLM scores, few human labels, and the truth behind both.
+    """Make dialogues with noisy LLM scores, few human labels, and the true values behind them.
 
     Features ``x`` are standard normal, the logits are ``z = x @ coef``, and the true class is
     drawn from ``softmax(z)``. Prompt ``p`` scores row ``i`` of session ``s`` by
-    ``softmax(sharpness * z[i] + prompt_bias[p] + session_bias[s] + e)`` with an error ``e`` of
-    its own for each row, prompt and class. The session bias is what pairs within a session
-    cancel.
+    ``softmax(sharpness * z[i] + prompt_bias[p] + session_bias[s] + e)``, where the error ``e``
+    is independent for each row, prompt and class. Pairs within a session cancel the session bias.
 
     Parameters
     ----------
     n_sessions : int, default=100
         Number of sessions.
     session_length : int or pair of int, default=(5, 30)
-        Utterances per session, or the shortest and the longest length, between which lengths are
-        drawn evenly, both included.
+        Number of utterances per session, or the shortest and the longest length, between which
+        lengths are drawn uniformly, both included.
     n_features : int, default=20
         Number of features.
     n_informative : int, default=5
-        How many of them, the first ones, the class depends on.
+        Number of features, the first ones, on which the class depends.
     n_classes : int, default=2
         Number of classes.
     n_prompts : int, default=3
         Number of prompts that score each utterance.
     class_sep : float, default=3.0
-        Root mean square of the logits: how sure the true class is.
+        Root mean square of the logits. The larger it is, the more certain the true class.
     sharpness : float, default=1.0
-        Factor on the logits in the LLM's scores: above 1 the LLM is overconfident.
+        Factor of the logits in the LLM's scores. Above 1, the LLM is overconfident.
     prompt_bias : float, default=1.0
-        Scale of the bias of each prompt to each class.
+        Scale of the bias of each prompt towards each class.
     session_bias : float, default=1.0
-        Scale of the bias of all prompts to each class in one session.
+        Scale of the bias of all prompts towards each class within a session.
     noise : float, default=1.0
         Scale of the error of each score.
     missing_rate : float, default=0.0
-        Probability that a prompt gives an utterance no score.
+        Probability that a prompt gives no score for an utterance.
     labelled_fraction : float, default=0.1
-        Share of the sessions that are labelled, each as a whole. At least one session is, unless
-        the share is 0.
+        Share of the sessions that are labelled. Sessions are labelled as a whole, and at least one
+        session is labelled unless the share is 0.
     random_state : int, RandomState instance or None, default=None
-        Seed of the draws. Pass an int for the same data in each call.
+        Seed of the draws. Pass an int to get the same data in each call.
 
     Returns
     -------
     Bunch
-        Dictionary-like object. The rows of a session stand together, in order.
+        Dictionary-like object. The rows of a session are consecutive and in order.
 
         - X : ndarray of shape (n_samples, n_features), the features.
-        - y : ndarray of int, shape (n_samples,), the human labels, -1 where there is none.
+        - y : ndarray of int, shape (n_samples,), the human labels, -1 for unlabelled rows.
         - y_true : ndarray of int, shape (n_samples,), the true class of every row.
         - llm_scores : ndarray of shape (n_samples, n_prompts, n_classes), probabilities that sum
           to 1 over classes, NaN where a prompt gave no score.
-        - groups : ndarray of str, shape (n_samples,), the session ids, which sort in order of
-          appearance.
+        - groups : ndarray of str, shape (n_samples,), the session ids, whose sorted order is
+          their order of appearance.
         - true_proba : ndarray of shape (n_samples, n_classes), ``softmax(logits)``.
         - logits : ndarray of shape (n_samples, n_classes), which sum to 0 over classes.
         - coef : ndarray of shape (n_features, n_classes), the coefficients of the logits.
-        - prompt_bias : ndarray of shape (n_prompts, n_classes), sums to 0 over classes.
-        - session_bias : ndarray of shape (n_sessions, n_classes), sums to 0 over classes.
+        - prompt_bias : ndarray of shape (n_prompts, n_classes), which sums to 0 over classes.
+        - session_bias : ndarray of shape (n_sessions, n_classes), which sums to 0 over classes.
         - feature_names : list of str.
         - DESCR : str, a description.
 
     Raises
     ------
     ValueError
-        If a parameter is out of its range.
+        If a parameter is out of range.
 
     Examples
     --------

