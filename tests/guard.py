@@ -690,6 +690,15 @@ class KilledError(Exception):
     pass
 
 
+class Count(Callback):
+    """Count the steps of a training."""
+
+    n_steps = 0
+
+    def on_batch_end(self, net, training=False, **kwargs):
+        Count.n_steps += training
+
+
 @case("texts, resumed from a checkpoint")
 def resumed_texts():
     d = texts()
@@ -700,7 +709,9 @@ def resumed_texts():
         with contextlib.suppress(KilledError):
             fit(text_classifier(callbacks=[Kill()], **params), d)
         found["files when killed"] = len(os.listdir(folder))
-        clf = fit(text_classifier(**params), d)
+        Count.n_steps = 0
+        clf = fit(text_classifier(callbacks=[Count()], **params), d)
+        found["steps after the kill"] = Count.n_steps
         found["resumed"] = outcome(clf, d.new)
         found["files at the end"] = len(os.listdir(folder))
         found["unbroken, with checkpoint"] = outcome(fit(text_classifier(**params), d), d.new)
@@ -985,15 +996,15 @@ def context():
 
 
 def answer(scoring):
-    """Answer by the letters of the question alone."""
+    """Client that answers by the letters of the question alone."""
 
     def client(**request):
         seed = sum(map(ord, request["messages"][-1]["content"]))
         if scoring == "logprobs":
             return {"A": -0.2 - 0.1 * (seed % 7), "B": -1.5, "the": -3.0}
         if scoring == "label":
-            return "AB"[seed % 2]
-        return f'{{"A": {0.05 * (seed % 20):.2f}, "B": 0.3}}'
+            return ["bad", "good"][seed % 2]
+        return f'{{"bad": {0.05 * (seed % 20):.2f}, "good": 0.3}}'
 
     return client
 
