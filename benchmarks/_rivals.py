@@ -13,10 +13,11 @@ from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from benchmarks._pair_variants import labels_in_place
 from skpref import KNNLabelSmoother, PairwisePreferenceClassifier
-from skpref._student._stage2 import fit_offsets, probabilities
-from skpref._torch._net import MLP
+from skpref._student._output import probabilities
+from skpref._student._stage2 import fit_offsets
+from skpref._student._training_set import labels_in_place
+from skpref._torch._modules import MLP
 
 
 def dawid_skene(scores: np.ndarray) -> np.ndarray:

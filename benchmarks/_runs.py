@@ -10,7 +10,7 @@ from benchmarks._common import quiet
 from benchmarks._rivals import FITTERS
 from skpref import KNNLabelSmoother, LLMScoreCalibrator
 from skpref._sessions import won_and_compared
-from skpref._student._stage2 import ascend, expected_f1_offsets
+from skpref._student._output import ascend, expected_f1_offsets
 from skpref._validation import check_groups
 from skpref.metrics import expected_calibration_error, within_session_concordance
 

@@ -459,7 +459,7 @@ def race_ours(solver, X, teacher, groups, race):
     from skorch.callbacks import Callback
 
     from skpref import PairwisePreferenceClassifier
-    from skpref._torch._net import predict_scores
+    from skpref._torch._scoring import predict_scores
 
     class Lap(Callback):
         def on_epoch_end(self, net, **_):
@@ -480,7 +480,8 @@ def race_explicit(X, teacher, groups, race):
     import torch
 
     from skpref import IntraSessionPairSampler
-    from skpref._torch._net import MLP, predict_scores
+    from skpref._torch._modules import MLP
+    from skpref._torch._scoring import predict_scores
 
     torch.manual_seed(0)
     race.start()
@@ -568,7 +569,8 @@ def prepare_epochs(n_scores, hidden, batch_size, pairs, device, n=20_000):
     import torch
 
     from skpref._torch._batches import SessionDataset
-    from skpref._torch._net import MLP, make_net
+    from skpref._torch._modules import MLP
+    from skpref._torch._net import make_net
 
     rng = np.random.RandomState(0)
     X = rng.randn(n, 384).astype(np.float32)

@@ -287,8 +287,11 @@ class BasePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator, met
             fitted_calibrator=fitted_calibrator,
         )
 
-    def _fit_prepared(self, prepared: Prepared):
-        """Train a network on prepared rows: stage 1, stage 2, decision."""
+    def _fit_prepared(self, prepared: Prepared, train=None):
+        """Train a network on prepared rows: stage 1, stage 2, decision.
+
+        `train` replaces the function of stage 1 that the parameters choose.
+        """
         training, classes = prepared.training, prepared.classes
         self._check_trainable(training)
         class_weight = self._class_weight(prepared)
@@ -301,7 +304,7 @@ class BasePreferenceClassifier(DocLinkMixin, ClassifierMixin, BaseEstimator, met
             checkpoint = self._checkpoint(training, classes)
             held_out = self._hold_out(training, rng)
             pairs = stage1.pair_source(self.pair_sampler, rng)
-            train = self._stage1(network, checkpoint)
+            train = train or self._stage1(network, checkpoint)
             watched = training.take(held_out) if self.early_stopping else None
             net, losses = train(
                 network, training.take(~held_out), watched, objective=objective, pairs=pairs

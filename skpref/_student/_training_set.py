@@ -78,8 +78,7 @@ class TrainingSet(NamedTuple):
 
     def with_labels_as_soft(self) -> "TrainingSet":
         """Return all rows; those with a human label have it as their soft label."""
-        one_hot = np.eye(self.soft.shape[1], dtype=self.soft.dtype)[self.codes]
-        return self._replace(soft=np.where((self.codes >= 0)[:, None], one_hot, self.soft))
+        return self._replace(soft=labels_in_place(self.soft, self.codes))
 
 
 class Prepared(NamedTuple):
@@ -208,6 +207,25 @@ def _calibrate(calibrator, scores, codes, session, classes) -> tuple[FloatArray,
         calibrator.set_params(classes=classes)
     labels = labels_of_codes(codes, classes)
     return calibrator.fit_transform(scores, labels, groups=session), calibrator
+
+
+def labels_in_place(soft: FloatArray, codes: IntArray) -> FloatArray:
+    """Return soft labels in which human labels replace the soft labels of their rows.
+
+    Parameters
+    ----------
+    soft : ndarray of shape (n_rows, n_classes)
+        Soft labels.
+    codes : ndarray of int, shape (n_rows,)
+        Human labels as class positions, -1 where unlabelled.
+
+    Returns
+    -------
+    ndarray of shape (n_rows, n_classes)
+        The soft labels.
+    """
+    one_hot = np.eye(soft.shape[1], dtype=soft.dtype)[codes]
+    return np.where((codes >= 0)[:, None], one_hot, soft)
 
 
 def canonical_order(X, session: IntArray) -> IntArray:

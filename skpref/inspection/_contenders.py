@@ -5,23 +5,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import sklearn
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import get_routing_for_object
 
-from skpref._student._classifier import PairwisePreferenceClassifier
+from skpref._student._base import BasePreferenceClassifier
+from skpref._student._text_classifier import PairwisePreferenceTextClassifier
+from skpref._student._training_set import make_calibrator
 from skpref._typing import FloatArray, IntArray
 from skpref._validation import labels_of_codes
 
 
-def _last_step(estimator: Any) -> tuple[str, PairwisePreferenceClassifier]:
+def _last_step(estimator: Any) -> tuple[str, BasePreferenceClassifier]:
     """Prefix of the classifier's parameters in an estimator, and the classifier."""
     prefix, step = "", estimator
     while isinstance(step, Pipeline):
         prefix += f"{step.steps[-1][0]}__"
         step = step.steps[-1][1]
-    if not isinstance(step, PairwisePreferenceClassifier):
+    if not isinstance(step, BasePreferenceClassifier):
         raise ValueError(
             f"estimator={estimator!r:.200} must be a PairwisePreferenceClassifier, or a Pipeline "
             f"whose last step is one, but that is a {type(step).__name__}. Of a search, pass its "
@@ -30,28 +32,40 @@ def _last_step(estimator: Any) -> tuple[str, PairwisePreferenceClassifier]:
     return prefix, step
 
 
-def _labels_in_place(soft: FloatArray, codes: IntArray) -> FloatArray:
-    """Soft labels with the human label, code -1 for none, in place of that of its row."""
-    one_hot = np.eye(soft.shape[1], dtype=soft.dtype)[codes]
-    return np.where((codes >= 0)[:, None], one_hot, soft)
+class _Distillation(ClassifierMixin, BaseEstimator):
+    """Plain distillation: human labels replace the soft labels of their rows.
 
+    Parameters
+    ----------
+    classifier : PairwisePreferenceClassifier or PairwisePreferenceTextClassifier
+        Trained on those labels.
+    """
 
-class _Distillation(PairwisePreferenceClassifier):
-    """Plain distillation, from human labels in place of soft ones."""
+    __metadata_request__fit = {"groups": True, "llm_scores": True}
 
-    def _soft_labels(self, X, codes, session, llm_scores, *, refit):
-        soft = super()._soft_labels(X, codes, session, llm_scores, refit=refit)
-        return _labels_in_place(soft, codes)
+    def __init__(self, classifier):
+        self.classifier = classifier
+
+    def fit(self, X, y, groups=None, llm_scores=None):
+        """Fit a clone of the classifier."""
+        clf = clone(self.classifier)
+        prepared = clf._prepare(X, y, groups, llm_scores, None, classes=clf.classes)
+        training = prepared.training.with_labels_as_soft()
+        self.classifier_ = clf._fit_prepared(prepared._replace(training=training))
+        self.classes_ = clf.classes_
+        return self
+
+    def predict_proba(self, X):
+        """Return the probabilities of the classifier."""
+        return self.classifier_.predict_proba(X)
 
 
 def _variants(estimator: Any, prefix: str, last: Any, fixed: dict) -> dict[str, Any]:
     """Give each classifier that is compared, unfitted, in its pipeline."""
 
-    def variant(make=None, **changes):
-        step = clone(last)
-        if make is not None:
-            step = make(**step.get_params(deep=False))
-        step.set_params(**fixed, **changes)
+    def variant(wrap=None, **changes):
+        step = clone(last).set_params(**fixed, **changes)
+        step = step if wrap is None else wrap(step)
         return clone(estimator).set_params(**{prefix[:-2]: step}) if prefix else step
 
     plain = last.class_weight if isinstance(last.class_weight, dict) else None
@@ -73,7 +87,7 @@ def make_contenders(estimator, prefix, last, classes, seed) -> dict[str, Any]:
     if last.random_state is None:  # the same draws for all, so that they differ by the loss alone
         fixed["random_state"] = seed
     made = _variants(estimator, prefix, last, fixed)
-    calibrator = last._part("calibrator")
+    calibrator = make_calibrator(last.calibrator)
     if "classes" in calibrator.get_params():
         calibrator.set_params(classes=classes)
     human = made.pop("human labels")
@@ -140,12 +154,17 @@ def _finetune_on_labels(estimator: Any, data: ComparisonData, train) -> Any:
     train = train[np.isin(session, session[data.codes[train] >= 0])]
     times = round(n_scored / np.count_nonzero(data.codes[train] >= 0))
     prefix, clf = _last_step(estimator)
-    epochs = clf._by_input("max_epochs", 5, 30) * max(times, 1)
+    epochs = clf.max_epochs * max(times, 1)
     estimator.set_params(**{f"{prefix}max_epochs": epochs})
     one_hot = np.vstack([np.eye(len(data.classes)), np.full(len(data.classes), np.nan)])
     scores = one_hot[data.codes[train]][:, None]
     X, labels = _take(data.X, train), data.labels(train)
     return estimator.fit(X, labels, groups=data.session[train], llm_scores=scores)
+
+
+def _takes_text(estimator: Any) -> bool:
+    """Return whether the classifier at the end of an estimator takes texts."""
+    return isinstance(_last_step(estimator)[1], PairwisePreferenceTextClassifier)
 
 
 def fit_and_predict(
@@ -158,7 +177,7 @@ def fit_and_predict(
         # The LLM is asked about the test rows, too, so it needs no student.
         fitted = estimator.fit(scores, labels, groups=session)
         return fitted.transform(data.llm_scores[test]), time.perf_counter() - start
-    if row == "human labels" and not _last_step(estimator)[1]._takes_text():
+    if row == "human labels" and not _takes_text(estimator):
         prob = _logistic_regression(estimator, data, train, test)
         return prob, time.perf_counter() - start
     with sklearn.config_context(enable_metadata_routing=True):
