@@ -2,8 +2,8 @@
 Fine-tuning the encoder
 =======================
 
-``module="transformer"`` takes texts and trains a Hugging Face encoder with a scoring head, end to
-end. Each utterance is encoded once a step, and all pairs of its session are compared. Here it is
+`PairwisePreferenceTextClassifier` takes texts and trains a Hugging Face encoder with a scoring head,
+end to end. Each utterance is encoded once a step, and all pairs of its session are compared. Here it is
 set against the same encoder left frozen, on eighteen of the support chats; the last of the six
 layers of all-MiniLM-L6-v2 is trained, which takes half a minute on a laptop. On a GPU it trains in
 bfloat16 mixed precision. The encoder's learning rate was picked by hand on made-up chats and the
@@ -18,16 +18,20 @@ import numpy as np
 from sklearn.model_selection import GroupShuffleSplit
 from sklearn.pipeline import make_pipeline
 
-from skpref import PairwisePreferenceClassifier, SentenceEncoder, TrainingCurveDisplay
+from skpref import (
+    PairwisePreferenceClassifier,
+    PairwisePreferenceTextClassifier,
+    SentenceEncoder,
+    TrainingCurveDisplay,
+)
 from skpref.datasets import load_support_chats
 
 chats = load_support_chats()
 frozen = make_pipeline(
     SentenceEncoder(), PairwisePreferenceClassifier(classes=chats.classes, random_state=0)
 )
-finetuned = PairwisePreferenceClassifier(
-    "transformer",
-    module__trainable_layers=1,
+finetuned = PairwisePreferenceTextClassifier(
+    trainable_layers=1,
     encoder_lr=2e-4,
     max_epochs=3,
     classes=chats.classes,
@@ -63,7 +67,7 @@ _ = TrainingCurveDisplay.from_estimator(finetuned, ax=right)
 # GPU is loaded on any machine. The ONNX graph needs neither torch nor skpref.
 with TemporaryDirectory() as folder:
     finetuned.save_pretrained(Path(folder, "mood"))
-    loaded = PairwisePreferenceClassifier.from_pretrained(Path(folder, "mood"), device="cpu")
+    loaded = PairwisePreferenceTextClassifier.from_pretrained(Path(folder, "mood"), device="cpu")
     same = (loaded.predict_proba(text[:20]) == finetuned.predict_proba(text[:20])).all()
     print("loaded from the folder, the same probabilities:", bool(same))
     try:

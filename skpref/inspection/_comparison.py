@@ -256,7 +256,7 @@ def compare_with_distillation(
     - "distillation, balanced", with ``class_weight="balanced"``;
     - "LLM scores, calibrated", the LLM itself, which has to be asked about each new utterance;
     - "human labels", a logistic regression on the labelled rows and the classifier's features
-      alone, or the same network on them where it takes texts (``module="transformer"``).
+      alone, or the same network on them if it takes texts.
 
     Parameters
     ----------

@@ -23,7 +23,11 @@ from sklearn.model_selection import GroupKFold, KFold, RepeatedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skpref import LLMScoreCalibrator, PairwisePreferenceClassifier
+from skpref import (
+    LLMScoreCalibrator,
+    PairwisePreferenceClassifier,
+    PairwisePreferenceTextClassifier,
+)
 from skpref.datasets import make_dialogues
 from skpref.inspection import compare_with_distillation, preference_noise, prompt_agreement
 from skpref.metrics import within_session_concordance
@@ -614,9 +618,7 @@ def test_comparison_of_a_text_classifier(tiny_model):
     y, groups = rng.integers(0, 2, 48), np.repeat(np.arange(12), 4)
     texts = [["good love happy", "bad hate sad"][label] for label in y]
     scores = (0.3 + 0.4 * y + rng.normal(0, 0.05, 48))[:, None]
-    clf = PairwisePreferenceClassifier(
-        "transformer", module__model_name=tiny_model, device="cpu", max_epochs=1, random_state=0
-    )
+    clf = PairwisePreferenceTextClassifier(tiny_model, device="cpu", max_epochs=1, random_state=0)
     human = np.where(groups < 6, y, -1)
     found = compare_with_distillation(clf, texts, human, groups, scores, cv=2, random_state=0)
     assert list(found.scores) == ROWS

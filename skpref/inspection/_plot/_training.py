@@ -6,16 +6,16 @@ from typing import Any
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from skpref._student._classifier import PairwisePreferenceClassifier
+from skpref._student._base import BasePreferenceClassifier
 from skpref.inspection._plot._style import BLUE, ORANGE, SKY, add_legend, get_axes, style_axes
 
 
-def _last_step(estimator: Any, name: str) -> PairwisePreferenceClassifier:
+def _last_step(estimator: Any, name: str) -> BasePreferenceClassifier:
     """Give the classifier at the end of a pipeline."""
     step = estimator
     while isinstance(step, Pipeline):
         step = step.steps[-1][1]
-    if not isinstance(step, PairwisePreferenceClassifier):
+    if not isinstance(step, BasePreferenceClassifier):
         raise ValueError(
             f"estimator={estimator!r:.200} must be a PairwisePreferenceClassifier, or a Pipeline "
             f"whose last step is one, but that is a {type(step).__name__}; {name} draws no other."
