@@ -1,4 +1,4 @@
-"""How Sphinx builds the documentation: ``sphinx-build -W -n docs docs/_build``."""
+"""Configure Sphinx; build with ``sphinx-build -W -n docs docs/_build``."""
 
 import inspect
 import os
@@ -15,8 +15,8 @@ import skpref
 
 DOCS = Path(__file__).parent
 
-# Examples run offline, with the model that comes as a package; their links to estimators' pages
-# are relative to the gallery's folder.
+# Examples run offline with the packaged model. Their links to the pages of estimators are relative
+# to the gallery's folder.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["SKPREF_DOCS"] = ".."
 matplotlib.use("Agg")
@@ -38,9 +38,9 @@ extensions = [
 exclude_patterns = ["_build", "gallery_header.rst", "_templates", "auto_examples/*.ipynb"]
 templates_path = ["_templates"]
 default_role = "literal"
-# Built offline, so that no build depends on other projects' servers.
+# Empty, so that no build depends on the servers of other projects.
 intersphinx_mapping = {}
-# What other projects document, and types in words. Names of skpref must resolve.
+# Ignore names of other projects and types given in words. Names of skpref must resolve.
 nitpick_ignore_regex = [(r"py:.*", r"(?!skpref).*")]
 
 autosummary_generate = True
@@ -75,8 +75,8 @@ html_sidebars = {
 }
 
 
-# sphinx-gallery runs an example in the folder it lies in, and some write pictures there; so it
-# gets copies.
+# sphinx-gallery runs each example in its own folder, and some examples write figures there, so it
+# runs copies.
 GALLERY = DOCS / "_build" / "gallery"
 GALLERY.mkdir(parents=True, exist_ok=True)
 shutil.copy2(DOCS / "gallery_header.rst", GALLERY / "GALLERY_HEADER.rst")
@@ -106,12 +106,12 @@ sphinx_gallery_conf = {
     "plot_gallery": os.environ.get("SKPREF_GALLERY", "1") == "1",
 }
 
-# Agg cannot show a figure; sphinx-gallery takes it all the same.
+# Agg cannot show a figure, but sphinx-gallery still captures it.
 warnings.filterwarnings("ignore", message="FigureCanvasAgg is non-interactive")
 
 
 def write_mathml(self, node):
-    """Write a formula as MathML, which browsers show without scripts from elsewhere."""
+    """Write a formula as MathML, which browsers display without external scripts."""
     block = isinstance(node, nodes.math_block)
     mathml = latex2mathml.tex2mathml(node.astext(), as_block=block)
     tag = "div" if block else "span"
@@ -120,19 +120,19 @@ def write_mathml(self, node):
 
 
 def skip_inherited(app, what, name, member, skip, options):
-    """Leave out the setters of metadata requests, which scikit-learn makes and documents."""
+    """Skip the setters of metadata requests, which scikit-learn generates and documents."""
     return True if re.fullmatch(r"set_\w+_request", name) else None
 
 
 def mark_names(app, what, name, obj, options, lines):
-    """Keep names that end with an underscore from being read as links."""
+    """Prevent names that end with an underscore from being parsed as links."""
     for i, line in enumerate(lines):
         if " shape (" in line:
             lines[i] = re.sub(r"(?<![`\w])(\w+_)(?=[,)])", r"`\1`", line)
 
 
 def write_llms_txt(app, exception):
-    """List the pages, for readers that are programs."""
+    """Write a list of the pages for programs that read the site."""
     if exception or app.builder.name != "html":
         return
     lines = [f"# {project} {release}", "", f"> {inspect.getdoc(skpref)}", ""]

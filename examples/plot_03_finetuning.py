@@ -2,12 +2,12 @@
 Fine-tuning the encoder
 =======================
 
-`PairwisePreferenceTextClassifier` takes texts and trains a Hugging Face encoder with a scoring head,
-end to end. Each utterance is encoded once a step, and all pairs of its session are compared. Here it is
-set against the same encoder left frozen, on eighteen of the support chats; the last of the six
+`PairwisePreferenceTextClassifier` takes texts and trains a Hugging Face encoder with a scoring
+head, end to end. Each utterance is encoded once per step, and all pairs of its session are
+compared. Here it is compared with the same encoder kept frozen, on eighteen of the support chats. The last of the six
 layers of all-MiniLM-L6-v2 is trained, which takes half a minute on a laptop. On a GPU it trains in
-bfloat16 mixed precision. The encoder's learning rate was picked by hand on made-up chats and the
-frozen student is at its defaults, so this shows how it is done and not which is better.
+bfloat16 mixed precision. The encoder's learning rate was chosen by hand on synthetic chats, and the
+frozen classifier has its defaults, so this shows how to fine-tune, not which of the two is better.
 """
 
 from pathlib import Path
@@ -52,8 +52,8 @@ for train, test in GroupShuffleSplit(2, random_state=0).split(text, groups=group
         accuracy[name].append(model.score(text.iloc[test], truth[test]))
 
 # %%
-# Accuracy on unseen chats, mean and standard deviation over two splits; and how the last
-# fine-tuning went.
+# Accuracy on unseen chats, mean and standard deviation over two splits, and the training curve of
+# the last fine-tuning.
 for name, values in accuracy.items():
     print(f"{name:10s} {np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}")
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
@@ -63,8 +63,8 @@ left.legend([f"split {k}" for k in range(1, 3)])
 _ = TrainingCurveDisplay.from_estimator(finetuned, ax=right)
 
 # %%
-# Keep it. The folder has the weights as safetensors and no pickle; a model that was trained on a
-# GPU is loaded on any machine. The ONNX graph needs neither torch nor skpref.
+# Save the classifier. The folder contains the weights as safetensors and no pickle, and a model
+# trained on a GPU can be loaded on any machine. The ONNX graph needs neither torch nor skpref.
 with TemporaryDirectory() as folder:
     finetuned.save_pretrained(Path(folder, "mood"))
     loaded = PairwisePreferenceTextClassifier.from_pretrained(Path(folder, "mood"), device="cpu")
@@ -76,7 +76,7 @@ with TemporaryDirectory() as folder:
 
         finetuned.to_onnx(Path(folder, "mood.onnx"))
     except ImportError as error:
-        print("no ONNX here:", error)
+        print("ONNX is not available:", error)
     else:
         tokenizer = AutoTokenizer.from_pretrained(Path(folder, "mood", "encoder"))
         tokens = tokenizer(text[:20].tolist(), padding=True, truncation=True, return_tensors="np")
@@ -84,4 +84,4 @@ with TemporaryDirectory() as folder:
         graph = onnxruntime.InferenceSession(Path(folder, "mood.onnx"))
         (probabilities,) = graph.run(None, inputs)
         difference = np.abs(probabilities - finetuned.predict_proba(text[:20])).max()
-        print(f"ONNX: probabilities differ by {difference:.0e} at most")
+        print(f"ONNX: probabilities differ by at most {difference:.0e}")

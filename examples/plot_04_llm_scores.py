@@ -2,10 +2,11 @@
 From a CSV of chats to LLM scores to a classifier
 =================================================
 
-Three steps: `LLMLabeler` asks an LLM about every turn, the scores go to parquet, and
-`PairwisePreferenceClassifier` learns from them and from a few labelled sessions. Where an
-OpenAI-compatible endpoint is set, it is asked about some sessions; else the scores are used that
-come with the support chats, which a 1.5B model gave by the same prompts. To set one::
+There are three steps: `LLMLabeler` asks an LLM about every utterance, the scores are written to
+parquet, and `PairwisePreferenceClassifier` learns from them and from a few labelled sessions. If an
+OpenAI-compatible endpoint is set, it scores some of the sessions. Otherwise the example uses the
+scores included with the support chats, which a 1.5B model gave for the same prompts. To set an
+endpoint::
 
     export OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=... LLM_MODEL=...
 """
@@ -30,7 +31,7 @@ from skpref import (
 from skpref.datasets import load_support_chats
 
 # %%
-# The file of a team: a row for each turn, and labels of the first sessions only.
+# A typical input file: one row per utterance, and labels for the first sessions only.
 folder = TemporaryDirectory()
 chats = load_support_chats()
 columns = ["session_id", "turn", "speaker", "text"]
@@ -39,8 +40,8 @@ frame = pd.read_csv(f"{folder.name}/chats.csv")
 print(frame.head(4).to_string())
 
 # %%
-# The prompts say what is asked and what the classes mean. `fit` draws the examples that some of
-# them show from the labels, for each turn from other sessions than its own.
+# The prompts state the task and the meaning of the classes. Some prompts show examples, which `fit`
+# draws from the labels; the examples for an utterance come from other sessions.
 bank = PromptBank(
     task="the mood of the speaker",
     definitions={
@@ -60,7 +61,7 @@ labeler = LLMLabeler(
 labeler.fit(frame, frame["label"])
 if "LLM_MODEL" in os.environ:
     frame = frame[frame["session_id"] < "chat-040"]
-    scores = labeler.transform(frame)  # run it again after a crash: nothing is asked twice
+    scores = labeler.transform(frame)  # resumes after a crash: no request is repeated
     print(labeler.usage_, pd.DataFrame(labeler.failures_), sep="\n")
 else:
     scores = chats.llm_scores
@@ -68,9 +69,9 @@ labeler.to_frame(scores, frame).to_parquet(f"{folder.name}/scores.parquet")
 
 
 # %%
-# Where one process is too slow, workers share the cache. Each needs the key in its environment.
+# If one process is too slow, workers can share the cache. Each needs the key in its environment.
 def score_on_cluster(client, frame, n_shards=16):
-    """Score by the workers of a dask cluster, cut by session; `client` is dask's."""
+    """Score on the workers of a dask cluster, split by session; `client` is a dask client."""
     shard = pd.factorize(frame["session_id"])[0] % n_shards
     parts = [frame[shard == i] for i in range(n_shards)]
     scores = client.gather(client.map(labeler.transform, parts))
@@ -79,7 +80,7 @@ def score_on_cluster(client, frame, n_shards=16):
 
 
 # %%
-# How good is each prompt? The labels of most sessions are known here, though not to the method.
+# How good is each prompt? Here the labels of most sessions are known but not used by the method.
 scores = labeler.from_frame(pd.read_parquet(f"{folder.name}/scores.parquet"))
 truth = chats.frame["label"].iloc[frame.index]
 unseen = frame["label"].isna().to_numpy()
@@ -104,8 +105,8 @@ table = pd.DataFrame(
 print(table.round(3))
 
 # %%
-# The classifier learns from the scores of all turns but those of the last sessions, and answers
-# in milliseconds without any LLM.
+# The classifier learns from the scores of all utterances except those of the last sessions, and
+# predicts in milliseconds without an LLM.
 X = make_pipeline(DialogueContext(speaker="speaker"), SentenceEncoder()).fit_transform(frame)
 sessions = frame["session_id"].to_numpy()
 test = np.isin(sessions, np.unique(sessions)[-len(np.unique(sessions)) // 4 :])

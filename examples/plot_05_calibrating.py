@@ -2,12 +2,11 @@
 Calibrating prompts
 ===================
 
-Six prompts asked a small LLM about the mood of each turn of the support chats. Are its
-probabilities to be trusted, and how many labelled sessions does it take to mend them?
-`LLMScoreCalibrator` has methods that use no labels, a few or many. The left picture compares what
-was said with what was true; the right one shows the log loss on unseen sessions as labelled
-sessions are added, and a dotted line for a guess that knows the share of the classes and nothing
-else.
+A small LLM was asked with six prompts about the mood of each utterance of the support chats. Can
+its probabilities be trusted, and how many labelled sessions does it take to correct them?
+`LLMScoreCalibrator` has methods that use no labels, a few or many. The left plot compares predicted
+probabilities with observed frequencies. The right plot shows the log loss on unseen sessions as
+labelled sessions are added; the dotted line is a guess that knows only the shares of the classes.
 """
 
 import warnings
@@ -26,27 +25,27 @@ truth = chats.frame["label"].to_numpy(dtype=object)
 sessions = np.unique(chats.groups)
 test = np.isin(chats.groups, sessions[-60:])
 pool = sessions[:-60]  # sessions that may be labelled
-print(f"{len(pool)} sessions to label, {test.sum()} turns to test on")
+print(f"{len(pool)} sessions that may be labelled, {test.sum()} test utterances")
 
 
 def calibrate(method, n_labelled, seed=0):
-    """Probabilities of the test turns after some sessions of the pool were labelled."""
+    """Predict the test utterances after labelling some sessions of the pool."""
     chosen = np.random.default_rng(seed).choice(pool, n_labelled, replace=False)
     y = np.where(np.isin(chats.groups, chosen), truth, None)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of no labels at all
+        warnings.simplefilter("ignore")  # too few labels
         calibrator = LLMScoreCalibrator(method, classes=chats.classes)
         calibrator.fit(chats.llm_scores[~test], y[~test])
     return np.nan_to_num(calibrator.transform(chats.llm_scores[test]), nan=1 / 3)
 
 
 # %%
-# Each prompt by itself, and the methods with 16 labelled sessions. ECE is the gap between
-# confidence and accuracy, so lower is better, and so it is for the log loss.
-said = {name: chats.llm_scores[test, p] for p, name in enumerate(chats.prompt_names)}
-said |= {f"all, {m}": calibrate(m, 16) for m in ["mean", "batch", "temperature", "log_pool"]}
+# Each prompt separately, and the methods with 16 labelled sessions. ECE is the gap between
+# confidence and accuracy. For ECE and log loss, lower is better.
+predictions = {name: chats.llm_scores[test, p] for p, name in enumerate(chats.prompt_names)}
+predictions |= {f"all, {m}": calibrate(m, 16) for m in ["mean", "batch", "temperature", "log_pool"]}
 print(f"{'':18s} {'macro-F1':>8s} {'ECE':>6s} {'log loss':>8s}")
-for name, probabilities in said.items():
+for name, probabilities in predictions.items():
     probabilities = np.nan_to_num(probabilities, nan=1 / 3)
     predicted = np.array(chats.classes)[probabilities.argmax(axis=1)]
     f1 = f1_score(truth[test], predicted, average="macro")
@@ -55,15 +54,15 @@ for name, probabilities in said.items():
     print(f"{name:18s} {f1:8.3f} {ece:6.3f} {loss:8.3f}")
 
 # %%
-# The weights say which prompts the labels speak for. They are never negative, and pulled toward
-# equal weights where labels are few.
+# The weights show which prompts agree with the labels. They are never negative. With few labels
+# they are pulled towards equal weights.
 y = np.where(np.isin(chats.groups, pool[:16]), truth, None)
-learned = LLMScoreCalibrator(classes=chats.classes).fit(chats.llm_scores[~test], y[~test])
-for name, weight in zip(chats.prompt_names, learned.prompt_weights_, strict=True):
+calibrator = LLMScoreCalibrator(classes=chats.classes).fit(chats.llm_scores[~test], y[~test])
+for name, weight in zip(chats.prompt_names, calibrator.prompt_weights_, strict=True):
     print(f"{name:12s} {weight:.2f}")
 
 # %%
-# With more labelled sessions, mean of five draws.
+# The log loss by number of labelled sessions, mean of five draws.
 sizes = [2, 4, 8, 16, 32, 64, 100]
 losses = {
     method: [
@@ -81,14 +80,14 @@ shares = np.mean(truth[~test][:, None] == np.array(chats.classes), axis=0)
 guess = log_loss(truth[test], np.tile(shares, (test.sum(), 1)), labels=chats.classes)
 for method, values in losses.items():
     print(f"{method:12s}", *(f"{value:.3f}" for value in values))
-print(f"share of the classes alone: {guess:.3f}")
+print(f"shares of the classes alone: {guess:.3f}")
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2), layout="constrained")
 is_negative = truth[test] == "negative"
-for name, probabilities in said.items():
-    known = ~np.isnan(probabilities[:, 0])
+for name, probabilities in predictions.items():
+    scored = ~np.isnan(probabilities[:, 0])
     observed, mean = calibration_curve(
-        is_negative[known], probabilities[known, 0], n_bins=8, strategy="quantile"
+        is_negative[scored], probabilities[scored, 0], n_bins=8, strategy="quantile"
     )
     style = {"color": "0.7", "linewidth": 1}
     if name in ("all, mean", "all, log_pool"):
@@ -96,7 +95,7 @@ for name, probabilities in said.items():
     left.plot(mean, observed, **style)
 left.plot([], [], color="0.7", label="one prompt, other methods")
 left.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=1)
-left.set(xlabel="said: probability of negative", ylabel="true share of negative")
+left.set(xlabel="predicted probability of negative", ylabel="observed share of negative")
 left.legend()
 for method, values in losses.items():
     right.plot(sizes, values, marker="o", label=method)

@@ -2,14 +2,14 @@
 Which pairs are valid
 =====================
 
-Two turns make a pair if they are of one session and their scores differ. The pictures show all
-pairs of turns of three support chats: a dot is a pair, the row wins and the column loses, and its
-colour is the margin. Pairs stay within the blocks of the sessions. `min_margin` leaves out pairs
-that the LLM is not sure of; "adjacent" keeps one pair per turn; a cap keeps long sessions from
-drowning short ones.
+Two utterances form a valid pair if they belong to the same session and their scores differ. The
+first figure shows the pairs of three support chats: each dot is a pair, the row is the winner, the
+column is the loser, and the colour is the margin. Pairs stay within the blocks of the sessions.
+`min_margin` leaves out pairs of which the LLM is unsure, "adjacent" keeps one pair per utterance,
+and a maximum number of pairs prevents long sessions from outweighing short ones.
 
-The second picture asks whether large margins are right more often than small ones, by the labels
-of people. If the line rises, `min_margin` and the adaptive margin have something to work with.
+The second figure shows whether pairs with large margins agree with the human labels more often than
+pairs with small margins. If the line rises, `min_margin` and the adaptive margin can help.
 """
 
 import matplotlib.pyplot as plt
@@ -48,25 +48,25 @@ figure.colorbar(points, ax=axes, label="margin", shrink=0.85)
 plt.show()
 
 # %%
-# All chats, all classes: how often does the winner's human label say that it should win? Pairs
-# whose turns have the same label for the class tell nothing and are left out.
+# All chats, all classes: how often do the human labels confirm the winner? Pairs whose utterances
+# have the same human label for the class give no information and are left out.
 pairs = IntraSessionPairSampler().sample(soft, chats.groups)
 one_hot = chats.frame["label"].to_numpy(dtype=object)[:, None] == np.array(chats.classes)
 human = one_hot[pairs.winner, pairs.class_index].astype(int)
 human -= one_hot[pairs.loser, pairs.class_index]
-told = human != 0
-edges = np.quantile(pairs.margin[told], np.linspace(0, 1, 9))
-bin_of = np.clip(np.searchsorted(edges, pairs.margin[told], side="right") - 1, 0, 7)
-right = np.array([np.mean(human[told][bin_of == i] > 0) for i in range(8)])
-middle = np.array([np.median(pairs.margin[told][bin_of == i]) for i in range(8)])
-print(f"{told.sum()} pairs, {np.mean(human[told] > 0):.3f} of them in the right order")
-for low, share in zip(edges, right, strict=False):
-    print(f"margin from {low:.3f}: {share:.3f} right")
-print(f"largest margins less smallest ones: {right[-1] - right[0]:+.3f}")
+margin, confirmed = pairs.margin[human != 0], human[human != 0] > 0
+edges = np.quantile(margin, np.linspace(0, 1, 9))
+bin_of = np.clip(np.searchsorted(edges, margin, side="right") - 1, 0, 7)
+correct = np.array([np.mean(confirmed[bin_of == i]) for i in range(8)])
+middle = np.array([np.median(margin[bin_of == i]) for i in range(8)])
+print(f"{len(margin)} pairs, {np.mean(confirmed):.3f} of them in the correct order")
+for low, share in zip(edges, correct, strict=False):
+    print(f"margin from {low:.3f}: {share:.3f} correct")
+print(f"largest minus smallest margins: {correct[-1] - correct[0]:+.3f}")
 
 figure, axis = plt.subplots(figsize=(6.5, 3.8), layout="constrained")
-axis.plot(middle, right, marker="o")
+axis.plot(middle, correct, marker="o")
 axis.axhline(0.5, color="black", linestyle=":", linewidth=1)
 axis.annotate("chance", (middle[-1], 0.5), ha="right", va="bottom")
-axis.set(xlabel="margin of the LLM's soft labels", ylabel="share of pairs in the right order")
+axis.set(xlabel="margin of the LLM's soft labels", ylabel="share of pairs in the correct order")
 plt.show()

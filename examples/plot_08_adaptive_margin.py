@@ -2,15 +2,15 @@
 Adaptive margin
 ===============
 
-How far apart must the network put two turns? With ``margin="adaptive"`` it is `margin_scale` times
-the gap of their soft labels: much where the LLM is sure, little where it is not. With
-``margin="fixed"`` every pair must be `margin_scale` apart, even one that the LLM has in order by a
-hair. The data are made up: few features, a bias of each session, and much noise in the scores. The
-network learns from pairs alone, so that the margin is all that differs.
+By how much must the scores of the network differ in a pair? With ``margin="adaptive"``, by
+`margin_scale` times the difference of the soft labels: a lot if the LLM is sure, little if it is
+not. With ``margin="fixed"``, every pair must differ by `margin_scale`, even if the soft labels
+hardly differ. The data are synthetic, with few features, a bias of each session, and much noise in
+the scores. The network learns from pairs alone, so that the runs differ only in the margin.
 
-At the scale that suits each, the two are alike here. The adaptive margin loses less where the
-scale is too large, and the fixed one where it is too small. So the scale is worth a search either
-way.
+With the best scale for each, the two margins give similar results here. The adaptive margin loses
+less if the scale is too large, the fixed margin if it is too small. The scale is therefore worth
+searching in both cases.
 """
 
 import matplotlib.pyplot as plt
@@ -54,17 +54,17 @@ for margin, values in order.items():
         print(f"{margin:9s} scale {scale:4.1f}: {row.mean():.3f} ± {row.std():.3f}")
 paired = order["adaptive"] - order["fixed"]
 for scale, row in zip(SCALES, paired, strict=True):
-    print(f"adaptive less fixed at {scale:4.1f}: {row.mean():+.4f} ± {row.std():.4f}")
+    print(f"adaptive minus fixed at {scale:4.1f}: {row.mean():+.4f} ± {row.std():.4f}")
 
 # %%
-# What one pair costs, by how far apart the network has put it.
+# The loss of a pair as a function of the difference of the network's scores.
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
 apart = np.linspace(-1.5, 3, 200)
 for gap, colour in [(0.1, "tab:blue"), (0.5, "tab:orange"), (0.9, "tab:red")]:
     cost = np.maximum(2.0 * gap - apart, 0) ** 2
     left.plot(apart, cost, color=colour, label=f"adaptive, LLM's gap {gap}")
 left.plot(apart, np.maximum(2.0 - apart, 0) ** 2, color="black", linestyle="--", label="fixed")
-left.set(xlabel="winner's score less loser's", ylabel="squared hinge, margin_scale=2", ylim=(0, 6))
+left.set(xlabel="winner's score minus loser's", ylabel="squared hinge, margin_scale=2", ylim=(0, 6))
 left.legend()
 for margin, values in order.items():
     right.errorbar(

@@ -1,15 +1,16 @@
 """
-A search over the whole path
-============================
+A search over the whole pipeline
+================================
 
-From the frame of dialogues to the classifier everything is one pipeline, so one grid search sets
-all of it: how many turns of context the encoder sees, how scores are calibrated, whether soft
-labels are smoothed, and how much pairs count. Folds keep sessions whole, session ids and LLM
-scores are cut per fold by metadata routing, and each text is encoded once for all settings.
+Everything from the frame of dialogues to the classifier is one pipeline, so a single grid search
+covers all of it: how many preceding utterances the encoder sees, how scores are calibrated, whether
+soft labels are smoothed, and the weight of the pairs. Folds contain whole sessions, metadata
+routing splits session ids and LLM scores by fold, and each text is encoded only once for all
+settings.
 
-The picture orders the settings by their mean over folds, and shows each fold. Folds differ more
-than most settings do, so look at dots of one colour: a setting is better only where it is so in
-most folds.
+The figure sorts the settings by their mean over folds and shows each fold. Folds differ more than
+most settings, so compare dots of the same colour: a setting is better only if it is better in most
+folds.
 """
 
 from tempfile import TemporaryDirectory
@@ -31,15 +32,15 @@ from skpref.datasets import load_support_chats
 from skpref.metrics import within_session_concordance_scorer
 
 chats = load_support_chats()
-# A team that labelled 20 of 45 sessions.
+# Suppose that 20 of 45 sessions are labelled.
 rows = chats.groups < "chat-045"
 frame, groups, llm_scores = chats.frame[rows], chats.groups[rows], chats.llm_scores[rows]
 labelled = frame["session_id"].isin(np.unique(groups)[::2][:20])
 y = frame["label"].where(labelled, None).to_numpy(dtype=object)
-print(f"{len(frame)} turns, {labelled.sum()} of them labelled")
+print(f"{len(frame)} utterances, {labelled.sum()} of them labelled")
 
 # %%
-# Parts that are searched must be given, so that their parameters have names.
+# To search the parameters of the calibrator and the smoother, pass instances.
 cache = TemporaryDirectory()
 pipe = Pipeline(
     [
@@ -71,7 +72,7 @@ with sklearn.config_context(enable_metadata_routing=True):
 search
 
 # %%
-# The best and the worst, and what each parameter does on average over all others.
+# The best and the worst setting, and the effect of each parameter averaged over all others.
 results = search.cv_results_
 mean = results["mean_test_score"]
 for i in mean.argsort()[[0, -1]]:
@@ -82,7 +83,7 @@ for parameter in grid:
     print(f"{parameter:26s} {effect}")
 
 # %%
-# Concordance within the sessions of each fold.
+# The concordance within the sessions of each fold.
 scores = np.array([results[f"split{k}_test_score"] for k in range(4)])
 order = mean.argsort()
 figure, axis = plt.subplots(figsize=(9.5, 5.5), layout="constrained")

@@ -2,16 +2,17 @@
 A ranker in an imbalanced-learn pipeline
 ========================================
 
-`IntraSessionPairSampler` is a sampler of ``imblearn.pipeline``: it turns rows to differences of
-two turns of one session. A linear model without intercept on these differences is a ranker, as
-RankSVM is. What all turns of a session share, such as the mood of a customer, cancels in a
-difference. In the data here three features carry the mood of the session and little of the turn,
-and the mood decides the class of most turns, so that a classifier of rows learns the mood.
+`IntraSessionPairSampler` is a sampler for ``imblearn.pipeline``: it turns rows into differences of
+two utterances of the same session. A linear model without intercept on these differences is a
+ranker, like RankSVM. Anything that all utterances of a session share, such as the mood of a
+customer, cancels in a difference. In these data, three features depend on the mood of the session
+and little on the utterance, and the mood decides the class of most utterances, so that a classifier
+of rows learns the mood.
 
-The more the mood counts, the better the ranker's order within sessions is by comparison: the rows'
-falls, and the ranker's does not. Without a mood the two are alike. Of turns of *different*
-sessions the ranker knows nothing, so the classifier of rows is the one to take where that is the
-question.
+The stronger the effect of the mood, the better the ranker is in comparison: the order within
+sessions gets worse for the classifier of rows, but not for the ranker. Without a mood the two give
+similar results. The ranker cannot compare utterances of *different* sessions; for that, use the
+classifier of rows.
 """
 
 import matplotlib.pyplot as plt
@@ -27,7 +28,7 @@ from skpref.metrics import within_session_concordance
 
 
 def make_moody(weight, seed):
-    """Dialogues whose last three features tell the mood of the session, which sways the class."""
+    """Make dialogues whose last three features show the session's mood, which affects the class."""
     data = make_dialogues(n_sessions=80, n_features=8, class_sep=1.5, random_state=seed)
     code = np.unique(data.groups, return_inverse=True)[1]
     rng = np.random.default_rng(seed)
@@ -63,25 +64,25 @@ with sklearn.config_context(enable_metadata_routing=True):
 # Concordance within unseen sessions, mean and standard deviation over five data sets.
 for i, weight in enumerate(weights):
     both = ", ".join(f"{name} {v[i].mean():.3f} ± {v[i].std():.3f}" for name, v in order.items())
-    print(f"mood counts {weight:.0f}: {both}")
+    print(f"weight of the mood {weight:.0f}: {both}")
 
 # %%
-# What was learned where the mood counts most. Within a session the mood is the same for all, so the
-# true weight of the last three features is 0 there.
+# The coefficients learned with the largest weight of the mood. Within a session the mood is
+# constant, so the true coefficients of the last three features are 0.
 learned = {"rows": rows.coef_[0], "pairs": ranker[-1].coef_[0]}
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
 for name, values in order.items():
     left.errorbar(
         weights, values.mean(axis=1), yerr=values.std(axis=1), marker="o", capsize=3, label=name
     )
-left.set(xlabel="how much the mood counts", ylabel="concordance within sessions", xticks=weights)
-left.legend(title="learns from")
+left.set(xlabel="weight of the mood", ylabel="concordance within sessions", xticks=weights)
+left.legend(title="learned from")
 position = np.arange(8)
 for offset, (name, values) in zip([-0.27, 0.0], learned.items(), strict=True):
     right.bar(position + offset, values, width=0.25, label=name)
 right.bar(position + 0.27, coef, width=0.25, color="0.6", label="truth")
 right.axvspan(4.5, 7.5, color="0.5", alpha=0.12)
 right.axhline(0, color="black", linewidth=0.8)
-right.set(xlabel="feature (shaded: mood of the session)", ylabel="weight", xticks=position)
+right.set(xlabel="feature (shaded: mood of the session)", ylabel="coefficient", xticks=position)
 right.legend()
 plt.show()

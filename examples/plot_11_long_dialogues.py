@@ -2,15 +2,17 @@
 Long dialogues
 ==============
 
-The left picture has the time of one pass over 20,000 turns, cut into sessions of 20 to 20,000. The
-number of pairs grows a thousandfold and the time does not: no list of pairs is ever made.
+The left plot shows the time of one pass over 20,000 utterances, divided into sessions of 20 to
+20,000. The number of pairs grows a thousandfold but the time does not, because the pairs are never
+listed.
 
-The right picture is about what may go wrong. In a long call the lean of the LLM drifts, so that
-turns far apart are as hard to compare as turns of two sessions. The remedy is to pass the ids of
-parts of a dialogue as `groups`. How long should parts be? Here the drift is a random walk,
-features are many and dialogues are few. Whole dialogues have wrong pairs, parts of two turns leave
-few pairs, and what lies between is best; cross-entropy beside the pairs changes little. These are
-two dialogues to learn from: over many, errors of a drift average out, and the length matters less.
+The right plot shows a possible problem. In a long call the bias of the LLM drifts, so that distant
+utterances are as hard to compare as utterances of different sessions. As a remedy, pass the ids of
+parts of a dialogue as `groups`. How long should the parts be? Here the drift is a random walk, with
+many features and few dialogues. Whole dialogues contain wrong pairs, parts of two utterances leave
+few pairs, and lengths in between are best; adding cross-entropy to the pairs changes little. There
+are only two training dialogues: over many, errors of a drift average out, and the length matters
+less.
 """
 
 import time
@@ -28,7 +30,7 @@ data = make_dialogues(n_sessions=1, session_length=20_000, random_state=0)
 settings = {"calibrator": LLMScoreCalibrator("batch"), "smoother": "passthrough", "random_state": 0}
 PairwisePreferenceClassifier(max_epochs=1, **settings).fit(
     data.X, None, groups=np.arange(20_000) // 20, llm_scores=data.llm_scores
-)  # warms up
+)  # warm-up
 seconds, n_pairs = [], []
 for length in lengths:
     groups = np.arange(20_000) // length
@@ -40,10 +42,10 @@ for length in lengths:
         epochs.append(time.perf_counter() - start)
     seconds.append((epochs[1] - epochs[0]) / 10)
     n_pairs.append(20_000 * (length - 1) / 2)
-    print(f"sessions of {length:6d}: {n_pairs[-1]:13,.0f} pairs, {seconds[-1]:.3f} s an epoch")
+    print(f"sessions of {length:6d}: {n_pairs[-1]:13,.0f} pairs, {seconds[-1]:.3f} s per epoch")
 
 # %%
-# Five dialogues of 600 turns in which the lean of the LLM drifts; two to train on, without a label.
+# Five dialogues of 600 utterances in which the LLM's bias drifts; two for training, without labels.
 parts = [600, 200, 60, 20, 6, 2]
 order = np.zeros((2, len(parts), 4))
 for seed in range(4):
@@ -77,23 +79,23 @@ for i, length in enumerate(parts):
     print(f"parts of {length:3d}: pairs alone {cells[0]}, with cross-entropy {cells[1]}")
 
 # %%
-# The order is scored over whole dialogues that were not trained on, by the true classes.
+# The order is scored against the true classes, over whole dialogues not used for training.
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-left.plot(lengths, seconds, marker="o", label="seconds an epoch")
+left.plot(lengths, seconds, marker="o", label="seconds per epoch")
 left.plot(
     lengths,
     np.array(n_pairs) * seconds[0] / n_pairs[0],
     color="0.6",
     linestyle="--",
-    label="if time grew as pairs do",
+    label="if time grew like the pairs",
 )
-left.set(xscale="log", yscale="log", xlabel="turns in a session", ylabel="seconds")
+left.set(xscale="log", yscale="log", xlabel="utterances per session", ylabel="seconds")
 left.legend()
 for j, label in enumerate(["pairs alone", "with cross-entropy"]):
     right.errorbar(
         parts, order[j].mean(axis=1), yerr=order[j].std(axis=1), marker="o", capsize=3, label=label
     )
-right.set(xscale="log", xlabel="turns in a part", ylabel="concordance in whole dialogues")
+right.set(xscale="log", xlabel="utterances per part", ylabel="concordance in whole dialogues")
 right.set_xticks(parts, parts)
 right.minorticks_off()
 right.legend()

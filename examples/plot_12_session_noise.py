@@ -1,14 +1,15 @@
 """
-Is my session noise worth it?
-=============================
+Do the sessions share an error?
+===============================
 
-Pairs within sessions help where the LLM is off by an amount that the turns of a session share.
-Whether that is so can be told from labelled sessions before anything is trained:
-`skpref.inspection.preference_noise` counts how often the scores put two turns of different classes
-in the wrong order, within sessions and across them, and draws the sessions anew for an interval.
+Pairs within sessions help if the LLM makes an error that the utterances of a session share.
+Labelled sessions show whether this is the case before anything is trained:
+`skpref.inspection.preference_noise` counts how often the scores put two utterances of different
+classes in the wrong order, within sessions and across them, and resamples the sessions for an
+interval.
 
-The first picture is of made-up dialogues, whose session bias is known. The second is of the
-support chats and a real LLM, and there nothing is known beforehand.
+The first figure uses synthetic dialogues with a known session bias. The second uses the support
+chats and a real LLM, whose bias is not known beforehand.
 """
 
 from textwrap import fill
@@ -21,8 +22,8 @@ from skpref.datasets import load_support_chats, make_dialogues
 from skpref.inspection import preference_noise, prompt_agreement
 
 # %%
-# The larger the bias of the sessions, the worse the order across them. The order within sessions
-# hardly changes. Without a bias there is no difference to build on, and the interval says so.
+# The larger the bias of the sessions, the worse the order across sessions. The order within
+# sessions hardly changes. Without a bias there is no difference, as the interval shows.
 biases = [0.0, 0.5, 1.0, 2.0, 3.0]
 results = []
 for bias in biases:
@@ -45,7 +46,7 @@ axis.legend()
 plt.show()
 
 # %%
-# The support chats: all of them are labelled, so the answer is as sure as it gets with this many.
+# The support chats. All of them are labelled, so the interval is as narrow as their number allows.
 chats = load_support_chats()
 labels = chats.frame["label"].to_numpy(dtype=object)
 noise = preference_noise(
@@ -54,19 +55,20 @@ noise = preference_noise(
 print(fill(noise.message, 90))
 
 # %%
-# With the labels of 16 sessions, which is what a team would have, the interval is wider.
+# With the labels of only 16 sessions, a more realistic number, the interval is wider.
 few = preference_noise(
     chats.llm_scores, chats.y, chats.groups, classes=chats.classes, random_state=0
 )
 print(fill(few.message, 90))
 
 # %%
-# Wrong order by how far apart the scores are. At 0.5 the order is that of a coin.
+# The share of pairs in the wrong order by the difference of their scores. At 0.5 the order is
+# random.
 PreferenceNoiseDisplay(noise).plot()
 plt.show()
 
 # %%
-# And which of the prompts is worth its price? From the labels of the same 16 sessions.
+# Which of the prompts is worth its price, according to the labels of the same 16 sessions?
 agreement = prompt_agreement(
     chats.llm_scores,
     chats.y,

@@ -2,16 +2,16 @@
 Live predictions
 ================
 
-A call is going on, and each turn is to be classified before the next one starts. The LLM is not
-asked any more: a small encoder and a small network do it on the CPU. How long does a turn take,
-and where does the time go? The encoder takes nearly all of it, and the more so the longer the text
-with its context is. The classifier itself takes about half a millisecond.
+During a call, each utterance must be classified before the next one starts. The LLM is no longer
+needed: a small encoder and a small network run on the CPU. How long does an utterance take, and
+which step takes the time? The encoder takes nearly all of it, and longer texts with context take
+longer. The classifier itself takes about half a millisecond.
 
-How good the predictions are is another question. They learned from the scores of a small LLM and
-from 16 labelled sessions; compare the accuracy with the share of the largest class before you like
-them.
+The quality of the predictions is a separate question. The classifier learned from the scores of a
+small LLM and from 16 labelled sessions; compare its accuracy with the share of the largest class.
 
-The last picture is one chat as it went on, with the label that people gave each turn.
+The last figure shows the predictions in the course of one chat, with the human label of each
+utterance.
 """
 
 import time
@@ -43,7 +43,7 @@ largest = max(np.mean(truth[live] == name) for name in chats.classes)
 print(f"share of the largest class: {largest:.3f}")
 
 # %%
-# Turn by turn. The context step needs the turn before, the others only the newest text.
+# Utterance by utterance. The context step needs the previous one, the others only the newest text.
 context, encoder, clf = (part for _, part in pipe.steps)
 stages = {"context": [], "encoder": [], "classifier": []}
 characters, curve = [], {}
@@ -62,15 +62,15 @@ for session, turns in frame[live].groupby("session_id", sort=False):
         characters.append(len(newest[0]))
     curve[session] = np.array(rows)
 total = np.sum(list(stages.values()), axis=0)
-print(f"{len(total)} turns, milliseconds:")
-for name, values in [*stages.items(), ("a turn", total)]:
+print(f"{len(total)} utterances, milliseconds:")
+for name, values in [*stages.items(), ("total", total)]:
     p50, p99 = np.percentile(values, [50, 99])
     print(f"{name:11s} median {p50:6.2f}, 99th percentile {p99:6.2f}")
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
 left.hist(total, bins=np.linspace(0, np.percentile(total, 99), 40))
 left.axvline(np.median(total), color="black", linestyle=":", linewidth=1)
-left.set(xlabel="milliseconds a turn (99% of them)", ylabel="turns")
+left.set(xlabel="milliseconds per utterance (99% of them)", ylabel="utterances")
 right.scatter(characters, total, s=10, alpha=0.5, label="all steps")
 right.scatter(characters, stages["classifier"], s=10, alpha=0.5, label="classifier alone")
 right.set(xlabel="characters, with context", ylabel="milliseconds", yscale="log")
@@ -78,7 +78,7 @@ right.legend()
 plt.show()
 
 # %%
-# One chat, and what people say of it: the dots on top.
+# One chat; the dots at the top are the human labels.
 session = max(curve, key=lambda name: len(set(truth[groups == name])) + len(curve[name]) / 100)
 turns, probabilities = frame[groups == session], curve[session]
 figure, axis = plt.subplots(figsize=(10, 4.2), layout="constrained")

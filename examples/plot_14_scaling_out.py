@@ -2,13 +2,13 @@
 Scaling a search out
 ====================
 
-Scikit-learn's searches run their fits by joblib, and Dask can be what joblib runs on. Then the
-same ``GridSearchCV`` goes to the workers of a cluster; here it is one of two processes on this
-machine. The result is the same as that of ``n_jobs=1``, number by number. Each bar below is a fit.
+Scikit-learn's searches run their fits through joblib, and Dask can serve as its backend. The same
+``GridSearchCV`` then runs on the workers of a cluster, here two processes on this machine. The
+result is identical to that of ``n_jobs=1``. Each bar below is a fit.
 
-On a search as small as this one there is little or nothing to gain: starting the workers, and
-torch in each of them, takes longer than the fits. It pays where a fit takes many seconds or
-machines are many. The printed times say how it was when this page was built.
+A search as small as this one gains little or nothing: starting the workers, and torch in each of
+them, takes longer than the fits. It pays off if a fit takes many seconds or there are many
+machines. The printed times were measured when this page was built.
 """
 
 import os
@@ -26,12 +26,12 @@ from skpref.datasets import make_dialogues
 
 
 def score_and_trace(estimator, X, y):
-    """Accuracy, and which process finished the fit when; for the picture."""
+    """Return the accuracy, and for the figure the process and the end of the fit."""
     return {"accuracy": estimator.score(X, y), "end": time.time(), "process": os.getpid()}
 
 
 def make_search(**params):
-    """Make the search that both runs do."""
+    """Make the search that all runs use."""
     clf = PairwisePreferenceClassifier(
         calibrator=LLMScoreCalibrator(), classes=[0, 1], max_epochs=20, random_state=0
     )
@@ -40,7 +40,7 @@ def make_search(**params):
 
 
 def run(name, search, data):
-    """Search, and say how long it took; gives start, end and process of each fit."""
+    """Search and print the time; return start, end and process of each fit."""
     start = time.time()
     with sklearn.config_context(enable_metadata_routing=True):
         search.fit(data.X, data.y, groups=data.groups, llm_scores=data.llm_scores)
@@ -54,11 +54,11 @@ def run(name, search, data):
 
 
 def main():
-    """Run the search twice and draw both."""
+    """Run the search on both backends and plot the fits."""
     data = make_dialogues(n_sessions=100, labelled_fraction=0.5, random_state=0)
     here, there = make_search(n_jobs=1), make_search()
     traces = {"n_jobs=1": run("n_jobs=1", here, data)}
-    # A scheduler's address in place of the LocalCluster makes it a cluster of machines.
+    # To use a cluster of machines, pass the scheduler's address instead of the LocalCluster.
     cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
     with cluster, Client(cluster), joblib.parallel_backend("dask"):
         traces["Dask, first run"] = run("Dask, first run", there, data)
@@ -76,6 +76,6 @@ def main():
     plt.show()
 
 
-# Workers are processes that import this file, so what it does stands behind a guard.
+# The workers are processes that import this file, so the main function must be guarded.
 if __name__ == "__main__":
     main()
