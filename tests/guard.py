@@ -209,7 +209,8 @@ def outcome(clf, X):
     found = attributes(clf, FITTED)
     for method in ("predict_proba", "decision_function", "predict"):
         found[method] = getattr(clf, method)(X)
-    found["history_"] = [list(entry.items()) for entry in clf.history_]
+    columns = sorted({name for entry in clf.history_ for name in entry})
+    found["history_"] = {c: [entry.get(c, np.nan) for entry in clf.history_] for c in columns}
     return found
 
 
