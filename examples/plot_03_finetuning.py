@@ -4,10 +4,11 @@ Fine-tuning the encoder
 
 `PairwisePreferenceTextClassifier` takes texts and trains a Hugging Face encoder with a scoring
 head, end to end. Each utterance is encoded once per step, and all pairs of its session are
-compared. Here it is compared with the same encoder kept frozen, on eighteen of the support chats. The last of the six
-layers of all-MiniLM-L6-v2 is trained, which takes half a minute on a laptop. On a GPU it trains in
-bfloat16 mixed precision. The encoder's learning rate was chosen by hand on synthetic chats, and the
-frozen classifier has its defaults, so this shows how to fine-tune, not which of the two is better.
+compared. Here it is compared with the same encoder kept frozen, on eighteen of the support chats.
+The last of the six layers of all-MiniLM-L6-v2 is trained, which takes half a minute on a laptop. On
+a GPU it trains in bfloat16 mixed precision. The encoder's learning rate was chosen by hand on
+synthetic chats, and the frozen classifier has its defaults, so this shows how to fine-tune, not
+which of the two is better.
 """
 
 from pathlib import Path
