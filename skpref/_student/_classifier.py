@@ -9,7 +9,8 @@ from sklearn.utils.validation import validate_data
 
 from skpref._device import resolve_device
 from skpref._sklearn import Interval, StrOptions
-from skpref._student._base import BasePreferenceClassifier, stages
+from skpref._student._base import BasePreferenceClassifier
+from skpref._student._network_estimator import stages
 from skpref._student._output import n_scores_for
 
 # Modules of one's own are fine-tuned by default from this many labels on, for as many epochs.

@@ -9,7 +9,8 @@ import numpy as np
 from skpref._device import resolve_device
 from skpref._encoder import DEFAULT_MODEL, SentenceEncoder
 from skpref._sklearn import Interval, StrOptions
-from skpref._student._base import BasePreferenceClassifier, stages
+from skpref._student._base import BasePreferenceClassifier
+from skpref._student._network_estimator import stages
 from skpref._student._output import n_scores_for
 from skpref._validation import check_texts
 
