@@ -2,6 +2,7 @@
 
 import copy
 from abc import abstractmethod
+from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
@@ -17,12 +18,14 @@ from skpref._sklearn import (
     _fit_context,
     _is_fitted,
 )
+from skpref._state import keeps_state_on_failure
 from skpref._student._network_estimator import NetworkEstimator, stages
-from skpref._student._output import Output, macro_f1_offsets, n_scores_for, probabilities
+from skpref._student._output import Output, n_scores_for, probabilities
 from skpref._student._training_set import (
     Prepared,
     TrainingSet,
     check_has_pairs,
+    check_same_classes,
     class_weights,
     hold_out_sessions,
     make_calibrator,
@@ -33,6 +36,11 @@ from skpref._typing import FloatArray
 from skpref._validation import check_labels
 
 _MODULE = "module__"
+
+
+def _same(value, other) -> bool:
+    """Return whether two values of a parameter are the same."""
+    return value is other or (type(value) is type(other) and bool(np.all(value == other)))
 
 
 def _named(stage: str, losses: list[dict]) -> list[dict]:
@@ -82,8 +90,12 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
     # --- hooks ---
 
     @abstractmethod
-    def _validate_X(self, X, *, reset=False, to_train=False):
-        """Return the rows as an array or CSR matrix."""
+    def _validate_X(self, X, network=None, *, reset=False, to_train=False):
+        """Return the rows as an array or CSR matrix, in the precision of a given network."""
+
+    @abstractmethod
+    def _network_params(self) -> dict:
+        """Return the parameters that make the network what it is."""
 
     @abstractmethod
     def _build_network(self, X, n_scores):
@@ -135,6 +147,7 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
     # --- fit ---
 
     @_fit_context(prefer_skip_nested_validation=False)
+    @keeps_state_on_failure
     def fit(self, X, y, groups=None, llm_scores=None, sample_weight=None):
         """Fit the network on pairs within sessions, then scale and offsets on labels.
 
@@ -168,8 +181,11 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             smooth or `early_stopping`.
         """
         self._check_options()
-        prepared = self._prepare(X, y, groups, llm_scores, sample_weight, classes=self.classes)
-        return self._fit_prepared(prepared)
+        network = self._network_to_continue() if self.warm_start else None
+        prepared = self._prepare(
+            X, y, groups, llm_scores, sample_weight, classes=self.classes, network=network
+        )
+        return self._fit_prepared(prepared, network=network)
 
     def _prepare(
         self,
@@ -180,16 +196,19 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         sample_weight,
         *,
         classes,
+        network=None,
         fitted_calibrator=None,
-        reset=True,
     ) -> Prepared:
-        """Validate the arguments of `fit` and return the training rows, with soft labels."""
+        """Validate the arguments of `fit` and return the training rows, with soft labels.
+
+        `network` is the one that training continues from, if any.
+        """
         if y is None and llm_scores is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None."
             )
-        return prepare(
-            self._validate_X(X, reset=reset, to_train=True),
+        prepared = prepare(
+            self._validate_X(X, network, reset=network is None, to_train=True),
             y,
             groups,
             llm_scores,
@@ -200,22 +219,25 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             features_to_smooth=self._features_to_smooth,
             fitted_calibrator=fitted_calibrator,
         )
+        if network is not None:
+            check_same_classes(prepared.classes, self.classes_)
+        return prepared
 
-    def _fit_prepared(self, prepared: Prepared, train=None):
+    def _fit_prepared(self, prepared: Prepared, train=None, network=None):
         """Train a network on prepared rows: stage 1, stage 2, decision.
 
-        `train` replaces the function of stage 1 that the parameters choose.
+        `train` replaces the function of stage 1 that the parameters choose, and `network` a new
+        network.
         """
-        training, classes = prepared.training, prepared.classes
+        training, n_classes = prepared.training, len(prepared.classes)
         self._check_trainable(training)
         class_weight = self._class_weight(prepared)
-        objective = self._objective(class_weight)
-        stage1 = stages().stage1
+        stage1, objective = stages().stage1, self._objective(class_weight)
         with stage1.seeded(self.random_state) as rng:
-            network = self._initial_network(training.X, n_scores_for(len(classes)))
+            network = network or self._build_network(training.X, n_scores_for(n_classes))
             training = training._replace(X=self._as_network_input(training.X, network))
-            stage1.check_output(network, training.X, len(classes))
-            checkpoint = self._checkpoint(training, classes)
+            stage1.check_output(network, training.X, n_classes)
+            checkpoint = self._checkpoint(training, prepared.classes)
             held_out = self._hold_out(training, rng)
             pairs = stage1.pair_source(self.pair_sampler, rng)
             train = train or self._stage1(network, checkpoint)
@@ -223,21 +245,26 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             net, losses = train(
                 network, training.take(~held_out), watched, objective=objective, pairs=pairs
             )
-            output = self._fit_output(net.module_, training, held_out, class_weight)
-            output, variance, finetuning = self._adapt(
-                net.module_, training, output, objective, pairs
+            stage1.check_finite(net.module_, training.X)
+            finetune = partial(
+                stages().stage2.finetune,
+                objective=objective,
+                pairs=pairs,
+                **self._net_options(net.module_),
+                **self._finetune_options(),
             )
-            decision = self._decide(net.module_, training, output)
+            kind = self._stage2_kind(np.count_nonzero(training.codes >= 0), training.has_scores)
+            adapted = self._adapt(net, training, held_out, class_weight, kind, finetune)
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
         self.__dict__.pop("calibrator_", None)  # of an earlier fit
-        self._set_fitted(prepared, class_weight, net, output, decision)
-        self.head_variance_ = variance
+        self._set_fitted(prepared, class_weight, net, adapted)
         self.n_iter_ = len(losses)
-        self.history_ = _named("pairs", losses) + _named("finetune", finetuning)
+        self.history_ = _named("pairs", losses) + _named("finetune", adapted.history)
         return self
 
     @_fit_context(prefer_skip_nested_validation=False)
+    @keeps_state_on_failure
     def partial_fit(self, X, y, classes=None, groups=None, llm_scores=None, sample_weight=None):
         """Train for one epoch on some whole sessions, then refit scale and offsets on them.
 
@@ -267,7 +294,8 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             The estimator.
         """
         self._check_options()
-        first = not _is_fitted(self, "net_")
+        first = not _is_fitted(self)
+        network = None if first else self._network_to_continue(in_place=True)
         prepared = self._prepare(
             X,
             y,
@@ -275,29 +303,31 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             llm_scores,
             sample_weight,
             classes=self._classes_of_partial_fit(classes, first),
+            network=network,
             fitted_calibrator=None if first else vars(self).get("calibrator_"),
-            reset=first,
         )
-        training, classes = prepared.training, prepared.classes
+        training, n_classes = prepared.training, len(prepared.classes)
         class_weight = self._class_weight(prepared) if first else self.class_weight_
         stage1 = stages().stage1
         with stage1.seeded(self.random_state) as rng:
-            if first:
-                network = self._build_network(training.X, n_scores_for(len(classes)))
-            else:
-                network = self.net_.module_
+            network = network or self._build_network(training.X, n_scores_for(n_classes))
             training = training._replace(X=self._as_network_input(training.X, network))
-            stage1.check_output(network, training.X, len(classes))
+            stage1.check_output(network, training.X, n_classes)
             net = self._untrained_net(network, class_weight, rng) if first else self.net_
             held_out = self._hold_out(training, rng)
-            losses = stage1.train_for_an_epoch(net, training.take(~held_out))
-            output = self._fit_output(network, training, held_out, class_weight)
-            decision = self._decide(network, training, output)
-        self._set_fitted(prepared, class_weight, net, output, decision)
-        self.head_variance_ = 0.0
+            with stage1.undone_on_failure(net):
+                stage1.restore_last_layer(network, vars(self).get("_layer_before_stage2"))
+                losses = stage1.train_for_an_epoch(net, training.take(~held_out))
+                stage1.check_finite(network, training.X)
+                kind = None if self.stage2 is None else "offsets"
+                adapted = self._adapt(net, training, held_out, class_weight, kind)
+        self._set_fitted(prepared, class_weight, net, adapted)
         self.n_iter_ = 1 if first else self.n_iter_ + 1
         self.history_ = ([] if first else self.history_) + _named("pairs", losses)
         return self
+
+    def __sklearn_is_fitted__(self):
+        return "net_" in vars(self)
 
     def _classes_of_partial_fit(self, classes, first: bool):
         """Return the classes of this call of `partial_fit`, which are those of the first."""
@@ -338,11 +368,26 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             class_weight,
         )
 
-    def _initial_network(self, X, n_scores):
-        """Return the network to train: that of the last fit in a warm start, else a new one."""
-        if self.warm_start and _is_fitted(self, "net_"):
-            return self.net_.module_
-        return self._build_network(X, n_scores)
+    def _network_to_continue(self, *, in_place=False):
+        """Return the network of the last fit as stage 1 left it, None if there is none.
+
+        It is a copy unless training is to continue in place.
+        """
+        if not _is_fitted(self):
+            return None
+        for name, value in self._network_params().items():
+            if not _same(value, self._network_params_before.get(name)):
+                raise ValueError(
+                    f"training continues with the network of the last fit, but {name} was changed "
+                    f"from {self._network_params_before.get(name)!r} to {value!r}; set it back, or "
+                    "fit a new classifier (clone) without warm_start or partial_fit."
+                )
+        network = self.net_.module_
+        if in_place:
+            return network
+        network = copy.deepcopy(network)
+        stages().stage1.restore_last_layer(network, vars(self).get("_layer_before_stage2"))
+        return network
 
     def _untrained_net(self, network, class_weight, rng):
         """Return a net around a network, for `partial_fit` to train."""
@@ -364,43 +409,19 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             rng=rng,
         )
 
-    def _fit_output(self, network, training: TrainingSet, held_out, class_weight) -> Output:
-        """Stage 2: fit scale and offsets."""
-        if self.stage2 is None:
-            return Output(1.0, np.zeros(n_scores_for(len(class_weight))))
-        scores = stages().scoring.predict_scores(network, training.X)
-        return stages().stage2.fit_output(scores, training, held_out, class_weight)
+    def _adapt(self, net, training, held_out, class_weight, kind, finetune=None):
+        """Run stage 2 and choose the decision."""
+        return stages().stage2.adapt(
+            net.module_,
+            training,
+            held_out,
+            class_weight,
+            kind=kind,
+            decision=self.decision,
+            finetune=finetune,
+        )
 
-    def _adapt(self, network, training: TrainingSet, output: Output, objective, pairs):
-        """Stage 2: move the network towards the human labels, its last layer or all of it."""
-        labelled = training.labelled()
-        kind = self._stage2_kind(len(labelled.codes), training.has_scores)
-        variance, losses = 0.0, []
-        if kind == "head":
-            output, variance = stages().stage2.refit_last_layer(
-                network, labelled, output, objective.class_weight
-            )
-        if kind == "finetune":
-            losses = stages().stage2.finetune(
-                network,
-                labelled,
-                output,
-                objective=objective,
-                pairs=pairs,
-                **self._net_options(network),
-                **self._finetune_options(),
-            )
-        return output, variance, losses
-
-    def _decide(self, network, training: TrainingSet, output: Output) -> FloatArray:
-        """Return the shift of the log-probabilities that `predict` applies."""
-        if self.decision == "argmax":
-            return np.zeros(training.soft.shape[1])
-        rows = training.softly_labelled()
-        scores = stages().scoring.predict_scores(network, rows.X)
-        return macro_f1_offsets(scores, output, rows.soft, rows.weight)
-
-    def _set_fitted(self, prepared: Prepared, class_weight, net, output: Output, decision):
+    def _set_fitted(self, prepared: Prepared, class_weight, net, adapted):
         """Set the fitted attributes that `fit` and `partial_fit` share."""
         self.classes_ = prepared.classes
         self.soft_labels_ = prepared.soft_labels()
@@ -408,8 +429,11 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             self.calibrator_ = prepared.calibrator
         self.class_weight_ = class_weight
         self.net_ = net
-        self.scale_, self.offsets_ = output
-        self.decision_offsets_ = decision
+        self.scale_, self.offsets_ = adapted.output
+        self.decision_offsets_ = adapted.decision
+        self.head_variance_ = adapted.variance
+        self._layer_before_stage2 = adapted.layer_before
+        self._network_params_before = self._network_params()
 
     # --- predict ---
 

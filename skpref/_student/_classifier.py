@@ -2,6 +2,7 @@
 
 from functools import partial
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from sklearn.utils.metaestimators import available_if
@@ -323,15 +324,22 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
         """
         return super().partial_fit(X, y, classes, groups, llm_scores, sample_weight)
 
-    def _validate_X(self, X, *, reset=False, to_train=False):
+    def _validate_X(self, X, network=None, *, reset=False, to_train=False):
         """Return features, in double precision if they come so and the network is known to take it.
 
         For prediction they are cast to the network's precision batch by batch, not all at once.
         """
         is_name = isinstance(self.module, str)
         keeps = not to_train or (is_name and resolve_device(self.device) == "cpu")
-        dtype = [np.float64, np.float32] if keeps else np.float32
+        dtype: Any = [np.float64, np.float32] if keeps else np.float32
+        if network is not None:
+            dtype = stages().scoring.precision(network)
         return validate_data(self, X, accept_sparse="csr", dtype=dtype, reset=reset)
+
+    def _network_params(self) -> dict:
+        return {"module": self.module} | {
+            f"module__{k}": v for k, v in self._module_params().items()
+        }
 
     def _build_network(self, X, n_scores):
         return stages().modules.build_module(
@@ -405,14 +413,15 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
             )
         module = persistence.choose_module(saved, module)
         clf = cls._from_saved(saved, {"module": module}, device)
-        network = stages().modules.build_module(
+        build = partial(
+            stages().modules.build_module,
             clf.module,
             clf._module_params(),
             clf.n_features_in_,
             n_scores_for(len(clf.classes_)),
             saved.config["dtype"],
         )
-        return clf._take_network(network, saved)
+        return clf._take_network(build, saved)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -190,11 +190,14 @@ class NetworkEstimator(DocLinkMixin, BaseEstimator, metaclass=ABCMeta):
         vars(clf).update(persistence.saved_attributes(saved))
         return clf
 
-    def _take_network(self, network, saved):
-        """Load the weights of a folder into a network, and make the network that of this fit."""
-        stages().persistence.load_weights(network, saved)
+    def _take_network(self, build, saved):
+        """Build a network, load the weights of a folder into it and make it that of this fit."""
         with stages().stage1.seeded(self.random_state) as rng:
+            network = build()
+            stages().persistence.load_weights(network, saved)
             self.net_ = self._untrained_net(network, self.class_weight_, rng)
+        self._layer_before_stage2 = stages().persistence.saved_layer(saved)
+        self._network_params_before = self._network_params()
         return self
 
     def to_onnx(self, path):

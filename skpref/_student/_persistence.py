@@ -26,6 +26,8 @@ from skpref._version import __version__
 # Raise it when a folder is written that older code would read wrongly.
 FORMAT_VERSION = 2
 _CONFIG, _WEIGHTS, _ENCODER = "config.json", "model.safetensors", "encoder"
+# Name of the last layer's weights before stage 2, beside those of the network.
+_LAYER_BEFORE = "skpref.last_layer_before_stage2"
 # Name of the network of a text classifier.
 TEXT_MODULE = "transformer"
 # Model settings that let a folder choose the code that runs.
@@ -100,7 +102,7 @@ def write_folder(folder, network: nn.Module, module, params: dict, fitted: dict)
     part = folder.with_name(f".{folder.name}-{uuid4().hex}")
     part.mkdir(parents=True)
     try:
-        _write_files(network, config, part)
+        _write_files(network, config, fitted.get("_layer_before_stage2"), part)
         _put_in_place(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -138,12 +140,15 @@ def _put_in_place(part: Path, folder: Path):
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _write_files(network, config, folder: Path):
+def _write_files(network, config, layer_before, folder: Path):
     if isinstance(network, TransformerScorer):
         network.encoder.save_pretrained(str(folder / _ENCODER), create_model_card=False)
         network = network.head
     # safetensors takes neither views nor tensors that share memory.
-    state = {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
+    state = network.state_dict()
+    if layer_before is not None:
+        state = state | {_LAYER_BEFORE: layer_before}
+    state = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
     save_file(state, folder / _WEIGHTS)
     (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -385,12 +390,30 @@ def load_weights(network: nn.Module, saved: Saved) -> None:
     """
     target = network.head if isinstance(network, TransformerScorer) else network
     try:
-        target.load_state_dict(load_file(saved.folder / _WEIGHTS))
+        weights = load_file(saved.folder / _WEIGHTS)
+        weights.pop(_LAYER_BEFORE, None)
+        target.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(
             f"the weights in {str(saved.folder)!r} are not those of the network that module and "
             f"its parameters make; pass the module that was fitted. {error}"
         ) from error
+
+
+def saved_layer(saved: Saved) -> torch.Tensor | None:
+    """Return the weights of the last layer before stage 2, from which training continues.
+
+    Parameters
+    ----------
+    saved : Saved
+        The folder.
+
+    Returns
+    -------
+    Tensor or None
+        The weights; None if stage 2 did not change them.
+    """
+    return load_file(saved.folder / _WEIGHTS).get(_LAYER_BEFORE)
 
 
 def encoder_params(params: dict, saved: Saved, device: str) -> dict:

@@ -1,9 +1,11 @@
 """Stage 1: train a network on pairs within sessions and on soft labels."""
 
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
+from threading import RLock
 from typing import Any, NamedTuple
 
 import joblib
@@ -21,7 +23,7 @@ from skpref._torch._batches import SessionDataset
 from skpref._torch._callbacks import Resume, WarmUp
 from skpref._torch._full_batch import minimize_full_batch
 from skpref._torch._net import SessionNet, make_net, release_training
-from skpref._torch._scoring import predict_scores
+from skpref._torch._scoring import last_layer, predict_scores
 from skpref._typing import FloatArray
 
 
@@ -62,9 +64,15 @@ class PairSource(NamedTuple):
     session_weight: str
 
 
+# torch has one global generator, so fits in threads take turns to seed it and draw from it.
+_GENERATOR_LOCK = RLock()
+
+
 @contextmanager
 def seeded(random_state) -> Iterator[np.random.RandomState]:
     """Seed torch for the block and restore its global generator afterwards.
+
+    Blocks in other threads wait, so that each draws what its seed says.
 
     Parameters
     ----------
@@ -76,8 +84,8 @@ def seeded(random_state) -> Iterator[np.random.RandomState]:
     RandomState
         For all other draws.
     """
-    rng = check_random_state(random_state)
-    with torch.random.fork_rng():
+    with _GENERATOR_LOCK, torch.random.fork_rng():
+        rng = check_random_state(random_state)
         torch.manual_seed(int(rng.randint(2**31)))
         yield rng
 
@@ -349,6 +357,74 @@ def train_for_an_epoch(net: SessionNet, training: TrainingSet) -> list[dict]:
     with net.training(rows) as n_epochs:
         net.fit_loop(rows, epochs=n_epochs)
     return losses(net.history[-1:])
+
+
+@contextmanager
+def undone_on_failure(net: SessionNet) -> Iterator[None]:
+    """Restore a net if training it further fails or is interrupted.
+
+    Parameters
+    ----------
+    net : SessionNet
+        The net, which the block trains in place.
+
+    Yields
+    ------
+    None
+        Nothing.
+    """
+    weights, optimizer = copy.deepcopy((net.module_.state_dict(), net.optimizer_.state_dict()))
+    n_epochs = len(net.history)
+    try:
+        yield
+    except BaseException:
+        net.module_.load_state_dict(weights)
+        net.optimizer_.load_state_dict(optimizer)
+        del net.history[n_epochs:]
+        raise
+
+
+def restore_last_layer(network: nn.Module, weight: torch.Tensor | None) -> None:
+    """Undo the change of the last layer by stage 2.
+
+    Stage 1 scores without the scale that stage 2 fitted, so it continues from its own weights.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network; changed in place.
+    weight : Tensor or None
+        The layer's weights after stage 1; None if stage 2 did not change them.
+    """
+    layer = last_layer(network)
+    if weight is not None and layer is not None:
+        with torch.no_grad():
+            layer.weight.copy_(weight)
+
+
+def check_finite(network: nn.Module, X) -> None:
+    """Raise if training has diverged.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The trained network.
+    X : {ndarray, CSR matrix} of shape (n_rows, n_features), or ndarray of object, shape (n_rows,)
+        Its training rows.
+
+    Raises
+    ------
+    ValueError
+        If a weight or a score is not finite.
+    """
+    weights = all(bool(torch.isfinite(p).all()) for p in network.parameters())
+    if weights and np.isfinite(predict_scores(network, X)).all():
+        return
+    size = "" if X.dtype == object else f" X holds values of up to {abs(X).max():.3g}:"
+    raise ValueError(
+        f"training diverged: the network's weights or scores are not finite.{size} scale the "
+        "features (StandardScaler) and remove extreme values, or lower lr."
+    )
 
 
 def losses(history: Iterable[dict]) -> list[dict]:

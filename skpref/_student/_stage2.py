@@ -1,6 +1,7 @@
 """Stage 2: fit scale and offsets, and move the network towards the human labels."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +12,12 @@ from sklearn.model_selection import GroupKFold
 from sklearn.utils.extmath import row_norms
 from torch import nn
 
-from skpref._student._output import Output, class_logits
+from skpref._student._output import (
+    Output,
+    class_logits,
+    macro_f1_offsets,
+    n_scores_for,
+)
 from skpref._student._stage1 import (
     Objective,
     PairSource,
@@ -21,7 +27,7 @@ from skpref._student._stage1 import (
 )
 from skpref._student._training_set import TrainingSet
 from skpref._torch._callbacks import WarmUp
-from skpref._torch._scoring import score_by_last_layer
+from skpref._torch._scoring import predict_scores, score_by_last_layer
 from skpref._typing import BoolArray, FloatArray, IntArray
 
 # All soft labels together weigh as much as this many human labels. The labels of a few whole
@@ -29,6 +35,82 @@ from skpref._typing import BoolArray, FloatArray, IntArray
 _SOFT_LABEL_WEIGHT = 200.0
 # How far the labels may move the last layer: variances of the prior of its change, 0 for none.
 _VARIANCES = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+
+
+class Adapted(NamedTuple):
+    """Results of stage 2 and of the decision rule.
+
+    Parameters
+    ----------
+    output : Output
+        Scale and offsets.
+    decision : ndarray of shape (n_classes,)
+        Shift of the log-probabilities that `predict` applies.
+    variance : float
+        Variance of the prior of the last layer's change, 0 for none.
+    layer_before : Tensor or None
+        Weights of the last layer before stage 2; None if they have not changed.
+    history : list of dict
+        Losses of fine-tuning.
+    """
+
+    output: Output
+    decision: FloatArray
+    variance: float
+    layer_before: torch.Tensor | None
+    history: list[dict]
+
+
+def adapt(
+    network: nn.Module,
+    training: TrainingSet,
+    held_out: BoolArray,
+    class_weight: FloatArray,
+    *,
+    kind: str | None,
+    decision: str,
+    finetune: Callable | None = None,
+) -> Adapted:
+    """Run stage 2 on a trained network, and choose the decision.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The network; changed in place by "head" and "finetune".
+    training : TrainingSet
+        All rows.
+    held_out : ndarray of bool, shape (n_rows,)
+        Rows that stage 1 did not train on.
+    class_weight : ndarray of shape (n_classes,)
+        Weight of each class.
+    kind : {"offsets", "head", "finetune"} or None
+        The steps: None leaves the scores as they are.
+    decision : {"argmax", "macro_f1"}
+        The parameter of that name.
+    finetune : callable, default=None
+        From a network, labelled rows and an output to losses; for "finetune".
+
+    Returns
+    -------
+    Adapted
+        The results.
+    """
+    n_classes = len(class_weight)
+    output = Output(1.0, np.zeros(n_scores_for(n_classes)))
+    if kind is not None:
+        output = fit_output(predict_scores(network, training.X), training, held_out, class_weight)
+    variance, layer_before, history = 0.0, None, []
+    if kind == "head":
+        output, variance, layer_before = refit_last_layer(
+            network, training.labelled(), output, class_weight
+        )
+    if kind == "finetune" and finetune is not None:
+        history = finetune(network, training.labelled(), output)
+    shift: FloatArray = np.zeros(n_classes)
+    if decision == "macro_f1":
+        rows = training.softly_labelled()
+        shift = macro_f1_offsets(predict_scores(network, rows.X), output, rows.soft, rows.weight)
+    return Adapted(output, shift, variance, layer_before, history)
 
 
 def fit_output(
@@ -80,7 +162,7 @@ def _evidence(scores, training: TrainingSet, class_weight) -> tuple[FloatArray, 
 
 def refit_last_layer(
     network: nn.Module, labelled: TrainingSet, output: Output, class_weight: FloatArray
-) -> tuple[Output, float]:
+) -> tuple[Output, float, torch.Tensor]:
     """Refit the last layer of a network on the human labels, with a ridge towards its weights.
 
     Parameters
@@ -101,6 +183,8 @@ def refit_last_layer(
         Scale and new offsets.
     variance : float
         Variance of the prior of the change, 0 for none.
+    layer_before : Tensor
+        A copy of the layer's weights before the change.
     """
     scores, layer, inputs = score_by_last_layer(network, labelled.X)
     weight = labelled.weight * np.sqrt(class_weight)[labelled.codes]
@@ -111,9 +195,10 @@ def refit_last_layer(
         weight / weight.mean(),
         labelled.session,
     )
+    layer_before = layer.weight.detach().clone()
     with torch.no_grad():
         layer.weight += torch.from_numpy(coef / output.scale).to(layer.weight)
-    return output._replace(offsets=output.offsets + intercept), variance
+    return output._replace(offsets=output.offsets + intercept), variance, layer_before
 
 
 def finetune(

@@ -267,7 +267,7 @@ class PairwisePreferenceTextClassifier(BasePreferenceClassifier):
         self.random_state = random_state
         self._set_module_params(module__params)
 
-    def _validate_X(self, X, *, reset=False, to_train=False):  # noqa: ARG002
+    def _validate_X(self, X, network=None, *, reset=False, to_train=False):  # noqa: ARG002
         return check_texts(X)
 
     def _features_to_smooth(self, X):
@@ -377,8 +377,8 @@ class PairwisePreferenceTextClassifier(BasePreferenceClassifier):
         clf = cls._from_saved(saved, {}, device)
         params = persistence.encoder_params(clf._network_params(), saved, resolve_device(device))
         n_scores = n_scores_for(len(clf.classes_))
-        network = stages().transformer.TransformerScorer(n_scores, **params)
-        return clf._take_network(network, saved)
+        build = partial(stages().transformer.TransformerScorer, n_scores, **params)
+        return clf._take_network(build, saved)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

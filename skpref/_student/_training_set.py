@@ -358,6 +358,26 @@ def class_weights(kind, classes: np.ndarray, soft: FloatArray, weight: FloatArra
     return 1 / (n_classes * np.maximum(share, 1e-3))
 
 
+def check_same_classes(classes: np.ndarray, before: np.ndarray) -> None:
+    """Raise if training is to continue with other classes.
+
+    Parameters
+    ----------
+    classes, before : ndarray of shape (n_classes,)
+        Class labels of this fit and of the last one.
+
+    Raises
+    ------
+    ValueError
+        If they differ.
+    """
+    if not np.array_equal(classes, before):
+        raise ValueError(
+            f"training continues with the classes of the last fit, {before.tolist()!r}, but y and "
+            f"llm_scores have {classes.tolist()!r}; fit a new classifier for other classes."
+        )
+
+
 def check_has_pairs(training: TrainingSet, min_margin: float) -> None:
     """Raise if no session holds two rows whose soft labels differ enough.
 

