@@ -16,7 +16,7 @@ from sklearn.model_selection import GroupKFold
 from skpref import KNNLabelSmoother, PairwisePreferenceClassifier
 from skpref._student._stage2 import fit_offsets, probabilities
 from skpref._torch._net import MLP
-from skpref.inspection._contenders import _labels_in_place
+from skpref.inspection import _labels_in_place
 
 
 def dawid_skene(scores: np.ndarray) -> np.ndarray:

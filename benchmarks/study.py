@@ -31,7 +31,7 @@ from tqdm import tqdm
 from skpref import KNNLabelSmoother, LLMScoreCalibrator
 from skpref._student._stage2 import ascend, expected_f1_offsets
 from skpref._validation import check_groups
-from skpref.inspection._comparison import count_by_session
+from skpref.inspection import _count
 from skpref.metrics import expected_calibration_error, within_session_concordance
 
 TASK_NAMES = [
@@ -467,7 +467,7 @@ def count(data, log_p):
     """Count what the metrics of each test session add up from."""
     where = data.split == "test"
     session = check_groups(data.groups[where], where.sum())
-    return count_by_session(softmax(log_p, axis=1), data.y[where], session, session.max() + 1)
+    return _count(softmax(log_p, axis=1), data.y[where], session, session.max() + 1)
 
 
 def rivals(args) -> dict:
