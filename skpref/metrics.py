@@ -24,7 +24,7 @@ __all__ = [
 
 
 def _check_predictions(y_true: ArrayLike, values: ArrayLike, name: str) -> FloatArray:
-    """Predictions as a float array of one or two dimensions, one row per label."""
+    """Return predictions as a float array of one or two dimensions, one row per label."""
     out = check_array(values, dtype=np.float64, ensure_2d=False, allow_nd=True, input_name=name)
     if out.ndim not in (1, 2):
         raise ValueError(
@@ -35,33 +35,33 @@ def _check_predictions(y_true: ArrayLike, values: ArrayLike, name: str) -> Float
 
 
 def _encode_labels(y_true: ArrayLike, labels: ArrayLike | None) -> tuple[np.ndarray, IntArray]:
-    """Class list and position of each label in it, -1 where unlabelled."""
+    """Return the classes and the position of each label in them, -1 for an unlabelled row."""
     wanted = None if labels is None else column_or_1d(labels).tolist()
     if isinstance(y_true, list | tuple):
         # NumPy makes ["a", nan] two strings.
         y_true = np.asarray(y_true, dtype=object)
     y = column_or_1d(y_true)
-    known = ~is_missing(y)
-    # A caller who names -1 as a class means the class, not the mark.
-    found, codes = check_labels(y[known], partial=wanted is None or -1 not in wanted)
-    out = np.full(len(y), -1, dtype=np.int64)
-    out[known] = codes
+    labelled = ~is_missing(y)
+    # If `labels` names -1, it is a class, not the mark of an unlabelled row.
+    present, present_codes = check_labels(y[labelled], partial=wanted is None or -1 not in wanted)
+    codes = np.full(len(y), -1, dtype=np.int64)
+    codes[labelled] = present_codes
     if wanted is None:
-        return found, out
+        return present, codes
 
     position = {label: i for i, label in enumerate(wanted)}
     if len(position) < len(wanted):
         raise ValueError(f"labels={wanted!r} names a class twice.")
-    unknown = [label for label in found.tolist() if label not in position]
+    unknown = [label for label in present.tolist() if label not in position]
     if unknown:
         raise ValueError(f"y_true has labels {unknown!r} that are not in labels={wanted!r}.")
-    # The last entry serves code -1.
-    recode = np.array([*(position[label] for label in found.tolist()), -1], dtype=np.int64)
-    return np.asarray(wanted), recode[out]
+    # Code -1 takes the last entry.
+    recode = np.array([*(position[label] for label in present.tolist()), -1], dtype=np.int64)
+    return np.asarray(wanted), recode[codes]
 
 
 def _check_columns(values: FloatArray, classes: np.ndarray, name: str) -> None:
-    """Refuse predictions whose columns cannot be matched with the classes."""
+    """Raise if the columns of predictions do not match the classes."""
     if len(classes) == 0:  # no row is labelled
         return
     if values.ndim == 1:
@@ -78,8 +78,8 @@ def _check_columns(values: FloatArray, classes: np.ndarray, name: str) -> None:
 
 
 def _undefined(message: str) -> float:
-    """NaN, with the warning that scikit-learn gives for a metric without a value."""
-    # Past this helper, the metric and the wrapper that checks its parameters.
+    """Return NaN, with the warning that scikit-learn gives for a metric without a value."""
+    # The caller is above this helper, the metric and the wrapper that checks its parameters.
     warnings.warn(message, UndefinedMetricWarning, stacklevel=4)
     return float("nan")
 
@@ -102,22 +102,22 @@ def within_session_concordance(
     average: str = "micro",
     labels: ArrayLike | None = None,
 ) -> float:
-    """Compute the share of pairs of utterances of one session that are put in the right order.
+    """Compute the share of pairs of utterances of the same session that scores order rightly.
 
     A pair is one row of a class and one row of another class, both of the same session. It is
-    won when the row of the class has the higher score for that class; a tie counts one half.
-    For two classes this is the area under the ROC curve restricted to pairs within sessions, so
-    scores that are shifted by a different amount in each session lose nothing. For more classes
-    each class is compared with the rest.
+    in the right order if the row of the class has the higher score for that class; a tie counts
+    one half. For two classes this is the area under the ROC curve restricted to pairs within
+    sessions, so shifting the scores of a session changes nothing. With more classes, each class is
+    compared with the rest.
 
     Parameters
     ----------
     y_true : array-like of shape (n_samples,)
-        Human labels. Rows without one are left out: -1 (numbers, unless `labels` names -1 as a
+        Human labels. Unlabelled rows are left out: -1 (numbers, unless `labels` names -1 as a
         class), None or NaN.
     y_score : array-like of shape (n_samples,) or (n_samples, n_classes)
         Scores, of any scale. One dimension, for two classes, is the score of the positive class,
-        the second of `labels`; of two columns the second is used.
+        the second of `labels`; if there are two columns, the second is used.
     groups : array-like of shape (n_samples,)
         Session id of each row: any hashable values, in any order.
     average : {"micro", "macro"}, default="micro"
@@ -129,8 +129,8 @@ def within_session_concordance(
     Returns
     -------
     float
-        Concordance between 0 and 1, where 0.5 is the level of chance. NaN, with an
-        `UndefinedMetricWarning`, when no session has two rows of different classes.
+        Concordance between 0 and 1; 0.5 is chance. NaN, with an `UndefinedMetricWarning`, if no
+        session has two rows of different classes.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def within_session_concordance(
 
     See Also
     --------
-    within_session_concordance_scorer : The same, as a scorer for cross-validation.
+    within_session_concordance_scorer : This metric as a scorer for cross-validation.
     sklearn.metrics.roc_auc_score : Compares the rows of all sessions.
 
     Notes
@@ -167,9 +167,9 @@ def within_session_concordance(
     scores = _check_predictions(y_true, y_score, "y_score")
     classes, codes = _encode_labels(y_true, labels)
     session = check_groups(groups, len(codes))
-    known = codes >= 0
+    labelled = codes >= 0
     _check_columns(scores, classes, "y_score")
-    codes, scores, session = codes[known], scores[known], session[known]
+    codes, scores, session = codes[labelled], scores[labelled], session[labelled]
     n_sessions = session.max(initial=-1) + 1
 
     won, compared = np.zeros(n_sessions), np.zeros(n_sessions)
@@ -189,12 +189,12 @@ def within_session_concordance(
 
 @dataclass(frozen=True)
 class _WithinSessionConcordanceScorer:
-    """Scorer of `within_session_concordance` for `scoring=`, which asks for `groups` by itself.
+    """Scorer of `within_session_concordance` for `scoring=`; it requests `groups`.
 
     It takes the order of the classes from the estimator's ``classes_`` and prefers
-    ``decision_function`` to ``predict_proba``. Metadata routing must be enabled, since
-    scikit-learn passes groups to no scorer without it: a search then scores NaN throughout, with
-    warnings that hold the reason, and ``error_score="raise"`` makes an error of it.
+    ``decision_function`` to ``predict_proba``. Metadata routing must be enabled, since otherwise
+    scikit-learn passes groups to no scorer: every score of a search is then NaN, with warnings
+    that state the reason, or an error with ``error_score="raise"``.
 
     Parameters
     ----------
@@ -221,14 +221,14 @@ class _WithinSessionConcordanceScorer:
     True
     """
 
-    # Not made by make_scorer: its metadata request can only be set while routing is enabled,
-    # and it cannot pass on the order of the classes.
+    # Not made by make_scorer, whose metadata request can only be set while routing is enabled
+    # and which cannot pass on the order of the classes.
     groups: bool | str | None = True
 
     def __call__(
         self, estimator: Any, X: Any, y_true: ArrayLike, *, groups: SessionIds | None = None
     ) -> float:
-        """Score a fitted classifier; the higher the better.
+        """Score a fitted classifier; higher is better.
 
         Parameters
         ----------
@@ -238,7 +238,7 @@ class _WithinSessionConcordanceScorer:
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Rows to score.
         y_true : array-like of shape (n_samples,)
-            Human labels, which may have unlabelled rows.
+            Human labels; rows may be unlabelled.
         groups : array-like of shape (n_samples,)
             Session id of each row.
 
@@ -269,23 +269,23 @@ class _WithinSessionConcordanceScorer:
         return "within_session_concordance_scorer"
 
     def set_score_request(self, *, groups: bool | str | None) -> "_WithinSessionConcordanceScorer":
-        """Make a scorer that gets its session ids under another name.
+        """Return a scorer that takes its session ids from another metadata name.
 
         Parameters
         ----------
         groups : bool, str or None
-            True asks for `groups`, a name asks for that metadata instead, False and None for
+            True requests `groups`, a name requests that metadata instead, False and None request
             nothing.
 
         Returns
         -------
         scorer
-            A new scorer; the scorer itself is shared by all who import it and stays as it is.
+            A new scorer. This one is shared by all who import it, and stays unchanged.
         """
         return replace(self, groups=groups)
 
     def get_metadata_routing(self) -> MetadataRequest:
-        """Tell scikit-learn which metadata the scorer wants.
+        """Return which metadata the scorer requests.
 
         Returns
         -------
@@ -297,7 +297,7 @@ class _WithinSessionConcordanceScorer:
         return request
 
     def _accept_sample_weight(self) -> bool:
-        # GridSearchCV asks each of several scorers when it gets sample weights.
+        # GridSearchCV calls this on each of several scorers if it gets sample weights.
         return False
 
 
@@ -305,7 +305,7 @@ within_session_concordance_scorer = _WithinSessionConcordanceScorer()
 
 
 def _bin_confidence(confidence: FloatArray, n_bins: int, strategy: str) -> IntArray:
-    """Bin of each confidence; a bin holds its upper edge."""
+    """Return the bin of each confidence; a bin holds its upper edge."""
     edges = np.linspace(0, 1, n_bins + 1)
     if strategy == "quantile":
         edges = np.quantile(confidence, edges)
@@ -330,17 +330,17 @@ def expected_calibration_error(
     n_bins: int = 15,
     strategy: str = "uniform",
 ) -> float:
-    """Compute how far the confidence of predictions is from their accuracy.
+    """Compute the mean distance between the confidence of predictions and their accuracy.
 
     The confidence of a row is its highest probability, and its prediction the class that has it
-    (the first of them in a tie). Rows are binned by confidence; the error is the mean over rows
+    (in a tie, the first). Rows are binned by confidence; the error is the mean over rows
     of the distance between a bin's accuracy and its mean confidence (Guo et al. 2017 [1]_,
     equation 3).
 
     Parameters
     ----------
     y_true : array-like of shape (n_samples,)
-        Human labels. Rows without one are left out: -1 (numbers, unless `labels` names -1 as a
+        Human labels. Unlabelled rows are left out: -1 (numbers, unless `labels` names -1 as a
         class), None or NaN.
     y_prob : array-like of shape (n_samples,) or (n_samples, n_classes)
         Probabilities. One dimension, for two classes, is the probability p of the positive
@@ -351,14 +351,14 @@ def expected_calibration_error(
     n_bins : int, default=15
         Number of bins.
     strategy : {"uniform", "quantile"}, default="uniform"
-        "uniform" cuts the range from 0 to 1 into bins of one width, "quantile" cuts at the
-        quantiles of the confidences, so that bins hold about as many rows each; rows of equal
+        "uniform" divides the range from 0 to 1 into bins of equal width, "quantile" at the
+        quantiles of the confidences, so that bins hold about equal numbers of rows; rows of equal
         confidence share a bin.
 
     Returns
     -------
     float
-        Error between 0 (calibrated) and 1. NaN, with an `UndefinedMetricWarning`, when no row is
+        Error between 0 (calibrated) and 1. NaN, with an `UndefinedMetricWarning`, if no row is
         labelled.
 
     Raises
@@ -369,7 +369,7 @@ def expected_calibration_error(
 
     See Also
     --------
-    sklearn.calibration.calibration_curve : The bins of a binary task, to plot.
+    sklearn.calibration.calibration_curve : The bins of a binary task, for a plot.
 
     References
     ----------
@@ -394,18 +394,18 @@ def expected_calibration_error(
         )
     classes, codes = _encode_labels(y_true, labels)
     _check_columns(probabilities, classes, "y_prob")
-    known = codes >= 0
-    if not known.any():
-        return _undefined("No row is labelled, so that there is no calibration error.")
+    labelled = codes >= 0
+    if not labelled.any():
+        return _undefined("No row is labelled, so there is no calibration error.")
     if probabilities.ndim == 1:
         if len(classes) < 2:
             raise ValueError(
-                f"y_true has the one label {classes[0]!r}, which does not tell what class y_prob "
-                "is the probability of; pass labels=[negative, positive]."
+                f"y_true has only the label {classes[0]!r}, so it is unclear which class y_prob is "
+                "the probability of; pass labels=[negative, positive]."
             )
         probabilities = np.column_stack([1 - probabilities, probabilities])
 
-    codes, probabilities = codes[known], probabilities[known]
+    codes, probabilities = codes[labelled], probabilities[labelled]
     confidence = probabilities.max(axis=1)
     gap = (probabilities.argmax(axis=1) == codes) - confidence
     gap_of_bin = np.bincount(_bin_confidence(confidence, n_bins, strategy), weights=gap)

@@ -1,4 +1,4 @@
-"""Looks into one's own data: how noisy the scores are, which prompts help, what skpref gains."""
+"""Inspect your own data: how noisy the scores are, which prompts help, what skpref gains."""
 
 from skpref.inspection._agreement import prompt_agreement
 from skpref.inspection._comparison import compare_with_distillation

@@ -1,4 +1,4 @@
-"""Compare the prompts of an LLM with one another."""
+"""Compare the prompts of an LLM: which add information, and which repeat the others."""
 
 import warnings
 from numbers import Integral, Real
@@ -29,21 +29,23 @@ from skpref.inspection._report import (
     percent,
 )
 from skpref.inspection._scores import (
-    SMALLEST,
     check_prompt_names,
+    log_losses,
     order_by_content,
     prompt_probabilities,
     read_scores,
 )
 from skpref.metrics import within_session_concordance
 
-# From this share on, the other prompts tell a prompt's scores well enough to call it redundant.
+# From this share on, the other prompts predict a prompt's scores well enough to call it redundant.
 _REDUNDANT = 0.8
+# Added to the probability of a class and to that of its complement before log-odds are taken: two
+# outcomes, so their sum is 1 + 2 * _SMOOTHING. The calibrator smooths K classes at once.
 _SMOOTHING = 1e-3
 
 
-def _correlation(first: FloatArray, second: FloatArray) -> float:
-    """Mean over the columns of Pearson's correlation; NaN where nothing varies."""
+def _correlate(first: FloatArray, second: FloatArray) -> float:
+    """Return the mean over the columns of Pearson's correlation; NaN if no column varies."""
     if len(first) < 2:
         return float("nan")
     first, second = first - first.mean(axis=0), second - second.mean(axis=0)
@@ -55,7 +57,7 @@ def _correlation(first: FloatArray, second: FloatArray) -> float:
 
 
 def _kappa(first: IntArray, second: IntArray, n_classes: int) -> float:
-    """Cohen's kappa; NaN where both always give one and the same class."""
+    """Return Cohen's kappa; NaN if both prompts choose the same class in every row."""
     if not len(first):
         return float("nan")
     shares = np.bincount(first * n_classes + second, minlength=n_classes**2) / len(first)
@@ -64,47 +66,50 @@ def _kappa(first: IntArray, second: IntArray, n_classes: int) -> float:
     return float((np.trace(shares) - chance) / (1 - chance)) if chance < 1 else float("nan")
 
 
-def _for_each_pair(known: BoolArray, compare: Any) -> FloatArray:
-    """Symmetric matrix of `compare(p, q, rows)` over the rows that both prompts scored."""
-    n_prompts = known.shape[1]
-    out = np.full((n_prompts, n_prompts), np.nan)
+def _for_each_pair(is_scored: BoolArray, compare: Any) -> FloatArray:
+    """Return the symmetric matrix of `compare(p, q, rows)` over the rows that p and q scored."""
+    n_prompts = is_scored.shape[1]
+    matrix = np.full((n_prompts, n_prompts), np.nan)
     for p in range(n_prompts):
         for q in range(p, n_prompts):
-            out[p, q] = out[q, p] = compare(p, q, known[:, p] & known[:, q])
-    return out
+            matrix[p, q] = matrix[q, p] = compare(p, q, is_scored[:, p] & is_scored[:, q])
+    return matrix
 
 
-def _redundancy(log_odds: FloatArray, known: BoolArray) -> FloatArray:
-    """Compute the adjusted R² of each prompt's log-odds, predicted from the other prompts'."""
-    n_prompts = known.shape[1]
-    out = np.full(n_prompts, np.nan)
+def _redundancy(log_odds: FloatArray, is_scored: BoolArray) -> FloatArray:
+    """Return the adjusted R² of each prompt's log-odds, predicted from the other prompts'."""
+    n_prompts = is_scored.shape[1]
+    redundancy = np.full(n_prompts, np.nan)
     for p in range(n_prompts):
-        others = [q for q in range(n_prompts) if q != p and known[known[:, p], q].any()]
-        target = log_odds[known[:, p], p]
+        rows = is_scored[:, p]
+        others = [q for q in range(n_prompts) if q != p and is_scored[rows, q].any()]
+        target = log_odds[rows, p]
         target = target[:, np.ptp(target, axis=0) > 0] if len(target) else target[:, :0]
-        features = log_odds[known[:, p]][:, others].reshape(
-            len(target), len(others) * log_odds.shape[2]
-        )
+        features = log_odds[rows][:, others].reshape(len(target), len(others) * log_odds.shape[2])
         n_left = len(target) - features.shape[1] - 1
         if not others or not target.shape[1] or n_left < 1:
             continue
         mean = np.nanmean(features, axis=0)
         features = np.where(np.isnan(features), mean, features)
         r2 = LinearRegression().fit(features, target).score(features, target)
-        out[p] = max(1 - (1 - r2) * (len(target) - 1) / n_left, 0.0)
-    return out
+        redundancy[p] = max(1 - (1 - r2) * (len(target) - 1) / n_left, 0.0)
+    return redundancy
 
 
 def _row_losses(prob: FloatArray, codes: IntArray) -> FloatArray:
-    """Log loss and error of each row (n, 2); rows without probabilities get the class shares."""
+    """Return log loss and error of each row (n, 2).
+
+    A row without probabilities is predicted by the shares of the classes.
+    """
     share = np.bincount(codes, minlength=prob.shape[1]) / len(codes)
     prob = np.where(np.isnan(prob), share, prob)
-    loss = -np.log(np.maximum(prob[np.arange(len(codes)), codes], SMALLEST))
-    return np.column_stack([loss, prob.argmax(axis=1) != codes])
+    return np.column_stack([log_losses(prob, codes), prob.argmax(axis=1) != codes])
 
 
-def _drops(calibrator, scores, codes, classes, session, used, n_bootstrap, level, rng) -> Bunch:
-    """Loss of the cross-fitted pool without each prompt less that of the whole pool."""
+def _measure_drops(
+    calibrator, scores, codes, classes, session, used, n_bootstrap, level, rng
+) -> Bunch:
+    """Return the loss of the cross-fitted pool without each prompt minus that with it."""
     labels = labels_of_codes(codes, classes)
 
     def losses(part):
@@ -118,7 +123,7 @@ def _drops(calibrator, scores, codes, classes, session, used, n_bootstrap, level
         rest = np.delete(scores, p, axis=1)
         if rest.size and not np.isnan(rest).all():
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # the whole pool has said it
+                warnings.simplefilter("ignore", UserWarning)  # given for the whole pool already
                 gain[p] = losses(rest) - whole
     _, unit = np.unique(session[used], return_inverse=True)
     n_units = unit.max() + 1
@@ -132,12 +137,11 @@ def _drops(calibrator, scores, codes, classes, session, used, n_bootstrap, level
         ]
     )
     mean = sums.sum(axis=0) / len(unit)
-    told = n_units >= MIN_SESSIONS
-    low, high = percentile_interval(samples, level, told)
-    # Among many prompts one would look helpful, or harmful, by chance: Bonferroni's correction.
-    strict_low, strict_high = percentile_interval(
-        samples[:, :, 0], 1 - (1 - level) / n_prompts, told
-    )
+    enough = n_units >= MIN_SESSIONS
+    low, high = percentile_interval(samples, level, enough)
+    # Of many prompts, one would seem to help or hurt by chance: Bonferroni's correction.
+    strict = 1 - (1 - level) / n_prompts
+    strict_low, strict_high = percentile_interval(samples[:, :, 0], strict, enough)
     return Bunch(
         n_sessions=n_units,
         effect=np.select([strict_low > 0, strict_high < 0], ["helps", "hurts"], "unclear"),
@@ -146,13 +150,13 @@ def _drops(calibrator, scores, codes, classes, session, used, n_bootstrap, level
     )
 
 
-def _with_labels(prob, best, known, codes, session) -> dict[str, FloatArray]:
-    """Quality of each prompt on the labelled rows that it scored."""
+def _measure_quality(prob, best, is_scored, codes, session) -> dict[str, FloatArray]:
+    """Return the quality of each prompt on the labelled rows that it scored."""
     wrong = (best != codes[:, None]).astype(np.float64)
-    concordance = np.full(known.shape[1], np.nan)
+    concordance = np.full(is_scored.shape[1], np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UndefinedMetricWarning)
-        for p, rows in enumerate(known.T):
+        for p, rows in enumerate(is_scored.T):
             if rows.any():
                 concordance[p] = within_session_concordance(
                     codes[rows],
@@ -161,65 +165,73 @@ def _with_labels(prob, best, known, codes, session) -> dict[str, FloatArray]:
                     labels=np.arange(prob.shape[2]),
                 )
     return {
-        "accuracy": 1 - ratio((wrong * known).sum(axis=0), known.sum(axis=0)),
+        "accuracy": 1 - ratio((wrong * is_scored).sum(axis=0), is_scored.sum(axis=0)),
         "concordance": concordance,
         "error_correlation": _for_each_pair(
-            known, lambda p, q, rows: _correlation(wrong[rows][:, [p]], wrong[rows][:, [q]])
+            is_scored, lambda p, q, rows: _correlate(wrong[rows][:, [p]], wrong[rows][:, [q]])
         ),
     }
 
 
-def _prompt_message(found: Bunch) -> str:
-    names = np.asarray(found.prompt_names, dtype=object)
-    if len(names) == 1:
-        return "There is one prompt only, so nothing to compare it with."
+def _describe_effects(drop: Bunch, names: np.ndarray) -> list[str]:
+    helps, hurts, unclear = (names[drop.effect == e] for e in ("helps", "hurts", "unclear"))
     parts = []
-    if "drop" in found:
-        effect = found.drop.effect
-        if (effect == "helps").any():
-            helpful = join_names(names[effect == "helps"])
-            parts.append(f"The calibrated pool is worse without {helpful}: keep.")
-        if (effect == "hurts").any():
-            parts.append(f"It is better without {join_names(names[effect == 'hurts'])}: leave out.")
-        if (effect == "unclear").any():
-            unclear = join_names(names[effect == "unclear"])
-            parts.append(f"Whether the pool needs {unclear} cannot be told from the labels.")
-        parts += caution_if_few(found.drop.n_sessions)
-    silent = names[found.coverage == 0]
-    if len(silent):
-        parts.append(f"There is no score at all by {join_names(silent)}.")
-    redundant = found.redundancy >= _REDUNDANT
-    if "drop" in found:
-        redundant &= found.drop.effect != "helps"
+    if len(helps):
+        parts.append(f"The calibrated pool is worse without {join_names(helps)}: keep.")
+    if len(hurts):
+        parts.append(f"It is better without {join_names(hurts)}: leave out.")
+    if len(unclear):
+        parts.append(f"The labels do not show whether the pool needs {join_names(unclear)}.")
+    return [*parts, *caution_if_few(drop.n_sessions)]
+
+
+def _describe_redundancy(redundancy: FloatArray, is_needed: BoolArray, names) -> list[str]:
+    redundant = (redundancy >= _REDUNDANT) & ~is_needed
     if redundant.any():
-        shares = zip(names[redundant], found.redundancy[redundant], strict=True)
-        told = join_names([f"{name} ({percent(r2)} of the variance)" for name, r2 in shares])
-        parts.append(
-            f"The other prompts already tell most of what {told} says: the first to leave out, "
-            "one at a time."
-        )
-    elif not np.isnan(found.redundancy).all():
-        top = int(np.nanargmax(found.redundancy))
-        parts.append(
-            f"No prompt is redundant: the others tell at most {percent(found.redundancy[top])} "
-            f"of the variance of one's scores ({names[top]})."
-        )
+        shares = zip(names[redundant], redundancy[redundant], strict=True)
+        listed = join_names([f"{name} ({percent(r2)} of the variance)" for name, r2 in shares])
+        return [
+            f"The other prompts already predict most of the scores of {listed}: leave out such "
+            "prompts first, one at a time."
+        ]
+    if np.isnan(redundancy).all():
+        return []
+    top = int(np.nanargmax(redundancy))
+    return [
+        f"No prompt is redundant: the other prompts predict at most {percent(redundancy[top])} of "
+        f"the variance of a prompt's scores ({names[top]})."
+    ]
+
+
+def _write_message(agreement: Bunch) -> str:
+    names = np.asarray(agreement.prompt_names, dtype=object)
+    if len(names) == 1:
+        return "There is one prompt only, so there is nothing to compare it with."
+    parts = []
+    is_needed = np.zeros(len(names), dtype=bool)
+    if "drop" in agreement:
+        parts += _describe_effects(agreement.drop, names)
+        is_needed = agreement.drop.effect == "helps"
+    silent = names[agreement.coverage == 0]
+    if len(silent):
+        parts.append(f"There is no score by {join_names(silent)}.")
+    parts += _describe_redundancy(agreement.redundancy, is_needed, names)
     return " ".join(parts)
 
 
-def _prompt_summary(found: Bunch) -> str:
+def _write_summary(agreement: Bunch) -> str:
     header = ["prompt", "coverage", "redundancy"]
-    columns = [found.coverage, found.redundancy]
-    if "accuracy" in found:
+    columns = [agreement.coverage, agreement.redundancy]
+    if "accuracy" in agreement:
         header += ["accuracy", "concordance"]
-        columns += [found.accuracy, found.concordance]
+        columns += [agreement.accuracy, agreement.concordance]
     lines = [
         [name, *(f"{column[p]:.3f}" for column in columns)]
-        for p, name in enumerate(found.prompt_names)
+        for p, name in enumerate(agreement.prompt_names)
     ]
-    if "drop" in found:
+    if "drop" in agreement:
         header.append("log loss without it")
-        drop = found.drop.log_loss
+        drop = agreement.drop.log_loss
         for p, line in enumerate(lines):
             line.append(format_interval(drop.mean[p], drop.low[p], drop.high[p], "+.4f"))
     return format_table(header, lines)
@@ -253,39 +265,39 @@ def prompt_agreement(
     confidence_level: float = 0.95,
     random_state: int | np.random.RandomState | None = None,
 ) -> Bunch:
-    """Tell which prompts of an LLM add information, and which repeat the others.
+    """Find out which prompts of an LLM add information, and which repeat the others.
 
     Parameters
     ----------
     llm_scores : array-like of shape (n_samples, n_prompts, n_classes) or (n_samples, n_prompts)
-        Raw LLM scores, NaN where there is none; 2-D holds the positive class of a binary task.
-        Rows without a label count for what needs none.
+        Raw LLM scores, NaN if missing; 2-D holds the positive class of a binary task.
+        Unlabelled rows count in all results that need no labels.
     y : array-like of shape (n_samples,), default=None
-        Human labels; -1 (numbers), None or NaN marks a row without one.
+        Human labels; -1 (numbers), None or NaN marks an unlabelled row.
     groups : array-like of shape (n_samples,), default=None
-        Session id of each row. None takes each row for a session, save for `concordance`, which
-        is then that of all rows.
+        Session id of each row. None treats each row as a session, except for `concordance`, which
+        is then computed over all rows.
     prompt_names : array-like of str, shape (n_prompts,), default=None
         Names of the prompts; None numbers them.
     classes : array-like of shape (n_classes,), default=None
         Class labels in the order of the last axis of the scores. None takes the sorted labels of
-        `y`, or 0, 1, ... where there are none.
+        `y`, or 0, 1, ... if there are none.
     method : {"spearman", "pearson"}, default="spearman"
-        Correlation of ranks, or of the log-odds themselves.
+        Correlation of the ranks, or of the log-odds themselves.
     calibrator : transformer, default=None
         Pools the prompts for `drop`. None means ``LLMScoreCalibrator()``.
     n_bootstrap : int, default=1000
-        Samples of sessions, drawn with replacement, that the intervals are taken from.
+        Number of bootstrap samples of the sessions, from which intervals are computed.
     confidence_level : float, default=0.95
-        Share of those samples that an interval covers.
+        Share of the bootstrap samples that an interval covers.
     random_state : int, RandomState instance or None, default=None
-        Seed of the samples. With an int, neither the order of the rows nor the names of the
+        Seed of the bootstrap. With an int, neither the order of the rows nor the names of the
         sessions change the result.
 
     Returns
     -------
     Bunch
-        Dictionary-like object. NaN stands where something cannot be computed.
+        Dictionary-like object. What cannot be computed is NaN.
 
         - prompt_names : list of str.
         - correlation : ndarray of shape (n_prompts, n_prompts), of the log-odds of each class
@@ -305,10 +317,10 @@ def prompt_agreement(
         - error_correlation : ndarray of shape (n_prompts, n_prompts), of being wrong. Prompts
           whose errors correlate little make a good ensemble.
         - drop : Bunch of log_loss and accuracy, each a Bunch of mean, low and high of shape
-          (n_prompts,): what the calibrated pool loses when a prompt is left out; above 0 the
+          (n_prompts,): what the calibrated pool loses if a prompt is left out; above 0 the
           prompt helps. Its effect is an array of "helps", "hurts" and "unclear": whether a wider
-          interval of the log loss, corrected for the number of prompts, excludes 0. The intervals
-          are from its n_sessions.
+          interval of the log loss, corrected for the number of prompts, excludes 0. Its n_sessions
+          is the number of sessions that the intervals are from.
 
     Raises
     ------
@@ -319,14 +331,14 @@ def prompt_agreement(
     See Also
     --------
     skpref.LLMScoreCalibrator : Pools the prompts.
-    skpref.ScoreReliabilityDisplay : Draws how far each prompt's scores can be trusted.
+    skpref.ScoreReliabilityDisplay : Draws how well each prompt is calibrated.
 
     Notes
     -----
     For `drop`, the pool is fitted with and without the prompt and cross-fitted by session
-    (`LLMScoreCalibrator.fit_transform`), so that each label is predicted without those of its own
-    session. Two prompts that say the same both lose nothing when they are left out, since the
-    other one stays: leave out one prompt at a time, and look again.
+    (`LLMScoreCalibrator.fit_transform`): each label is predicted without the labels of its own
+    session. If two prompts give the same scores, leaving out either loses nothing, since the other
+    one stays: leave out one prompt at a time, and check again.
 
     Examples
     --------
@@ -336,10 +348,10 @@ def prompt_agreement(
     >>> data = make_dialogues(400, labelled_fraction=0.5, random_state=0)
     >>> noise = np.random.default_rng(0).uniform(size=(len(data.X), 1))
     >>> scores = np.hstack([data.llm_scores[:, :, 1], noise])
-    >>> found = prompt_agreement(scores, data.y, data.groups, random_state=0)
-    >>> found.accuracy.round(1)
+    >>> agreement = prompt_agreement(scores, data.y, data.groups, random_state=0)
+    >>> agreement.accuracy.round(1)
     array([0.8, 0.8, 0.9, 0.5])
-    >>> (found.drop.log_loss.low > 0).tolist()
+    >>> (agreement.drop.log_loss.low > 0).tolist()
     [True, True, True, False]
     """
     scores, classes, codes = read_scores(llm_scores, y, classes)
@@ -355,32 +367,34 @@ def prompt_agreement(
     scores, codes, session = scores[order], codes[order], rank[session][order]
 
     prob = prompt_probabilities(scores, classes)
-    known = ~np.isnan(prob[:, :, 0])
-    safe = (prob + _SMOOTHING) / (1 + 2 * _SMOOTHING)
-    log_odds = np.log(safe / (1 - safe))[:, :, -1 if len(classes) == 2 else slice(None)]
+    is_scored = ~np.isnan(prob[:, :, 0])
+    smooth = (prob + _SMOOTHING) / (1 + 2 * _SMOOTHING)
+    log_odds = np.log(smooth / (1 - smooth))[:, :, -1 if len(classes) == 2 else slice(None)]
     log_odds = log_odds.reshape(n_rows, n_prompts, -1)
-    best = np.where(known, np.where(np.isnan(prob), -1, prob).argmax(axis=2), 0)
+    best = np.where(is_scored, np.where(np.isnan(prob), -1, prob).argmax(axis=2), 0)
 
     def correlation(p, q, rows):
         first, second = log_odds[rows, p], log_odds[rows, q]
         if method == "spearman" and len(first):
             first, second = rankdata(first, axis=0), rankdata(second, axis=0)
-        return _correlation(first, second)
+        return _correlate(first, second)
 
-    found = Bunch(
+    agreement = Bunch(
         prompt_names=names,
-        correlation=_for_each_pair(known, correlation),
+        correlation=_for_each_pair(is_scored, correlation),
         kappa=_for_each_pair(
-            known, lambda p, q, rows: _kappa(best[rows, p], best[rows, q], len(classes))
+            is_scored, lambda p, q, rows: _kappa(best[rows, p], best[rows, q], len(classes))
         ),
-        redundancy=_redundancy(log_odds, known),
-        coverage=known.mean(axis=0),
+        redundancy=_redundancy(log_odds, is_scored),
+        coverage=is_scored.mean(axis=0),
     )
-    labelled = (codes >= 0) & known.any(axis=1)
+    labelled = (codes >= 0) & is_scored.any(axis=1)
     if labelled.any():
-        one_session = np.zeros(n_rows, dtype=np.int64) if groups is None else session
-        found.update(_with_labels(prob, best, known & labelled[:, None], codes, one_session))
-        found.drop = _drops(
+        compared_in = np.zeros(n_rows, dtype=np.int64) if groups is None else session
+        agreement.update(
+            _measure_quality(prob, best, is_scored & labelled[:, None], codes, compared_in)
+        )
+        agreement.drop = _measure_drops(
             LLMScoreCalibrator(classes=classes) if calibrator is None else calibrator,
             scores.reshape(n_rows, n_prompts, -1) if len(classes) > 2 else scores,
             codes,
@@ -391,6 +405,6 @@ def prompt_agreement(
             confidence_level,
             check_random_state(random_state),
         )
-    found.message = _prompt_message(found)
-    found.summary = _prompt_summary(found)
-    return found
+    agreement.message = _write_message(agreement)
+    agreement.summary = _write_summary(agreement)
+    return agreement

@@ -1,11 +1,10 @@
-"""Compare a classifier with plain distillation by cross-validation."""
+"""Compare a classifier with plain distillation by cross-validation over sessions."""
 
 import warnings
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.base import clone
 from sklearn.model_selection import GroupKFold, check_cv
 from sklearn.utils import Bunch, check_random_state, indexable
 from sklearn.utils.parallel import Parallel, delayed
@@ -21,12 +20,8 @@ from skpref.inspection._bootstrap import (
     ratio,
     session_weights,
 )
-from skpref.inspection._contenders import (
-    ComparisonData,
-    _last_step,
-    fit_and_predict,
-    make_contenders,
-)
+from skpref.inspection._contenders import ComparisonData, fit_and_predict, make_contenders
+from skpref.inspection._pipeline import find_classifier
 from skpref.inspection._report import (
     caution_if_few,
     format_interval,
@@ -34,7 +29,7 @@ from skpref.inspection._report import (
     join_names,
     points,
 )
-from skpref.inspection._scores import SMALLEST, read_scores
+from skpref.inspection._scores import log_losses, read_scores
 
 _METRICS = {
     "macro_f1": "macro-F1",
@@ -44,15 +39,15 @@ _METRICS = {
 }
 
 
-def _folds(cv, codes, classes, session) -> list[tuple[IntArray, IntArray]]:
-    """Train and test rows. Sessions without a label are always in training."""
+def _make_folds(cv, codes, classes, session) -> list[tuple[IntArray, IntArray]]:
+    """Return training and test rows. Sessions without a label are always in training."""
     labelled = np.flatnonzero(codes >= 0)
     sessions = session[labelled]
     n_sessions = len(np.unique(sessions))
     if n_sessions < 2:
         raise ValueError(
-            f"y has labels in {n_sessions} sessions; the labels of at least 2 sessions are needed, "
-            "so that some can be tested on while others are trained on."
+            f"y has labels in {n_sessions} sessions, but at least 2 labelled sessions are needed: "
+            "one to test on while another trains; label more sessions."
         )
     if cv is None:
         cv = GroupKFold(min(5, n_sessions))
@@ -61,9 +56,9 @@ def _folds(cv, codes, classes, session) -> list[tuple[IntArray, IntArray]]:
     else:
         cv = check_cv(cv)
     folds: list[tuple[IntArray, IntArray]] = []
-    times = np.zeros(len(labelled), dtype=np.int64)
+    n_tests = np.zeros(len(labelled), dtype=np.int64)
     with warnings.catch_warnings():
-        # A splitter that ignores groups says so; what it does to them is checked below.
+        # A splitter that ignores groups warns; the check below finds what it does to sessions.
         warnings.simplefilter("ignore", UserWarning)
         splits = list(cv.split(labelled, classes[codes[labelled]], groups=sessions))
     for train, test in splits:
@@ -72,10 +67,10 @@ def _folds(cv, codes, classes, session) -> list[tuple[IntArray, IntArray]]:
                 f"cv={cv!r} puts utterances of one session into training and test; pass a splitter "
                 "by groups, such as GroupKFold."
             )
-        times[test] += 1
-        inside = np.isin(session, sessions[test])
-        folds.append((np.flatnonzero(~inside), np.flatnonzero(inside)))
-    if times.max() > 1:
+        n_tests[test] += 1
+        is_test = np.isin(session, sessions[test])
+        folds.append((np.flatnonzero(~is_test), np.flatnonzero(is_test)))
+    if n_tests.max() > 1:
         raise ValueError(
             f"cv={cv!r} tests a row more than once; pass a splitter that tests each row at most "
             "once, such as GroupKFold."
@@ -84,7 +79,7 @@ def _folds(cv, codes, classes, session) -> list[tuple[IntArray, IntArray]]:
 
 
 class SessionCounts(NamedTuple):
-    """Sums of each session that all metrics are made of."""
+    """Sums over the rows of each session, from which all metrics are computed."""
 
     confusion: FloatArray  # (n_sessions, n_classes, n_classes): label, prediction
     won: FloatArray
@@ -92,24 +87,39 @@ class SessionCounts(NamedTuple):
     loss: FloatArray
 
     def metrics(self, weight: FloatArray) -> FloatArray:
-        """Metrics in the order of `_METRICS`, for how often each session is in a sample."""
+        """Return the metrics in the order of `_METRICS`, given a weight for each session."""
         confusion = np.tensordot(weight, self.confusion, axes=1)
-        n_rows, hit = confusion.sum(), np.diag(confusion)
+        n_rows, n_right = confusion.sum(), np.diag(confusion)
         true_or_predicted = confusion.sum(axis=0) + confusion.sum(axis=1)
-        f1 = 2 * hit[true_or_predicted > 0] / true_or_predicted[true_or_predicted > 0]
-        concordance = ratio(weight @ self.won, weight @ self.compared)
+        f1 = 2 * n_right[true_or_predicted > 0] / true_or_predicted[true_or_predicted > 0]
         macro_f1 = f1.mean() if len(f1) else np.nan
-        rest = [
-            ratio(hit.sum(), n_rows),
-            concordance,
-            ratio(weight @ self.loss, n_rows),
-        ]
-        return np.array([macro_f1, *rest], dtype=np.float64)
+        accuracy = ratio(n_right.sum(), n_rows)
+        concordance = ratio(weight @ self.won, weight @ self.compared)
+        log_loss = ratio(weight @ self.loss, n_rows)
+        return np.array([macro_f1, accuracy, concordance, log_loss], dtype=np.float64)
 
 
 def count_by_session(
     prob: FloatArray, codes: IntArray, session: IntArray, n_sessions: int
 ) -> SessionCounts:
+    """Sum up what the metrics need over the rows of each session.
+
+    Parameters
+    ----------
+    prob : ndarray of shape (n_rows, n_classes)
+        Predicted probabilities.
+    codes : ndarray of int, shape (n_rows,)
+        Human labels as class positions.
+    session : ndarray of int, shape (n_rows,)
+        Session code of each row.
+    n_sessions : int
+        Number of sessions.
+
+    Returns
+    -------
+    SessionCounts
+        The sums.
+    """
     n_classes = prob.shape[1]
     cell = (session * n_classes + codes) * n_classes + prob.argmax(axis=1)
     confusion = np.bincount(cell, minlength=n_sessions * n_classes**2)
@@ -117,98 +127,104 @@ def count_by_session(
     for k in [1] if n_classes == 2 else range(n_classes):
         counts = won_and_compared(session, codes == k, prob[:, k], n_sessions)
         won, compared = won + counts[0], compared + counts[1]
-    loss = -np.log(np.maximum(prob[np.arange(len(codes)), codes], SMALLEST))
+    loss = np.bincount(session, weights=log_losses(prob, codes), minlength=n_sessions)
     return SessionCounts(
         confusion.reshape(n_sessions, n_classes, n_classes).astype(np.float64),
         won,
         compared,
-        np.bincount(session, weights=loss, minlength=n_sessions).astype(np.float64),
+        loss.astype(np.float64),
     )
 
 
-def _compare(predictions, data: ComparisonData, tested: IntArray, n_bootstrap, level, rng):
-    """Scores of each row, and differences of the first to each other one with intervals."""
+def _evaluate(predictions, data: ComparisonData, tested: IntArray, n_bootstrap, level, rng):
+    """Return the metrics of each contender, and the differences of skpref to each other one."""
     codes = data.codes[tested]
     _, session = np.unique(data.session[tested], return_inverse=True)
     n_sessions = session.max() + 1
     weights = [np.ones(n_sessions), *session_weights(n_sessions, n_bootstrap, rng)]
 
-    def evaluate(prob, rows):
+    def metrics(prob, rows):
         counts = count_by_session(prob[tested][rows], codes[rows], session[rows], n_sessions)
         return np.array([counts.metrics(weight) for weight in weights])
 
     scores, differences = {}, {}
-    for row, prob in predictions.items():
+    for name, prob in predictions.items():
         rows = ~np.isnan(prob[tested, 0])
         if not rows.any():
             continue
-        found = evaluate(prob, rows)
-        scores[row] = dict(zip(_METRICS, found[0].tolist(), strict=True))
-        if row != "skpref":
-            gain = evaluate(predictions["skpref"], rows) - found
+        values = metrics(prob, rows)
+        scores[name] = dict(zip(_METRICS, values[0].tolist(), strict=True))
+        if name != "skpref":
+            gain = metrics(predictions["skpref"], rows) - values
             low, high = percentile_interval(gain[1:], level, n_sessions >= MIN_SESSIONS)
             triples = zip(gain[0].tolist(), low.tolist(), high.tolist(), strict=True)
-            differences[row] = dict(zip(_METRICS, triples, strict=True))
+            differences[name] = dict(zip(_METRICS, triples, strict=True))
     return scores, differences, n_sessions
 
 
 def _verdicts(differences: dict[str, tuple[float, float, float]]) -> dict[str, list[str]]:
-    """Metrics by whether skpref is better, worse or not to be told apart."""
-    out: dict[str, list[str]] = {"better": [], "worse": [], "unclear": []}
+    """Sort the metrics by whether skpref is better, worse, or the interval holds 0."""
+    verdicts: dict[str, list[str]] = {"better": [], "worse": [], "unclear": []}
     for metric, (mean, low, high) in differences.items():
-        sign = -1 if metric == "log_loss" else 1
         if np.isnan(mean):
             continue
-        told = low > 0 or high < 0
-        key = "unclear" if not told else "better" if sign * mean > 0 else "worse"
         name = _METRICS[metric]
-        shown = f"{mean:+.3f}" if metric == "log_loss" else f"{points(mean)} points"
-        out[key].append(name if key == "unclear" else f"{name} ({shown})")
-    return out
+        if not (low > 0 or high < 0):
+            verdicts["unclear"].append(name)
+            continue
+        sign = -1 if metric == "log_loss" else 1
+        size = f"{mean:+.3f}" if metric == "log_loss" else f"{points(mean)} points"
+        verdicts["better" if sign * mean > 0 else "worse"].append(f"{name} ({size})")
+    return verdicts
 
 
-def _comparison_message(differences, n_labels: int, n_sessions: int) -> str:
-    parts = [
+def _describe(verdicts: dict[str, list[str]]) -> str:
+    phrases = []
+    if verdicts["better"]:
+        phrases.append(f"skpref is better in {join_names(verdicts['better'])}")
+    if verdicts["worse"]:
+        phrases.append(f"skpref is worse in {join_names(verdicts['worse'])}")
+    if verdicts["unclear"]:
+        phrases.append(f"no clear difference in {join_names(verdicts['unclear'])}")
+    return "; ".join(phrases or ["no metric can be computed"])
+
+
+def _judge_pairs(verdicts: dict[str, list[str]], n_sessions: int) -> str:
+    """Return the sentence on whether pairs pay, from the difference without them."""
+    if n_sessions < FEW_SESSIONS:
+        return f"{n_sessions} sessions are too few to show whether pairs pay here: label more."
+    if verdicts["better"] and verdicts["worse"]:
+        return "So whether pairs pay here depends on which metric matters to you."
+    if verdicts["better"]:
+        return f"So pairs pay here, in {join_names(verdicts['better'])}."
+    if verdicts["worse"]:
+        return "So pairs do harm here: pass pairwise_weight=0."
+    return "So these labels do not show whether pairs pay here; label more sessions to find out."
+
+
+def _write_message(differences, n_labels: int, n_sessions: int) -> str:
+    start = (
         f"On {n_labels} human labels of {n_sessions} sessions, each predicted by models that were "
         "trained without its session:"
+    )
+    against = [
+        f"Against {name!r}: {_describe(_verdicts(of_name))}."
+        for name, of_name in differences.items()
     ]
-    for row, of_row in differences.items():
-        found = _verdicts(of_row)
-        told = []
-        if found["better"]:
-            told.append(f"skpref is better in {join_names(found['better'])}")
-        if found["worse"]:
-            told.append(f"skpref is worse in {join_names(found['worse'])}")
-        if found["unclear"]:
-            told.append(f"{join_names(found['unclear'])} cannot be told apart")
-        parts.append(f"Against {row!r}: {'; '.join(told)}.")
-    verdict = _verdicts(differences["skpref, no pairs"])
-    if n_sessions < FEW_SESSIONS:
-        end = f"{n_sessions} sessions are too few to tell whether pairs pay here: label more."
-    elif verdict["better"] and not verdict["worse"]:
-        end = f"So pairs pay here, in {join_names(verdict['better'])}."
-    elif verdict["worse"] and not verdict["better"]:
-        end = "So pairs do harm here: pass pairwise_weight=0."
-    elif verdict["worse"]:
-        end = "So it depends on which metric matters to you."
-    else:
-        end = (
-            "So whether pairs pay here cannot be told from these labels; more labelled sessions "
-            "would tell."
-        )
-    return " ".join([*parts, *caution_if_few(n_sessions), end])
+    end = _judge_pairs(_verdicts(differences["skpref, no pairs"]), n_sessions)
+    return " ".join([start, *against, *caution_if_few(n_sessions), end])
 
 
-def _comparison_summary(scores, differences) -> str:
+def _write_summary(scores, differences) -> str:
     header = ["", *_METRICS.values()]
     lines = [
-        [row, *(f"{value:.3f}" for value in of_row.values())] for row, of_row in scores.items()
+        [name, *(f"{value:.3f}" for value in of_name.values())] for name, of_name in scores.items()
     ]
     lines.append(["", *[""] * len(_METRICS)])
-    lines.append(["skpref less", *[""] * len(_METRICS)])
-    for row, of_row in differences.items():
-        cells = [format_interval(mean, low, high, "+.3f") for mean, low, high in of_row.values()]
-        lines.append([f"  {row}", *cells])
+    lines.append(["skpref minus", *[""] * len(_METRICS)])
+    for name, of_name in differences.items():
+        cells = [format_interval(mean, low, high, "+.3f") for mean, low, high in of_name.values()]
+        lines.append([f"  {name}", *cells])
     return format_table(header, lines)
 
 
@@ -244,69 +260,71 @@ def compare_with_distillation(
 ) -> Bunch:
     """Compare a classifier by cross-validation with plain distillation of the same soft labels.
 
-    Every way to learn gets the same folds, and predicts each human label without having seen its
-    session. They are:
+    Every way to learn is trained on the same folds, and predicts each human label without having
+    seen its session. The ways are:
 
-    - "skpref", the estimator as it is given;
-    - "skpref, no pairs", the same with ``pairwise_weight=0``, and with the cross-entropy if it has
+    - "skpref", the estimator as given;
+    - "skpref, no pairs", the same with ``pairwise_weight=0``, and with a cross-entropy if it has
       none;
-    - "distillation", what would be done without skpref: the same network, calibrator and smoother
-      by cross-entropy alone, human labels in place of soft ones where there are any, nothing after
-      that but scale and offsets;
-    - "distillation, balanced", with ``class_weight="balanced"``;
+    - "distillation", the usual way without skpref: the same network, calibrator and smoother,
+      trained by cross-entropy alone on human labels and, for unlabelled rows, soft labels, followed
+      by a scale and offsets only;
+    - "distillation, balanced", the same with ``class_weight="balanced"``;
     - "LLM scores, calibrated", the LLM itself, which has to be asked about each new utterance;
     - "human labels", a logistic regression on the labelled rows and the classifier's features
-      alone, or the same network on them if it takes texts.
+      alone; for a classifier of texts, the same network trained on
+      these rows.
 
     Parameters
     ----------
     estimator : PairwisePreferenceClassifier or Pipeline
         Classifier, or pipeline with one as its last step. It is cloned, not fitted itself.
     X : {array-like, sparse matrix, frame} of shape (n_samples, n_features), or list of str
-        What the estimator takes.
+        Input of the estimator, one row per utterance.
     y : array-like of shape (n_samples,)
-        Human labels; -1 (numbers), None or NaN marks a row without one.
+        Human labels; -1 (numbers), None or NaN marks an unlabelled row.
     groups : array-like of shape (n_samples,)
         Session id of each row: any hashable values, in any order.
     llm_scores : array-like of shape (n_samples, n_prompts, n_classes) or (n_samples, n_prompts)
-        Raw LLM scores, NaN where there is none.
+        Raw LLM scores, NaN if missing.
     cv : int, cross-validation splitter or None, default=None
         How the labelled rows are split. An int is the number of folds of a `GroupKFold`; None is
         5, or the number of labelled sessions if that is smaller. A splitter must keep sessions
         whole and test no row twice.
     n_bootstrap : int, default=1000
-        Samples of the labelled sessions, drawn with replacement, that the intervals are taken
-        from.
+        Number of bootstrap samples of the labelled sessions, from which intervals are computed.
     confidence_level : float, default=0.95
-        Share of those samples that an interval covers.
+        Share of the bootstrap samples that an interval covers.
     random_state : int, RandomState instance or None, default=None
-        Seed of the samples, and of the classifiers where the estimator has none.
+        Seed of the bootstrap, and of the classifiers if the estimator has none.
     n_jobs : int, default=None
         Number of fits that run at the same time. None is 1.
     verbose : int, default=0
-        Whether a line is printed after each fit.
+        Whether to print a line after each fit.
 
     Returns
     -------
     Bunch
-        Dictionary-like object.
+        Dictionary-like object. A name is one of the ways to learn above.
 
-        - scores : dict of {row: {metric: float}}, with macro_f1, accuracy, concordance (within
+        - scores : dict of {name: {metric: float}}, with macro_f1, accuracy, concordance (within
           sessions) and log_loss of the pooled predictions.
-        - differences : dict of {row: {metric: (mean, low, high)}}, skpref less the other, with
+        - differences : dict of {name: {metric: (mean, low, high)}}, skpref minus the other, with
           the interval over sessions, NaN for fewer than five. For log_loss, below 0 is better.
-        - predictions : dict of {row: ndarray of shape (n_samples, n_classes)}, probabilities, NaN
-          in rows that were not tested or have no LLM score.
-        - fold : ndarray of int, shape (n_samples,), the fold a row was tested in, -1 for none.
+        - predictions : dict of {name: ndarray of shape (n_samples, n_classes)}, probabilities; NaN
+          in rows that were not tested, or have no LLM score if the LLM itself predicts.
+        - fold : ndarray of int, shape (n_samples,), the fold in which a row was tested, -1 for
+          none.
         - classes : ndarray of shape (n_classes,), the order of the columns.
-        - message : str, in words whether skpref wins, loses or cannot be told apart.
+        - message : str, in words whether skpref wins, loses, or the labels do not show it.
         - summary : str, scores and differences as a table.
 
     Raises
     ------
     ValueError
-        If the estimator is something else, fewer than two sessions are labelled, the folds cut
-        sessions or test a row twice, the scores do not match the classes, or lengths differ.
+        If the last step of the estimator is something else, fewer than two sessions are labelled,
+        the folds split a session or test a row twice, the scores do not match the classes, or
+        lengths differ.
 
     See Also
     --------
@@ -315,19 +333,20 @@ def compare_with_distillation(
 
     Notes
     -----
-    The labelled sessions are dealt evenly to the folds. Sessions without a label are in training
-    in every fold, those of a test fold are not in it at all: neither labels nor scores. So each
-    model has only a part of the labels, four fifths by default, and gains from labels are
-    understated a little. Intervals hold the chance of which sessions were labelled, not that of
-    the training; see whether another `random_state` of the estimator says the same. With many
-    metrics and rows, one in twenty intervals at 0.95 misses.
+    The labelled sessions are distributed evenly over the folds. Sessions without a label are in
+    the training set of every fold. A session of a test fold is not trained on at all: neither its
+    labels nor its scores. So each model sees only a part of the labels, four fifths by default, and
+    gains from labels are slightly understated. Intervals reflect which sessions happened to be
+    labelled, not the randomness of training; check whether another `random_state` of the estimator
+    gives the same result. With many metrics and ways to learn, one in twenty intervals at level
+    0.95 misses.
 
     "skpref, no pairs" differs by the pairs alone, and the end of `message` is about it. Class
-    weights given as a dict are those of "distillation", too.
+    weights given as a dict are used by "distillation", too.
 
-    Metadata routing is switched on inside. Steps of a pipeline are fitted anew for each row and
-    fold; give a `SentenceEncoder` a `cache`, or pass embeddings. Where utterances have no LLM
-    score, "LLM scores, calibrated" is compared on the others.
+    Metadata routing is switched on inside. Steps of a pipeline are fitted again for each way to
+    learn and each fold; give a `SentenceEncoder` a `cache`, or pass embeddings. If some utterances
+    have no LLM score, "LLM scores, calibrated" is compared on the others.
 
     Examples
     --------
@@ -336,17 +355,17 @@ def compare_with_distillation(
     >>> from skpref.inspection import compare_with_distillation
     >>> data = make_dialogues(60, labelled_fraction=0.5, random_state=0)
     >>> clf = PairwisePreferenceClassifier("linear", solver="lbfgs", random_state=0)
-    >>> found = compare_with_distillation(
+    >>> comparison = compare_with_distillation(
     ...     clf, data.X, data.y, data.groups, data.llm_scores, cv=3, random_state=0
     ... )
-    >>> list(found.scores)[:3]
+    >>> list(comparison.scores)[:3]
     ['skpref', 'skpref, no pairs', 'distillation']
-    >>> mean, low, high = found.differences["distillation"]["accuracy"]
+    >>> mean, low, high = comparison.differences["distillation"]["accuracy"]
     >>> bool(low <= mean <= high)
     True
     """
-    prefix, last = _last_step(estimator)
-    scores, classes, codes = read_scores(llm_scores, y, last.classes)
+    _, classifier = find_classifier(estimator)
+    scores, classes, codes = read_scores(llm_scores, y, classifier.classes)
     (X,) = indexable(X)
     n_rows = X.shape[0] if hasattr(X, "shape") else len(X)
     if n_rows != len(scores):
@@ -356,31 +375,31 @@ def compare_with_distillation(
         )
     data = ComparisonData(X, codes, check_groups(groups, n_rows), scores, classes)
     rng = check_random_state(random_state)
-    made = make_contenders(estimator, prefix, last, classes, int(rng.randint(2**31 - 1)))
-    folds = _folds(cv, codes, classes, data.session)
+    contenders = make_contenders(estimator, classes, int(rng.randint(2**31 - 1)))
+    folds = _make_folds(cv, codes, classes, data.session)
 
-    plan = [(k, row) for k in range(len(folds)) for row in made]
+    plan = [(k, name) for k in range(len(folds)) for name in contenders]
     results = Parallel(n_jobs=n_jobs, return_as="generator")(
-        delayed(fit_and_predict)(clone(made[row]), data, *folds[k], row) for k, row in plan
+        delayed(fit_and_predict)(contenders[name], data, *folds[k]) for k, name in plan
     )
-    predictions = {row: np.full((n_rows, len(classes)), np.nan) for row in made}
+    predictions = {name: np.full((n_rows, len(classes)), np.nan) for name in contenders}
     fold = np.full(n_rows, -1)
-    for (k, row), (prob, seconds) in zip(plan, results, strict=True):
-        predictions[row][folds[k][1]] = prob
+    for (k, name), (prob, seconds) in zip(plan, results, strict=True):
+        predictions[name][folds[k][1]] = prob
         fold[folds[k][1]] = k
         if verbose:
-            print(f"fold {k + 1}/{len(folds)}, {row}: {seconds:.1f} s")
+            print(f"fold {k + 1}/{len(folds)}, {name}: {seconds:.1f} s")
 
     tested = np.flatnonzero((fold >= 0) & (codes >= 0))
-    scored, differences, n_sessions = _compare(
+    metrics, differences, n_sessions = _evaluate(
         predictions, data, tested, n_bootstrap, confidence_level, rng
     )
     return Bunch(
-        scores=scored,
+        scores=metrics,
         differences=differences,
         predictions=predictions,
         fold=fold,
         classes=classes,
-        message=_comparison_message(differences, len(tested), n_sessions),
-        summary=_comparison_summary(scored, differences),
+        message=_write_message(differences, len(tested), n_sessions),
+        summary=_write_summary(metrics, differences),
     )

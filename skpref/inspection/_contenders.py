@@ -1,189 +1,241 @@
-"""The ways to learn that are compared."""
+"""The ways to learn that are compared, each as an estimator and a function that uses it."""
 
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import sklearn
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import get_routing_for_object
 
-from skpref._student._base import BasePreferenceClassifier
-from skpref._student._text_classifier import PairwisePreferenceTextClassifier
-from skpref._student._training_set import make_calibrator
 from skpref._typing import FloatArray, IntArray
 from skpref._validation import labels_of_codes
+from skpref.inspection._pipeline import (
+    find_classifier,
+    new_calibrator,
+    replace_classifier,
+    steps_before,
+    takes_texts,
+)
 
 
-def _last_step(estimator: Any) -> tuple[str, BasePreferenceClassifier]:
-    """Prefix of the classifier's parameters in an estimator, and the classifier."""
-    prefix, step = "", estimator
-    while isinstance(step, Pipeline):
-        prefix += f"{step.steps[-1][0]}__"
-        step = step.steps[-1][1]
-    if not isinstance(step, BasePreferenceClassifier):
-        raise ValueError(
-            f"estimator={estimator!r:.200} must be a PairwisePreferenceClassifier, or a Pipeline "
-            f"whose last step is one, but that is a {type(step).__name__}. Of a search, pass its "
-            "best_estimator_."
-        )
-    return prefix, step
+class ComparisonData(NamedTuple):
+    """Utterances, labels, sessions and scores that the contenders are compared on."""
+
+    X: Any
+    codes: IntArray  # -1 without a human label
+    session: IntArray
+    llm_scores: FloatArray
+    classes: np.ndarray
+
+    def features(self, rows: IntArray) -> Any:
+        """Return rows of X: of an array, sparse matrix, frame or list."""
+        return _take_rows(self.X, rows)
+
+    def labels(self, rows: IntArray) -> np.ndarray:
+        """Return the labels of rows, None for no label whatever their type."""
+        return labels_of_codes(self.codes[rows], self.classes)
 
 
-class _Distillation(ClassifierMixin, BaseEstimator):
-    """Plain distillation: human labels replace the soft labels of their rows.
-
-    Parameters
-    ----------
-    classifier : PairwisePreferenceClassifier or PairwisePreferenceTextClassifier
-        Trained on those labels.
-    """
-
-    __metadata_request__fit = {"groups": True, "llm_scores": True}
-
-    def __init__(self, classifier):
-        self.classifier = classifier
-
-    def fit(self, X, y, groups=None, llm_scores=None):
-        """Fit a clone of the classifier."""
-        clf = clone(self.classifier)
-        prepared = clf._prepare(X, y, groups, llm_scores, None, classes=clf.classes)
-        training = prepared.training.with_labels_as_soft()
-        self.classifier_ = clf._fit_prepared(prepared._replace(training=training))
-        self.classes_ = clf.classes_
-        return self
-
-    def predict_proba(self, X):
-        """Return the probabilities of the classifier."""
-        return self.classifier_.predict_proba(X)
-
-
-def _variants(estimator: Any, prefix: str, last: Any, fixed: dict) -> dict[str, Any]:
-    """Give each classifier that is compared, unfitted, in its pipeline."""
-
-    def variant(wrap=None, **changes):
-        step = clone(last).set_params(**fixed, **changes)
-        step = step if wrap is None else wrap(step)
-        return clone(estimator).set_params(**{prefix[:-2]: step}) if prefix else step
-
-    plain = last.class_weight if isinstance(last.class_weight, dict) else None
-    no_pairs = {"pairwise_weight": 0, "pointwise_weight": last.pointwise_weight or 1.0}
-    # What has no stage 2 keeps none.
-    distil = no_pairs | {"stage2": None if last.stage2 is None else "offsets"}
-    return {
-        "skpref": variant(),
-        "skpref, no pairs": variant(**no_pairs),
-        "distillation": variant(_Distillation, **distil, class_weight=plain),
-        "distillation, balanced": variant(_Distillation, **distil, class_weight="balanced"),
-        "human labels": variant(**no_pairs, calibrator="passthrough", smoother="passthrough"),
-    }
-
-
-def make_contenders(estimator, prefix, last, classes, seed) -> dict[str, Any]:
-    """Unfitted estimator of each row of the table."""
-    fixed = {"classes": classes}
-    if last.random_state is None:  # the same draws for all, so that they differ by the loss alone
-        fixed["random_state"] = seed
-    made = _variants(estimator, prefix, last, fixed)
-    calibrator = make_calibrator(last.calibrator)
-    if "classes" in calibrator.get_params():
-        calibrator.set_params(classes=classes)
-    human = made.pop("human labels")
-    return made | {"LLM scores, calibrated": calibrator, "human labels": human}
-
-
-def _take(X: Any, rows: IntArray) -> Any:
-    """Rows of an array, sparse matrix, frame or list."""
+def _take_rows(X: Any, rows: IntArray) -> Any:
     if hasattr(X, "iloc"):
         return X.iloc[rows]
     return [X[i] for i in rows] if isinstance(X, list | tuple) else X[rows]
 
 
-class ComparisonData(NamedTuple):
-    X: Any
-    codes: IntArray
-    session: IntArray
-    llm_scores: FloatArray
-    classes: np.ndarray
+class Distillation(ClassifierMixin, BaseEstimator):
+    """Plain distillation: a classifier fitted with human labels in place of soft ones.
 
-    def labels(self, rows: IntArray) -> np.ndarray:
-        """Labels as the classifier takes them: None whatever their type where there is none."""
-        return labels_of_codes(self.codes[rows], self.classes)
+    Parameters
+    ----------
+    classifier : PairwisePreferenceClassifier or PairwisePreferenceTextClassifier
+        The classifier to fit. It is cloned.
+
+    Attributes
+    ----------
+    classifier_ : PairwisePreferenceClassifier or PairwisePreferenceTextClassifier
+        The fitted classifier.
+    """
+
+    __metadata_request__fit = {"groups": True, "llm_scores": True}
+
+    def __init__(self, classifier: Any) -> None:
+        self.classifier = classifier
+
+    def fit(self, X: Any, y: Any, groups: Any = None, llm_scores: Any = None) -> "Distillation":
+        """Fit the classifier.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, frame} or list of str
+            What the classifier takes.
+        y : array-like of shape (n_samples,)
+            Human labels; -1 (numbers), None or NaN for an unlabelled row.
+        groups : array-like of shape (n_samples,)
+            Session id of each row.
+        llm_scores : array-like of shape (n_samples, n_prompts, n_classes)
+            Raw LLM scores.
+
+        Returns
+        -------
+        Distillation
+            The fitted estimator.
+        """
+        clf = clone(self.classifier)
+        prepared = clf._prepare(X, y, groups, llm_scores, None, classes=clf.classes)
+        training = prepared.training.with_labels_as_soft()
+        self.classifier_ = clf._fit_prepared(prepared._replace(training=training))
+        self.classes_ = self.classifier_.classes_
+        return self
+
+    def predict_proba(self, X: Any) -> FloatArray:
+        """Return the fitted classifier's probabilities.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, frame} or list of str
+            What the classifier takes.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Probabilities.
+        """
+        return self.classifier_.predict_proba(X)
 
 
-def _steps_before(estimator: Any) -> Pipeline | None:
-    """Unfitted steps of a pipeline before the classifier."""
-    steps: list[Any] = []
-    while isinstance(estimator, Pipeline):
-        steps += [step for _, step in estimator.steps[:-1]]
-        estimator = estimator.steps[-1][1]
-    if not steps:
-        return None
-    return clone(Pipeline([(f"step {i}", step) for i, step in enumerate(steps)]))
+class Contender(NamedTuple):
+    """A way to learn: an unfitted estimator, and how it predicts rows that it has not seen."""
+
+    estimator: Any
+    # Of the estimator, the data, the training and the test rows; returns probabilities.
+    predict: Callable[[Any, ComparisonData, IntArray, IntArray], FloatArray]
 
 
-def _logistic_regression(estimator: Any, data: ComparisonData, train, test) -> FloatArray:
-    """Learn from the human labels alone, on the features that the classifier gets."""
-    X_train, X_test = _take(data.X, train), _take(data.X, test)
-    steps = _steps_before(estimator)
-    if steps is not None:  # fitted on all rows: some look at the neighbours in a session
+def make_contenders(estimator: Any, classes: np.ndarray, seed: int) -> dict[str, Contender]:
+    """Return the ways to learn by their names in the table.
+
+    Parameters
+    ----------
+    estimator : classifier of this library or Pipeline
+        What "skpref" is; the others are made from it.
+    classes : ndarray of shape (n_classes,)
+        Class labels in the order of the scores.
+    seed : int
+        Seed of all classifiers if the estimator has none: with the same draws they differ by the
+        loss alone.
+
+    Returns
+    -------
+    dict of {str: Contender}
+        The contenders.
+    """
+    prefix, classifier = find_classifier(estimator)
+    common: dict[str, Any] = {"classes": classes}
+    if classifier.random_state is None:
+        common["random_state"] = seed
+
+    def variant(**changes):
+        return clone(classifier).set_params(**common, **changes)
+
+    def contender(step, predict=_fit_on_scores):
+        return Contender(replace_classifier(estimator, prefix, step), predict)
+
+    class_weight = classifier.class_weight if isinstance(classifier.class_weight, dict) else None
+    no_pairs = {"pairwise_weight": 0, "pointwise_weight": classifier.pointwise_weight or 1.0}
+    # A classifier without stage 2 is distilled without it.
+    distil = no_pairs | {"stage2": None if classifier.stage2 is None else "offsets"}
+    plain = Distillation(variant(**distil, class_weight=class_weight))
+    balanced = Distillation(variant(**distil, class_weight="balanced"))
+    on_labels = variant(**no_pairs, calibrator="passthrough", smoother="passthrough")
+    calibrator = new_calibrator(classifier)
+    if "classes" in calibrator.get_params():
+        calibrator.set_params(classes=classes)
+    return {
+        "skpref": contender(variant()),
+        "skpref, no pairs": contender(variant(**no_pairs)),
+        "distillation": contender(plain),
+        "distillation, balanced": contender(balanced),
+        "LLM scores, calibrated": Contender(calibrator, _calibrate_scores),
+        "human labels": contender(on_labels, _fit_on_labels),
+    }
+
+
+def fit_and_predict(
+    contender: Contender, data: ComparisonData, train: IntArray, test: IntArray
+) -> tuple[FloatArray, float]:
+    """Return the probabilities of the test rows, and the seconds that fit and prediction took."""
+    start = time.perf_counter()
+    prob = contender.predict(clone(contender.estimator), data, train, test)
+    return prob, time.perf_counter() - start
+
+
+def _fit_on_scores(estimator: Any, data: ComparisonData, train, test) -> FloatArray:
+    """Fit on LLM scores and human labels."""
+    with sklearn.config_context(enable_metadata_routing=True):
+        estimator.fit(
+            data.features(train),
+            data.labels(train),
+            groups=data.session[train],
+            llm_scores=data.llm_scores[train],
+        )
+        return estimator.predict_proba(data.features(test))
+
+
+def _calibrate_scores(calibrator: Any, data: ComparisonData, train, test) -> FloatArray:
+    """Calibrate the LLM's own scores; it is asked about the test rows, too."""
+    scores, labels = data.llm_scores[train], data.labels(train)
+    return calibrator.fit(scores, labels, groups=data.session[train]).transform(
+        data.llm_scores[test]
+    )
+
+
+def _fit_on_labels(estimator: Any, data: ComparisonData, train, test) -> FloatArray:
+    """Fit on human labels alone: a logistic regression, or the network itself on texts."""
+    if not takes_texts(find_classifier(estimator)[1]):
+        return _fit_logistic_regression(estimator, data, train, test)
+    with sklearn.config_context(enable_metadata_routing=True):
+        _fit_texts_on_labels(estimator, data, train)
+        return estimator.predict_proba(data.features(test))
+
+
+def _fit_logistic_regression(estimator: Any, data: ComparisonData, train, test) -> FloatArray:
+    """Fit a logistic regression on the features that the classifier gets."""
+    X_train, X_test = data.features(train), data.features(test)
+    steps = steps_before(estimator)
+    if steps is not None:  # fitted on all rows: a step may look at the neighbours in a session
         with sklearn.config_context(enable_metadata_routing=True):
             wanted = get_routing_for_object(steps).consumes("fit_transform", ["groups"])
             params = {"groups": data.session[train]} if wanted else {}
             X_train = steps.fit_transform(X_train, data.labels(train), **params)
             X_test = steps.transform(X_test)
     codes = data.codes[train]
-    found = np.unique(codes[codes >= 0])
+    present = np.unique(codes[codes >= 0])
     prob = np.zeros((len(test), len(data.classes)))
-    prob[:, found] = 1.0
-    if len(found) > 1:
+    prob[:, present] = 1.0
+    if len(present) > 1:
         model = LogisticRegression(max_iter=1000)
-        model.fit(_take(X_train, np.flatnonzero(codes >= 0)), codes[codes >= 0])
-        prob[:, found] = model.predict_proba(X_test)
+        model.fit(_take_rows(X_train, np.flatnonzero(codes >= 0)), codes[codes >= 0])
+        prob[:, present] = model.predict_proba(X_test)
     return prob
 
 
-def _finetune_on_labels(estimator: Any, data: ComparisonData, train) -> Any:
-    """Give a text classifier the labels as its scores, and as many steps as with all scores."""
+def _fit_texts_on_labels(estimator: Any, data: ComparisonData, train: IntArray) -> None:
+    """Fit a classifier of texts on labels as its scores, in as many steps as on all scores."""
     session, scores = data.session[train], data.llm_scores[train]
     n_scored = np.count_nonzero(~np.isnan(scores.reshape(len(scores), -1)).all(axis=1))
-    # A row without a label is unknown and trains nothing, but stands in its session for steps that
-    # look at its neighbours.
+    # An unlabelled row of a labelled session trains nothing, but steps before the classifier may
+    # look at it as a neighbour.
     train = train[np.isin(session, session[data.codes[train] >= 0])]
     times = round(n_scored / np.count_nonzero(data.codes[train] >= 0))
-    prefix, clf = _last_step(estimator)
-    epochs = clf.max_epochs * max(times, 1)
-    estimator.set_params(**{f"{prefix}max_epochs": epochs})
+    prefix, classifier = find_classifier(estimator)
+    estimator.set_params(**{f"{prefix}max_epochs": classifier.max_epochs * max(times, 1)})
     one_hot = np.vstack([np.eye(len(data.classes)), np.full(len(data.classes), np.nan)])
-    scores = one_hot[data.codes[train]][:, None]
-    X, labels = _take(data.X, train), data.labels(train)
-    return estimator.fit(X, labels, groups=data.session[train], llm_scores=scores)
-
-
-def _takes_text(estimator: Any) -> bool:
-    """Return whether the classifier at the end of an estimator takes texts."""
-    return isinstance(_last_step(estimator)[1], PairwisePreferenceTextClassifier)
-
-
-def fit_and_predict(
-    estimator, data: ComparisonData, train, test, row: str
-) -> tuple[FloatArray, float]:
-    """Probabilities of the test rows by one way to learn, and the seconds it took."""
-    start = time.perf_counter()
-    labels, session, scores = data.labels(train), data.session[train], data.llm_scores[train]
-    if row == "LLM scores, calibrated":
-        # The LLM is asked about the test rows, too, so it needs no student.
-        fitted = estimator.fit(scores, labels, groups=session)
-        return fitted.transform(data.llm_scores[test]), time.perf_counter() - start
-    if row == "human labels" and not _takes_text(estimator):
-        prob = _logistic_regression(estimator, data, train, test)
-        return prob, time.perf_counter() - start
-    with sklearn.config_context(enable_metadata_routing=True):
-        if row == "human labels":
-            _finetune_on_labels(estimator, data, train)
-        else:
-            estimator.fit(_take(data.X, train), labels, groups=session, llm_scores=scores)
-        prob = estimator.predict_proba(_take(data.X, test))
-    return prob, time.perf_counter() - start
+    estimator.fit(
+        data.features(train),
+        data.labels(train),
+        groups=data.session[train],
+        llm_scores=one_hot[data.codes[train]][:, None],
+    )

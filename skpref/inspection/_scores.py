@@ -1,4 +1,4 @@
-"""Read scores and labels, for noise, agreement, comparison and displays."""
+"""Read scores and labels, order rows and bin values: shared by the functions and the displays."""
 
 import numpy as np
 
@@ -6,45 +6,70 @@ from skpref._calibrator import LLMScoreCalibrator
 from skpref._typing import ArrayLike, FloatArray, IntArray
 from skpref._validation import check_labels, check_llm_scores, resolve_classes
 
-SMALLEST = 1e-7  # probability that a log loss is cut off at; float32 has nothing finer next to 1
+# A log loss counts smaller probabilities as this one; float32 has nothing finer next to 1.
+_SMALLEST = 1e-7
 
 
 def read_scores(
     llm_scores: ArrayLike, y: ArrayLike | None, classes: ArrayLike | None
 ) -> tuple[FloatArray, np.ndarray, IntArray]:
-    """Scores in double precision, the class labels, and labels as positions in them."""
+    """Check LLM scores and human labels against each other.
+
+    Parameters
+    ----------
+    llm_scores : array-like of shape (n_samples, n_prompts, n_classes) or (n_samples, n_prompts)
+        Raw scores, NaN if missing.
+    y : array-like of shape (n_samples,) or None
+        Human labels; None if no row has one.
+    classes : array-like of shape (n_classes,) or None
+        Class labels in the order of the scores.
+
+    Returns
+    -------
+    scores : ndarray of float64, shape of `llm_scores`
+        The scores.
+    classes : ndarray of shape (n_classes,)
+        Class labels.
+    codes : ndarray of int, shape (n_samples,)
+        Position of each label in the classes, -1 for none.
+
+    Raises
+    ------
+    ValueError
+        If scores, labels and classes do not match.
+    """
     scores = check_llm_scores(llm_scores).astype(np.float64)
     labels = np.full(len(scores), -1) if y is None else y
-    found, codes = check_labels(labels, classes=classes, partial=True)
+    present, codes = check_labels(labels, classes=classes, partial=True)
     if len(codes) != len(scores):
         raise ValueError(
             f"y has {len(codes)} entries but llm_scores has {len(scores)} rows; pass one label "
-            "per row, -1 or None where there is none."
+            "per row, -1 or None for an unlabelled one."
         )
     if scores.ndim == 3:
-        return scores, resolve_classes(found, classes, scores.shape[2]), codes
-    if len(found) == 0:
-        found = np.arange(2)
-    if len(found) < 2:
+        return scores, resolve_classes(present, classes, scores.shape[2]), codes
+    if len(present) == 0:
+        present = np.arange(2)
+    if len(present) < 2:
         raise ValueError(
-            f"y has one class only ({found.tolist()!r}); pass classes=[...] with every label, in "
+            f"y has one class only ({present.tolist()!r}); pass classes=[...] with every label, in "
             "the order of the scores."
         )
-    return scores, found, codes
+    return scores, present, codes
 
 
 def _are_soft_labels(scores: FloatArray, n_classes: int) -> bool:
-    """Tell whether each row of a table is a distribution over the classes."""
-    known = scores[~np.isnan(scores).any(axis=1)]
+    """Return whether each complete row of a table is a distribution over the classes."""
+    complete = scores[~np.isnan(scores).any(axis=1)]
     return (
         scores.shape[1] == n_classes
-        and bool((known >= 0).all())
-        and np.allclose(known.sum(axis=1), 1, atol=1e-3)
+        and bool((complete >= 0).all())
+        and np.allclose(complete.sum(axis=1), 1, atol=1e-3)
     )
 
 
 def score_per_class(scores: FloatArray, classes: np.ndarray, layout: str) -> FloatArray:
-    """One score per class (n, n_classes), NaN in rows without any."""
+    """Return one score per class (n, n_classes), NaN in rows that have none."""
     n_classes = len(classes)
     if layout == "classes" and scores.shape[1:] != (n_classes,):
         raise ValueError(
@@ -59,20 +84,21 @@ def score_per_class(scores: FloatArray, classes: np.ndarray, layout: str) -> Flo
 
 
 def prompt_probabilities(scores: FloatArray, classes: np.ndarray) -> FloatArray:
-    """Read what each prompt says by itself (n, n_prompts, n_classes); NaN where it is missing."""
+    """Return the probabilities of each prompt (n, n_prompts, n_classes), NaN if missing."""
     score_type = LLMScoreCalibrator("mean", classes=classes).fit(scores).score_type_
     if scores.ndim == 2 and len(classes) > 2:
         scores = scores.reshape(len(scores), -1, len(classes))
-    out = np.full((len(scores), scores.shape[1], len(classes)), np.nan)
-    reader = LLMScoreCalibrator("mean", classes=classes, score_type=score_type)
+    prob = np.full((len(scores), scores.shape[1], len(classes)), np.nan)
+    calibrator = LLMScoreCalibrator("mean", classes=classes, score_type=score_type)
     for p in range(scores.shape[1]):
-        one = scores[:, [p]]
-        if (~np.isnan(one).reshape(len(one), -1).any(axis=1)).any():
-            out[:, p] = reader.fit_transform(one)
-    return out
+        of_prompt = scores[:, [p]]
+        if (~np.isnan(of_prompt).reshape(len(of_prompt), -1).any(axis=1)).any():
+            prob[:, p] = calibrator.fit_transform(of_prompt)
+    return prob
 
 
 def check_prompt_names(prompt_names: ArrayLike | None, n_prompts: int) -> list[str]:
+    """Return one name per prompt; numbers them if no names are given."""
     if prompt_names is None:
         return [f"prompt {p}" for p in range(n_prompts)]
     names = [str(name) for name in np.asarray(prompt_names, dtype=object).tolist()]
@@ -84,13 +110,33 @@ def check_prompt_names(prompt_names: ArrayLike | None, n_prompts: int) -> list[s
     return names
 
 
+def log_losses(prob: FloatArray, codes: IntArray) -> FloatArray:
+    """Return the log loss of each row."""
+    return -np.log(np.maximum(prob[np.arange(len(codes)), codes], _SMALLEST))
+
+
 def order_by_content(
     content: FloatArray, session: IntArray, length: IntArray
 ) -> tuple[IntArray, IntArray]:
-    """Order of the rows by content, sessions together; and the new code of each session.
+    """Order rows by what they hold, so that their order and session names change no result.
 
-    Sessions that hold the same rows are alike in all that is computed here, so neither the order
-    of the rows nor the names of the sessions change a result.
+    Sessions that hold the same rows may change places: all that is computed from them is equal.
+
+    Parameters
+    ----------
+    content : ndarray of shape (n_rows, n_columns)
+        What distinguishes the rows.
+    session : ndarray of int, shape (n_rows,)
+        Session code of each row.
+    length : ndarray of int, shape (n_sessions,)
+        Number of rows of each session, those that are not in `content` included.
+
+    Returns
+    -------
+    order : ndarray of int, shape (n_rows,)
+        Order of the rows; those of a session are neighbours.
+    rank : ndarray of int, shape (n_sessions,)
+        New code of each session, ascending in that order.
     """
     content = np.where(np.isnan(content), -np.inf, content)
     by_content = np.lexsort(content.T)
@@ -98,7 +144,7 @@ def order_by_content(
     changed = np.r_[False, (ascending[1:] != ascending[:-1]).any(axis=1)]
     kind = np.empty(len(content), dtype=np.int64)
     kind[by_content] = np.cumsum(changed)
-    # A sum of integers that wraps around is the same in any order, so it names a bag of rows.
+    # A sum of integers that wraps around is the same in any order, so it identifies a bag of rows.
     top = np.iinfo(np.uint64).max
     mark = np.random.RandomState(0).randint(0, top, size=kind.max(initial=0) + 1, dtype=np.uint64)
     signature = np.zeros(len(length), dtype=np.uint64)
@@ -108,15 +154,19 @@ def order_by_content(
     return np.lexsort((kind, rank[session])), rank
 
 
+# Values that differ by rounding alone, as means of votes do, fall into one bin.
+_DECIMALS = 9
+
+
 def quantile_edges(values: FloatArray, n_bins: int) -> FloatArray:
-    """Inner edges that cut values into bins of about one size; a bin holds its lower edge."""
+    """Return the inner edges of bins of about equal size; a bin holds its lower edge."""
     if not len(values):
         return np.empty(0)
-    # Values that differ by rounding alone, as means of votes do, belong together.
-    values = np.sort(np.round(values, 9))
+    values = np.sort(np.round(values, _DECIMALS))
     inner = values[np.arange(1, n_bins) * len(values) // n_bins]
     return np.unique(inner[inner > values[0]])
 
 
 def assign_bins(values: FloatArray, inner: FloatArray) -> IntArray:
-    return np.searchsorted(inner, np.round(values, 9), side="right")
+    """Return the bin of each value, given the inner edges."""
+    return np.searchsorted(inner, np.round(values, _DECIMALS), side="right")

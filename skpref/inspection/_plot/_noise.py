@@ -1,4 +1,4 @@
-"""Draw how often scores order two utterances wrongly."""
+"""Draw the share of pairs that scores order wrongly."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ from skpref.inspection._plot._style import BLUE, GREEN, ORANGE, add_legend, get_
 
 
 class PreferenceNoiseDisplay:
-    """How often scores order two utterances wrongly, by how far apart they put them.
+    """Share of pairs that scores order wrongly, by the score gap of the pair.
 
-    One line is for pairs within a session, one for pairs across; bands are intervals over
-    sessions. It is recommended to make one with `from_estimator` or `from_predictions`.
+    One line is for pairs within a session, one for pairs across sessions; bands are intervals
+    over sessions. Use `from_estimator` or `from_predictions` to make a display.
 
     Parameters
     ----------
     noise : Bunch
-        What `skpref.inspection.preference_noise` returns.
+        Result of `skpref.inspection.preference_noise`.
 
     Attributes
     ----------
@@ -34,11 +34,11 @@ class PreferenceNoiseDisplay:
     chance_line_ : matplotlib Line2D
         One half.
     min_margin_line_ : matplotlib Line2D or None
-        The suggested `min_margin`, where it is above 0.
+        The suggested `min_margin`; None if it is not above 0.
 
     See Also
     --------
-    skpref.inspection.preference_noise : The numbers.
+    skpref.inspection.preference_noise : Computes the errors.
 
     Examples
     --------
@@ -73,7 +73,7 @@ class PreferenceNoiseDisplay:
         ImportError
             If matplotlib is not installed.
         """
-        ax, is_ours = get_axes(ax, type(self).__name__, (6.4, 4.4))
+        ax, is_new = get_axes(ax, type(self).__name__, (6.4, 4.4))
         by_gap = self.noise.by_gap
 
         def draw(name, color, marker):
@@ -110,7 +110,7 @@ class PreferenceNoiseDisplay:
         )
         style_axes(ax)
         lines = [self.within_line_, self.across_line_, self.chance_line_, self.min_margin_line_]
-        add_legend(ax, is_ours, [line for line in lines if line], n_columns=2)
+        add_legend(ax, is_new, [line for line in lines if line], n_columns=2)
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
@@ -139,23 +139,23 @@ class PreferenceNoiseDisplay:
                 (n_samples, n_prompts) or (n_samples, n_classes)
             Raw LLM scores, or one score per class; see `skpref.inspection.preference_noise`.
         y : array-like of shape (n_samples,)
-            Human labels; -1 (numbers), None or NaN marks a row without one.
+            Human labels; -1 (numbers), None or NaN marks an unlabelled row.
         groups : array-like of shape (n_samples,)
             Session id of each row.
         classes : array-like of shape (n_classes,), default=None
             Class labels in the order of the last axis of the scores.
         layout : {"auto", "prompts", "classes"}, default="auto"
-            What the columns of two-dimensional scores are.
+            Meaning of the columns of two-dimensional scores.
         n_gap_bins : int, default=10
-            Largest number of bins of the score gap.
+            Maximum number of bins of the score gap.
         max_pairs : int, default=200_000
-            Largest number of pairs that the errors are computed from.
+            Maximum number of pairs from which the errors are computed.
         n_bootstrap : int, default=200
-            Samples of sessions that the intervals are taken from.
+            Number of bootstrap samples of the sessions.
         confidence_level : float, default=0.95
-            Share of those samples that an interval covers.
+            Share of the bootstrap samples that an interval covers.
         random_state : int, RandomState instance or None, default=None
-            Seed of the samples.
+            Seed of the draws.
         ax : matplotlib Axes, default=None
             Axes to draw on. None makes a figure.
         **kwargs : dict
@@ -208,21 +208,21 @@ class PreferenceNoiseDisplay:
         estimator : object
             Fitted classifier or pipeline with `predict_proba` and `classes_`.
         X : {array-like, sparse matrix, frame} of shape (n_samples, n_features)
-            Rows that it was not trained on.
+            Rows that the estimator was not trained on.
         y : array-like of shape (n_samples,)
-            Human labels; -1 (numbers), None or NaN marks a row without one.
+            Human labels; -1 (numbers), None or NaN marks an unlabelled row.
         groups : array-like of shape (n_samples,)
             Session id of each row.
         n_gap_bins : int, default=10
-            Largest number of bins of the score gap.
+            Maximum number of bins of the score gap.
         max_pairs : int, default=200_000
-            Largest number of pairs that the errors are computed from.
+            Maximum number of pairs from which the errors are computed.
         n_bootstrap : int, default=200
-            Samples of sessions that the intervals are taken from.
+            Number of bootstrap samples of the sessions.
         confidence_level : float, default=0.95
-            Share of those samples that an interval covers.
+            Share of the bootstrap samples that an interval covers.
         random_state : int, RandomState instance or None, default=None
-            Seed of the samples.
+            Seed of the draws.
         ax : matplotlib Axes, default=None
             Axes to draw on. None makes a figure.
         **kwargs : dict

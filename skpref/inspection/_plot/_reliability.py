@@ -1,4 +1,4 @@
-"""Draw how far scores can be trusted."""
+"""Draw how well scores are calibrated."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from skpref.inspection._plot._style import (
     style_axes,
 )
 from skpref.inspection._scores import (
+    assign_bins,
     check_prompt_names,
     prompt_probabilities,
     quantile_edges,
@@ -26,7 +27,7 @@ from skpref.inspection._scores import (
 
 
 class _Curve(NamedTuple):
-    """Mean probability and observed share of each bin."""
+    """Mean probability and observed share in each bin."""
 
     prob_pred: FloatArray
     prob_true: FloatArray
@@ -34,25 +35,24 @@ class _Curve(NamedTuple):
 
 def _reliability(prob: FloatArray, codes: IntArray, k: int | None, n_bins: int) -> _Curve:
     """Bin the probabilities of one class, or of all, by quantiles."""
-    known = ~np.isnan(prob[:, 0])
-    hit = codes[known, None] == np.arange(prob.shape[1])
-    prob = prob[known]
+    has_prob = ~np.isnan(prob[:, 0])
+    hit = codes[has_prob, None] == np.arange(prob.shape[1])
+    prob = prob[has_prob]
     prob, hit = (prob.ravel(), hit.ravel()) if k is None else (prob[:, k], hit[:, k])
-    inner = quantile_edges(prob, n_bins)
-    bins = np.searchsorted(inner, np.round(prob, 9), side="right")
+    bins = assign_bins(prob, quantile_edges(prob, n_bins))
     count = np.bincount(bins)
     count = np.where(count, count, np.nan)
-    curve = np.bincount(bins, prob) / count, np.bincount(bins, hit) / count
-    told = ~np.isnan(curve[0])
-    return _Curve(curve[0][told], curve[1][told])
+    prob_pred, prob_true = np.bincount(bins, prob) / count, np.bincount(bins, hit) / count
+    filled = ~np.isnan(prob_pred)
+    return _Curve(prob_pred[filled], prob_true[filled])
 
 
 class ScoreReliabilityDisplay:
-    """How far LLM scores can be taken at their word, before and after calibration.
+    """Reliability diagram of LLM scores, before and after calibration.
 
-    Each line joins bins of about equally many scores: across, the mean probability; upwards, the
-    share of these utterances that people gave the class. Below the diagonal the LLM is too sure.
-    It is recommended to make one with `from_estimator` or `from_predictions`.
+    Each line connects bins with about equal numbers of scores: horizontally the mean probability,
+    vertically the share of these utterances that people gave the class. Below the diagonal the LLM
+    is overconfident. Use `from_estimator` or `from_predictions` to make a display.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class ScoreReliabilityDisplay:
     calibrated : tuple of (prob_pred, prob_true), default=None
         Curve of the calibrated scores.
     pos_label : object, default=None
-        The class that the curves are of; None for all classes together.
+        Class of the curves; None for all classes together.
 
     Attributes
     ----------
@@ -81,8 +81,8 @@ class ScoreReliabilityDisplay:
     See Also
     --------
     LLMScoreCalibrator : Calibrates the scores.
-    skpref.metrics.expected_calibration_error : The distance from the diagonal as a number.
-    sklearn.calibration.CalibrationDisplay : The same for one classifier.
+    skpref.metrics.expected_calibration_error : Mean distance from the diagonal.
+    sklearn.calibration.CalibrationDisplay : Reliability diagram of a classifier.
 
     Examples
     --------
@@ -128,7 +128,7 @@ class ScoreReliabilityDisplay:
         ImportError
             If matplotlib is not installed.
         """
-        ax, is_ours = get_axes(ax, type(self).__name__, (5.2, 5.4))
+        ax, is_new = get_axes(ax, type(self).__name__, (5.2, 5.4))
         (self.reference_line_,) = ax.plot(
             [0, 1], [0, 1], color="black", linestyle=":", linewidth=1, label="perfectly calibrated"
         )
@@ -136,7 +136,7 @@ class ScoreReliabilityDisplay:
         def draw(curve, **style):
             return ax.plot(*curve, **(style | kwargs))[0]
 
-        # Dashes and greys tell six prompts apart; one entry in the legend stands for more.
+        # Dashes and greys distinguish six prompts; more share one entry in the legend.
         looks = [{"color": c, "linestyle": d} for c in ("0.35", "0.65") for d in ("-", "--", ":")]
         many = len(self.prompts) > len(looks)
         self.prompt_lines_ = [
@@ -166,7 +166,7 @@ class ScoreReliabilityDisplay:
         style_axes(ax)
         shown = self.prompt_lines_[:1] if many else self.prompt_lines_
         thick_lines = [line for line in (self.ensemble_line_, self.calibrated_line_) if line]
-        add_legend(ax, is_ours, [*thick_lines, *shown, self.reference_line_])
+        add_legend(ax, is_new, [*thick_lines, *shown, self.reference_line_])
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
@@ -184,7 +184,7 @@ class ScoreReliabilityDisplay:
         ax: Any = None,
         **kwargs: Any,
     ) -> "ScoreReliabilityDisplay":
-        """Draw a calibrator's scores before and after.
+        """Draw scores before and after a fitted calibrator.
 
         Parameters
         ----------
@@ -193,16 +193,16 @@ class ScoreReliabilityDisplay:
         llm_scores : array-like of shape (n_samples, n_prompts, n_classes) or (n_samples, n_prompts)
             Raw LLM scores.
         y : array-like of shape (n_samples,)
-            Human labels; -1 (numbers), None or NaN marks a row without one.
+            Human labels; -1 (numbers), None or NaN marks an unlabelled row.
         groups : array-like of shape (n_samples,), default=None
-            Session id of each row, to be given for the rows that the calibrator was fitted on: a
-            clone is then fitted anew so that each labelled row is calibrated without the labels of
-            its session (`LLMScoreCalibrator.fit_transform`). None takes the calibrator as it is,
-            which flatters it on those rows.
+            Session id of each row. Pass it if the rows are those that the calibrator was fitted
+            on: a clone is then fitted again, so that each labelled row is calibrated without the
+            labels of its session (`LLMScoreCalibrator.fit_transform`). None uses the calibrator as
+            it is, which overstates its quality on those rows.
         n_bins : int, default=10
-            Largest number of bins, of about equally many scores each.
+            Maximum number of bins, with about equal numbers of scores.
         pos_label : object, default=None
-            Class to draw. None draws all classes together, of a binary task the second one.
+            Class to draw. None draws all classes together; for two classes, the second one.
         prompt_names : array-like of str, shape (n_prompts,), default=None
             Names of the prompts.
         ax : matplotlib Axes, default=None
@@ -258,18 +258,18 @@ class ScoreReliabilityDisplay:
         Parameters
         ----------
         y : array-like of shape (n_samples,)
-            Human labels; -1 (numbers), None or NaN marks a row without one.
+            Human labels; -1 (numbers), None or NaN marks an unlabelled row.
         llm_scores : array-like of shape (n_samples, n_prompts, n_classes) or (n_samples, n_prompts)
             Raw LLM scores. Ratings are standardised first.
         calibrated : array-like of shape (n_samples, n_classes), default=None
-            Calibrated probabilities, NaN in rows without any.
+            Calibrated probabilities, NaN in rows that have none.
         classes : array-like of shape (n_classes,), default=None
             Class labels in the order of the last axis of the scores. None takes the sorted labels
             of `y`.
         n_bins : int, default=10
-            Largest number of bins, of about equally many scores each.
+            Maximum number of bins, with about equal numbers of scores.
         pos_label : object, default=None
-            Class to draw. None draws all classes together, of a binary task the second one.
+            Class to draw. None draws all classes together; for two classes, the second one.
         prompt_names : array-like of str, shape (n_prompts,), default=None
             Names of the prompts.
         ax : matplotlib Axes, default=None
@@ -287,30 +287,31 @@ class ScoreReliabilityDisplay:
         ValueError
             If no row is labelled, or scores, labels and classes do not match.
         """
-        scores, found, codes = read_scores(llm_scores, y, classes)
-        if pos_label is None and len(found) == 2:
-            pos_label = found[1].item() if hasattr(found[1], "item") else found[1]
-        k = None if pos_label is None else class_position(pos_label, found)
+        scores, class_labels, codes = read_scores(llm_scores, y, classes)
+        if pos_label is None and len(class_labels) == 2:
+            pos_label = class_labels.tolist()[1]
+        k = None if pos_label is None else class_position(pos_label, class_labels)
         labelled = codes >= 0
         if not labelled.any():
             raise ValueError(
-                "y has no labelled row, so that scores cannot be compared with labels; pass labels."
+                "y has no labelled row, so scores cannot be compared with labels; pass labels."
             )
-        prob = prompt_probabilities(scores, found)
+        prob = prompt_probabilities(scores, class_labels)
         names = check_prompt_names(prompt_names, prob.shape[1])
         curves = {
             name: _reliability(prob[labelled, p], codes[labelled], k, n_bins)
             for p, name in enumerate(names)
             if not np.isnan(prob[labelled, p]).all()
         }
-        mean = LLMScoreCalibrator("mean", classes=found).fit_transform(scores)[labelled]
+        mean = LLMScoreCalibrator("mean", classes=class_labels).fit_transform(scores)[labelled]
         after = None
         if calibrated is not None:
             table = np.asarray(calibrated, dtype=np.float64)
-            if table.shape != (len(codes), len(found)):
+            shape = (len(codes), len(class_labels))
+            if table.shape != shape:
                 raise ValueError(
-                    f"calibrated has shape {table.shape}; pass {(len(codes), len(found))}, one "
-                    f"probability for each row and each of the classes {found.tolist()!r}."
+                    f"calibrated has shape {table.shape}; pass {shape}, one "
+                    f"probability for each row and each of the classes {class_labels.tolist()!r}."
                 )
             after = _reliability(table[labelled], codes[labelled], k, n_bins)
         display = cls(

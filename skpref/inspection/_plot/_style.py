@@ -5,34 +5,32 @@ from typing import Any
 
 import numpy as np
 
-# Okabe and Ito's colours, which colour-blind people tell apart, and which differ in lightness.
+from skpref._optional import import_optional
+
+# Okabe and Ito's colours: distinct to colour-blind people, and of different lightness.
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
 GREY = "0.5"
 
 
 def get_axes(ax: Any, name: str, figsize: tuple[float, float]) -> tuple[Any, bool]:
-    """Axes to draw on, and whether the figure is a new one of ours."""
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(
-            f"{name} requires matplotlib. You can install matplotlib with `pip install matplotlib`."
-        ) from error
+    """Return the axes to draw on, and whether they are in a new figure of this display."""
+    import_optional("matplotlib", name, "plot")
     if ax is not None:
         return ax, False
-    _, ax = plt.subplots(figsize=figsize, layout="constrained")
+    pyplot = import_optional("matplotlib.pyplot", name, "plot")
+    _, ax = pyplot.subplots(figsize=figsize, layout="constrained")
     return ax, True
 
 
-def add_legend(ax: Any, is_ours: bool, handles: Sequence[Any], n_columns: int = 3) -> None:
-    """Put the legend below the axes, where it hides no data, if the layout makes room for it."""
+def add_legend(ax: Any, is_new: bool, handles: Sequence[Any], n_columns: int = 3) -> None:
+    """Put the legend below the axes, off the data, if the layout makes room for it."""
     look = {"handles": handles, "ncols": min(n_columns, len(handles)), "frameon": False}
-    if is_ours:
+    if is_new:
         ax.figure.legend(loc="outside lower center", **look)
     elif ax.figure.get_layout_engine() is not None and not _has_long_ticks(ax):
         from matplotlib.transforms import ScaledTranslation
 
-        # Past the ticks and the label of the x-axis, whatever the size of the axes.
+        # Below the ticks and the label of the x-axis, for axes of any size.
         below = ScaledTranslation(0, -36 / 72, ax.figure.dpi_scale_trans)
         anchor = {"bbox_to_anchor": (0.5, 0), "bbox_transform": ax.transAxes + below}
         ax.legend(loc="upper center", fontsize="small", **(look | {"ncols": 2} | anchor))
@@ -45,16 +43,17 @@ def _has_long_ticks(ax: Any) -> bool:
 
 
 def style_axes(ax: Any) -> None:
+    """Remove the frame on two sides and draw a light grid below the data."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(color="0.92", linewidth=0.8)
     ax.set_axisbelow(True)
 
 
 def class_position(pos_label: Any, classes: np.ndarray) -> int:
-    """Column of a class; of the last one for None."""
-    known = classes.tolist()
+    """Return the column of a class; None means the last one."""
+    labels = classes.tolist()
     if pos_label is None:
-        return len(known) - 1
-    if pos_label not in known:
-        raise ValueError(f"pos_label={pos_label!r} is not a class; pass one of {known!r}.")
-    return known.index(pos_label)
+        return len(labels) - 1
+    if pos_label not in labels:
+        raise ValueError(f"pos_label={pos_label!r} is not a class; pass one of {labels!r}.")
+    return labels.index(pos_label)

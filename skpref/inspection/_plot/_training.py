@@ -3,32 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from skpref._student._base import BasePreferenceClassifier
+from skpref.inspection._pipeline import find_classifier, trains_by_lbfgs
 from skpref.inspection._plot._style import BLUE, ORANGE, SKY, add_legend, get_axes, style_axes
-
-
-def _last_step(estimator: Any, name: str) -> BasePreferenceClassifier:
-    """Give the classifier at the end of a pipeline."""
-    step = estimator
-    while isinstance(step, Pipeline):
-        step = step.steps[-1][1]
-    if not isinstance(step, BasePreferenceClassifier):
-        raise ValueError(
-            f"estimator={estimator!r:.200} must be a PairwisePreferenceClassifier, or a Pipeline "
-            f"whose last step is one, but that is a {type(step).__name__}; {name} draws no other."
-        )
-    check_is_fitted(step)
-    return step
 
 
 class TrainingCurveDisplay:
     """Losses of a classifier over its training.
 
-    Fine-tuning minimises another loss than the stage before, so it has an axis of its own, to the
-    right. It is recommended to make one with `from_estimator`.
+    Fine-tuning minimises another loss than stage 1, so it has a second axis, on the right. Use
+    `from_estimator` to make a display.
 
     Parameters
     ----------
@@ -36,22 +21,22 @@ class TrainingCurveDisplay:
         Table of losses: stage ("pairs" or "finetune"), epoch, train_loss and, with early stopping,
         valid_loss.
     unit : str, default="epoch"
-        What a step of the first stage is.
+        Name of a step of stage 1: the label of the x-axis.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
         The axes.
     finetune_ax_ : matplotlib Axes or None
-        Axes of the losses of fine-tuning, where there was any.
+        Axes of the losses of fine-tuning; None if there was no fine-tuning.
     figure_ : matplotlib Figure
         The figure.
     lines_ : dict of {str: matplotlib Line2D}
-        Lines by what the legend calls them.
+        Lines by their names in the legend.
 
     See Also
     --------
-    PairwisePreferenceClassifier : Its ``history_`` is what is drawn.
+    PairwisePreferenceClassifier : Records the losses in ``history_``.
 
     Examples
     --------
@@ -96,18 +81,18 @@ class TrainingCurveDisplay:
                 "history has no losses to draw; pass the history_ of a fitted "
                 "PairwisePreferenceClassifier."
             )
-        ax, is_ours = get_axes(ax, type(self).__name__, (6.4, 4.0))
+        ax, is_new = get_axes(ax, type(self).__name__, (6.4, 4.0))
         self.lines_: dict[str, Any] = {}
-        done = len(stages["pairs"])
+        n_steps = len(stages["pairs"])
 
         def draw(axes, steps, offset, losses):
             for key, (label, style) in losses.items():
-                told = [(i + 1 + offset, s[key]) for i, s in enumerate(steps) if key in s]
-                if told:
-                    marker = "o" if len(told) <= 12 else None
+                curve = [(i + 1 + offset, s[key]) for i, s in enumerate(steps) if key in s]
+                if curve:
+                    marker = "o" if len(curve) <= 12 else None
                     base = {"linewidth": 2, "markersize": 4, "marker": marker, "label": label}
                     (self.lines_[label],) = axes.plot(
-                        *zip(*told, strict=True), **(base | style | kwargs)
+                        *zip(*curve, strict=True), **(base | style | kwargs)
                     )
 
         draw(
@@ -127,15 +112,15 @@ class TrainingCurveDisplay:
         if stages["finetune"]:
             self.finetune_ax_ = ax.twinx()
             fine = {"train_loss": ("fine-tuning", {"color": ORANGE, "linestyle": "-."})}
-            draw(self.finetune_ax_, stages["finetune"], done, fine)
-            ax.axvline(done + 0.5, color="0.4", linestyle=":", linewidth=1)
+            draw(self.finetune_ax_, stages["finetune"], n_steps, fine)
+            ax.axvline(n_steps + 0.5, color="0.4", linestyle=":", linewidth=1)
             self.finetune_ax_.set_ylabel("cross-entropy of fine-tuning", color=ORANGE)
             self.finetune_ax_.tick_params(axis="y", colors=ORANGE)
             self.finetune_ax_.spines[["top", "left"]].set_visible(False)
         ax.set(xlabel=self.unit, ylabel="loss of stage 1")
         ax.xaxis.get_major_locator().set_params(integer=True)
-        # Of two axes on top of each other, the upper one draws over the legend of the lower.
-        add_legend(self.finetune_ax_ or ax, is_ours, list(self.lines_.values()))
+        # The upper of two axes in one place draws over the legend of the lower.
+        add_legend(self.finetune_ax_ or ax, is_new, list(self.lines_.values()))
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
@@ -162,10 +147,11 @@ class TrainingCurveDisplay:
         Raises
         ------
         ValueError
-            If the estimator is something else.
+            If the last step of the estimator is something else.
         sklearn.exceptions.NotFittedError
             If it is not fitted.
         """
-        clf = _last_step(estimator, cls.__name__)
-        unit = "iteration of L-BFGS" if clf.solver == "lbfgs" else "epoch"
-        return cls(clf.history_, unit=unit).plot(ax=ax, **kwargs)
+        _, classifier = find_classifier(estimator)
+        check_is_fitted(classifier)
+        unit = "iteration of L-BFGS" if trains_by_lbfgs(classifier) else "epoch"
+        return cls(classifier.history_, unit=unit).plot(ax=ax, **kwargs)

@@ -1,4 +1,4 @@
-"""Draw scores along the turns of a session."""
+"""Draw scores along a session."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from skpref.inspection._plot._style import (
     style_axes,
 )
 
-# Looks of the lines that have a role; other names get what is left.
+# Styles of the lines that have a role; other lines get the remaining colours.
 _ROLES: dict[str, dict[str, Any]] = {
     "LLM": {"color": GREY, "marker": "s", "linestyle": "--", "linewidth": 1.4},
     "soft label": {"color": ORANGE, "marker": "^", "linestyle": "-.", "linewidth": 1.8},
@@ -32,21 +32,53 @@ _ROLES: dict[str, dict[str, Any]] = {
 _OTHERS = [GREEN, PURPLE, SKY, "black"]
 
 
-class SessionTrajectoryDisplay:
-    """Scores of one class along the turns of one session.
+def _check_lengths(lines: Mapping[str, FloatArray], optional: Mapping[str, Any]) -> int:
+    """Return the number of utterances, the same in all that is given."""
+    lengths = {f"scores[{name!r}]": len(line) for name, line in lines.items()}
+    lengths |= {
+        name: len(np.asarray(values, dtype=object))
+        for name, values in optional.items()
+        if values is not None
+    }
+    first, n_turns = next(iter(lengths.items()))
+    for name, length in lengths.items():
+        if length != n_turns:
+            raise ValueError(
+                f"{name} has {length} entries but {first} has {n_turns}; pass one per utterance of "
+                "the session."
+            )
+    return n_turns
 
-    It is recommended to make one with `from_estimator` or `from_predictions`.
+
+def _compare_labels(y: ArrayLike, pos_label: Any) -> tuple[FloatArray, Any]:
+    """Return whether each label is the class (NaN if unlabelled), and the class."""
+    labels, codes = check_labels(y, partial=True)
+    if pos_label is None and set(labels.tolist()) <= {0, 1}:
+        pos_label = 1
+    if pos_label is None:
+        raise ValueError(
+            f"pos_label=None but y has the labels {labels.tolist()!r}; pass the class of the "
+            "scores."
+        )
+    is_pos = [c >= 0 and labels.tolist()[c] == pos_label for c in codes]
+    return np.where(codes < 0, np.nan, np.array(is_pos, dtype=np.float64)), pos_label
+
+
+class SessionTrajectoryDisplay:
+    """Scores of one class along one session.
+
+    Use `from_estimator` or `from_predictions` to make a display.
 
     Parameters
     ----------
     turns : ndarray of shape (n_turns,)
         Position of each utterance in its session.
     scores : dict of {str: ndarray of shape (n_turns,)}
-        Lines to draw, NaN for a gap. "LLM", "soft label" and "student" have looks of their own.
+        Lines to draw, NaN for a gap. "LLM", "soft label" and "student" have fixed styles.
     is_class : ndarray of shape (n_turns,), default=None
-        Whether people gave an utterance the class: 1, 0, or NaN where they did not say.
+        Whether people gave an utterance the class: 1, 0, or NaN if it is unlabelled.
     texts : list of str, default=None
-        What was said, shown below the turns, cut short.
+        Text of each utterance, shown shortened below the x-axis.
     pos_label : object, default=None
         Name of the class.
 
@@ -63,7 +95,7 @@ class SessionTrajectoryDisplay:
 
     See Also
     --------
-    skpref.metrics.within_session_concordance : How well scores order the turns of sessions.
+    skpref.metrics.within_session_concordance : Share of pairs that scores order rightly.
 
     Examples
     --------
@@ -110,7 +142,7 @@ class SessionTrajectoryDisplay:
         """
         n_turns = len(self.turns)
         size = (min(max(6.4, 0.32 * n_turns), 14.0), 5.2 if self.texts is not None else 4.0)
-        ax, is_ours = get_axes(ax, type(self).__name__, size)
+        ax, is_new = get_axes(ax, type(self).__name__, size)
         order = np.argsort(self.turns, kind="stable")
         turns = self.turns[order]
         others = iter(_OTHERS * (1 + len(self.scores) // len(_OTHERS)))
@@ -120,17 +152,17 @@ class SessionTrajectoryDisplay:
             style = {"label": name, "markersize": 5 if n_turns <= 40 else 0} | look | kwargs
             (self.lines_[name],) = ax.plot(turns, score[order], **style)
         self._mark_labels(ax, turns, order)
-        what = "the class" if self.pos_label is None else f"{self.pos_label!r}"
-        ax.set(xlabel="turn", ylabel=f"score of {what}")
+        name_of_class = "the class" if self.pos_label is None else f"{self.pos_label!r}"
+        ax.set(xlabel="turn", ylabel=f"score of {name_of_class}")
         self._set_ticks(ax, turns, order)
         style_axes(ax)
         marked = [m for m in self.label_markers_.values() if len(m.get_xdata())]
-        add_legend(ax, is_ours, [*self.lines_.values(), *marked])
+        add_legend(ax, is_new, [*self.lines_.values(), *marked])
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
     def _mark_labels(self, ax, turns, order):
-        """Put a marker above the turns that are of the class, and one below the others."""
+        """Put a marker above the utterances of the class, and below the others."""
         values = np.concatenate([[0.0, 1.0], *self.scores.values()])
         low, high = np.nanmin(values), np.nanmax(values)
         room = 0.08 * (high - low)
@@ -138,12 +170,12 @@ class SessionTrajectoryDisplay:
         self.label_markers_ = {}
         if self.is_class is None:
             return
-        known = self.is_class[order]
+        is_class = self.is_class[order]
         for name, wanted, at, face in (("yes", 1, high, "black"), ("no", 0, low, "white")):
             at = at + room if wanted else at - room
-            chosen = turns[known == wanted]
-            told = "is" if wanted else "is not"
-            what = "the class" if self.pos_label is None else f"{self.pos_label!r}"
+            chosen = turns[is_class == wanted]
+            verb = "is" if wanted else "is not"
+            name_of_class = "the class" if self.pos_label is None else f"{self.pos_label!r}"
             (self.label_markers_[name],) = ax.plot(
                 chosen,
                 np.full(len(chosen), at),
@@ -152,7 +184,7 @@ class SessionTrajectoryDisplay:
                 markersize=5,
                 color="black",
                 markerfacecolor=face,
-                label=f"people: {told} {what}",
+                label=f"people: {verb} {name_of_class}",
             )
 
     def _set_ticks(self, ax, turns, order):
@@ -161,7 +193,7 @@ class SessionTrajectoryDisplay:
             return
         texts = [textwrap.shorten(self.texts[i], 28, placeholder=" …") for i in order]
         names = [f"{text}  {turn}" for turn, text in zip(turns.tolist(), texts, strict=True)]
-        # Slanted up to the tick; a $ would begin a formula.
+        # Slanted, ending at the tick. An unescaped $ would begin a formula.
         names = [name.replace("$", r"\$") for name in names]
         ax.set_xticks(turns, names, rotation=50, ha="right", rotation_mode="anchor", fontsize=8)
 
@@ -186,11 +218,11 @@ class SessionTrajectoryDisplay:
         scores : dict of {str: array-like of shape (n_turns,)}
             Lines to draw: scores of one class by several models, NaN for a gap.
         y : array-like of shape (n_turns,), default=None
-            Human labels; -1 (numbers), None or NaN marks a turn without one.
+            Human labels; -1 (numbers), None or NaN marks an unlabelled utterance.
         texts : sequence of str of length n_turns, default=None
-            What was said.
+            Text of each utterance.
         pos_label : object, default=None
-            The class that the scores are of; needed with `y`. Of the labels 0 and 1 it is 1.
+            Class of the scores; needed with `y`, unless the labels are 0 and 1 (then 1).
         ax : matplotlib Axes, default=None
             Axes to draw on. None makes a figure.
         **kwargs : dict
@@ -214,34 +246,17 @@ class SessionTrajectoryDisplay:
             name: column_or_1d(np.asarray(score, dtype=np.float64))
             for name, score in scores.items()
         }
-        n_turns = len(next(iter(lines.values())))
-        lengths = {f"scores[{name!r}]": len(line) for name, line in lines.items()}
-        given_too = {"y": y, "texts": texts, "turns": turns}
-        lengths |= {
-            k: len(np.asarray(v, dtype=object)) for k, v in given_too.items() if v is not None
-        }
-        wrong = {name: length for name, length in lengths.items() if length != n_turns}
-        if wrong:
-            name, length = next(iter(wrong.items()))
-            raise ValueError(
-                f"{name} has {length} entries but {next(iter(lengths))} has {n_turns}; pass one "
-                "per turn of the session."
-            )
+        n_turns = _check_lengths(lines, {"y": y, "texts": texts, "turns": turns})
         is_class = None
         if y is not None:
-            found, codes = check_labels(y, partial=True)
-            if pos_label is None and set(found.tolist()) <= {0, 1}:
-                pos_label = 1
-            if pos_label is None:
-                raise ValueError(
-                    f"pos_label=None but y has the labels {found.tolist()!r}; pass the class that "
-                    "the scores are of."
-                )
-            is_pos = [c >= 0 and found.tolist()[c] == pos_label for c in codes]
-            is_class = np.where(codes < 0, np.nan, np.array(is_pos, dtype=np.float64))
-        at = np.arange(n_turns) if turns is None else column_or_1d(np.asarray(turns))
-        given = None if texts is None else [str(text) for text in texts]
-        display = cls(at, lines, is_class=is_class, texts=given, pos_label=pos_label)
+            is_class, pos_label = _compare_labels(y, pos_label)
+        display = cls(
+            np.arange(n_turns) if turns is None else column_or_1d(np.asarray(turns)),
+            lines,
+            is_class=is_class,
+            texts=None if texts is None else [str(text) for text in texts],
+            pos_label=pos_label,
+        )
         return display.plot(ax=ax, **kwargs)
 
     @classmethod
@@ -268,7 +283,7 @@ class SessionTrajectoryDisplay:
         X : {array-like, sparse matrix, frame} of shape (n_turns, n_features)
             Rows of one session.
         y : array-like of shape (n_turns,), default=None
-            Human labels; -1 (numbers), None or NaN marks a turn without one.
+            Human labels; -1 (numbers), None or NaN marks an unlabelled utterance.
         llm_scores : array-like of shape (n_turns, n_prompts, n_classes) or \
                 (n_turns, n_prompts), default=None
             Raw LLM scores of the session: probabilities, log-odds or ratings. Their mean over
@@ -279,9 +294,9 @@ class SessionTrajectoryDisplay:
         turns : array-like of shape (n_turns,), default=None
             Position of each utterance. None counts from 0.
         texts : sequence of str of length n_turns, default=None
-            What was said.
+            Text of each utterance.
         pos_label : object, default=None
-            The class to draw. None takes the last one.
+            Class to draw. None takes the last one.
         ax : matplotlib Axes, default=None
             Axes to draw on. None makes a figure.
         **kwargs : dict
@@ -300,13 +315,13 @@ class SessionTrajectoryDisplay:
         classes = np.asarray(estimator.classes_)
         k = class_position(pos_label, classes)
         lines: dict[str, FloatArray] = {}
-        student = np.asarray(estimator.predict_proba(X))[:, k]
+        prob = np.asarray(estimator.predict_proba(X))[:, k]
         if llm_scores is not None:
-            raw = check_llm_scores(llm_scores, len(student))
+            raw = check_llm_scores(llm_scores, len(prob))
             lines["LLM"] = LLMScoreCalibrator("mean", classes=classes).fit_transform(raw)[:, k]
         if soft_labels is not None:
             lines["soft label"] = np.asarray(soft_labels, dtype=np.float64)[:, k]
-        lines["student"] = student
+        lines["student"] = prob
         return cls.from_predictions(
             turns, lines, y, texts=texts, pos_label=classes.tolist()[k], ax=ax, **kwargs
         )
