@@ -28,7 +28,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         default=os.environ.get("SKPREF_DATA"),
         help="folder of the parquet files (default: environment variable SKPREF_DATA)",
     )
-    parser.add_argument("--cache", type=Path, default=CACHE, help="folder for what is kept")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="folder kept between runs")
     parser.add_argument("--jobs", type=int, default=2, help="number of processes")
     add_out_option(parser)
 

@@ -69,7 +69,7 @@ def scores_on_test(data, y, soft, seed, **setting) -> dict:
 
 
 def calibration(task, n_labels, seed, paths) -> list[dict]:
-    """Score order and calibration of the soft labels by each method, and what is learned of them.
+    """Score the soft labels of each method by order and calibration, and the classifier trained.
 
     The soft labels are scored on the train rows whose human labels no method has seen.
     """
@@ -243,7 +243,7 @@ def run_unit(part, task, n_labels, seed, paths) -> list[dict]:
 
 
 def run(args) -> pd.DataFrame:
-    """Run what is missing in the cache."""
+    """Run the units that are missing in the cache."""
     folder = args.cache / "ablations" / args.part
     paths = (str(args.data_dir), str(args.cache))
     files = {

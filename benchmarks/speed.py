@@ -454,7 +454,7 @@ class Race:
         return next((s for s, c in self.path if c >= concordance), np.inf)
 
 
-def race_ours(solver, X, teacher, groups, race):
+def race_ours(solver, X, soft, groups, race):
     """Train our classifier on the soft labels alone."""
     from skorch.callbacks import Callback
 
@@ -470,12 +470,12 @@ def race_ours(solver, X, teacher, groups, race):
     module = "linear" if solver == "lbfgs" else "mlp"
     clf = PairwisePreferenceClassifier(module, solver=solver, callbacks=[Lap()], **only_pairs)
     race.start()
-    clf.fit(X, None, groups=groups, llm_scores=teacher[:, None])
+    clf.fit(X, None, groups=groups, llm_scores=soft[:, None])
     if solver == "lbfgs":
         race.lap(clf.decision_function)
 
 
-def race_explicit(X, teacher, groups, race):
+def race_explicit(X, soft, groups, race):
     """Train the same network on a list of all pairs; both rows are encoded for each pair."""
     import torch
 
@@ -487,7 +487,7 @@ def race_explicit(X, teacher, groups, race):
     race.start()
     module = MLP(X.shape[1], 1).to(race.device)
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-3, weight_decay=1e-3)
-    pairs = IntraSessionPairSampler().sample(teacher, groups)
+    pairs = IntraSessionPairSampler().sample(soft, groups)
     rows, margins = torch.from_numpy(X).to(race.device), torch.from_numpy(pairs.margin).float()
     winner, loser = torch.from_numpy(pairs.winner), torch.from_numpy(pairs.loser)
     for _ in range(3):
@@ -500,12 +500,12 @@ def race_explicit(X, teacher, groups, race):
         race.lap(lambda rows: predict_scores(module, rows)[:, 0])
 
 
-def race_xgboost(X, teacher, groups, race):
+def race_xgboost(X, soft, groups, race):
     """Train XGBoost's pairwise ranker."""
     import xgboost
 
     race.start()
-    data = xgboost.DMatrix(X, teacher, qid=groups)
+    data = xgboost.DMatrix(X, soft, qid=groups)
     options = {"objective": "rank:pairwise", "eta": 0.1, "max_depth": 6, "device": race.device}
     booster = xgboost.Booster(options | {"nthread": multiprocessing.cpu_count()}, [data])
     for number in range(150):
@@ -514,12 +514,12 @@ def race_xgboost(X, teacher, groups, race):
             race.lap(lambda rows: booster.predict(xgboost.DMatrix(rows)))
 
 
-def race_lightgbm(X, teacher, groups, race):
+def race_lightgbm(X, soft, groups, race):
     """Train LightGBM's LambdaRank on the soft labels cut into 16 levels, as it needs them."""
     import lightgbm
 
     race.start()
-    levels = np.minimum(teacher * 16, 15).astype(int)
+    levels = np.minimum(soft * 16, 15).astype(int)
     data = lightgbm.Dataset(X, levels, group=np.bincount(groups))
     options = {"objective": "lambdarank", "learning_rate": 0.1, "verbose": -1}
     options |= {"label_gain": list(range(16)), "num_threads": multiprocessing.cpu_count()}
@@ -546,13 +546,13 @@ def training(quick):
     rivals |= {"lightgbm": race_lightgbm} if find_spec("lightgbm") else {}
     rows = []
     for device, kind in itertools.product(devices(), ["embedding", "table"]):
-        X, teacher, y, groups = training_data(n + n // 4, kind=kind)
+        X, soft, y, groups = training_data(n + n // 4, kind=kind)
         races = {}
         # A first lap on a few rows, which is left out, does the loading that happens once.
         for (name, rival), size in itertools.product(rivals.items(), (400, n)):
             races[name] = Race(X[n:], y[n:], groups[n:])
             races[name].device = device
-            rival(X[:size], teacher[:size], groups[:size], races[name])
+            rival(X[:size], soft[:size], groups[:size], races[name])
         for name, race in races.items():
             best = race.best()
             row = {"device": device, "data": kind, "rival": name, "its best": best}
@@ -677,7 +677,7 @@ def prepare_fit(n, length, solver):
     """Prepare fitting the classifier."""
     from skpref import PairwisePreferenceClassifier
 
-    X, teacher, _, groups = training_data(n, length, n_features=64)
+    X, soft, _, groups = training_data(n, length, n_features=64)
     clf = PairwisePreferenceClassifier(
         "linear" if solver == "lbfgs" else "mlp",
         solver=solver,
@@ -688,8 +688,8 @@ def prepare_fit(n, length, solver):
         device="cpu",
         random_state=0,
     )
-    clf.fit(X[:200], None, groups=groups[:200], llm_scores=teacher[:200, None])  # loads torch
-    return lambda: clf.fit(X, None, groups=groups, llm_scores=teacher[:, None])
+    clf.fit(X[:200], None, groups=groups[:200], llm_scores=soft[:200, None])  # loads torch
+    return lambda: clf.fit(X, None, groups=groups, llm_scores=soft[:, None])
 
 
 @part
