@@ -56,14 +56,14 @@ def _chunks(n_rows: int, n_columns: int) -> list[slice]:
 
 
 def _mean_over_prompts(values: FloatArray) -> FloatArray:
-    """Average over the prompts, ignoring NaN; NaN if no prompt has a value."""
+    """Compute the mean over the prompts, ignoring NaN; NaN if no prompt has a value."""
     present = ~np.isnan(values)
     count = present.sum(axis=1)
     return np.where(present, values, 0).sum(axis=1) / np.where(count, count, np.nan)
 
 
 def _mean_over_rows(chunks: Iterable[FloatArray]) -> FloatArray:
-    """Average over the rows of all chunks, ignoring NaN; NaN if no row has a value."""
+    """Compute the mean over the rows of all chunks, ignoring NaN; NaN if no row has a value."""
     total = count = np.zeros(1)
     for values in chunks:
         present = ~np.isnan(values)
