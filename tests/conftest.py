@@ -2,6 +2,7 @@ import os
 from importlib.util import find_spec
 
 import pytest
+import sklearn
 
 # No test downloads anything.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -42,6 +43,13 @@ def tiny_model(tmp_path_factory):
     model.max_seq_length = 64
     model.save_pretrained(str(folder / "tiny"), create_model_card=False)
     return str(folder / "tiny")
+
+
+@pytest.fixture
+def routing():
+    """Metadata routing switched on."""
+    with sklearn.config_context(enable_metadata_routing=True):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,5 @@
 """The house stays tidy: no size of the package grows past its limit."""
 
-import ast
-import sys
-
-import pytest
-
 from tests import sizes
 
 
