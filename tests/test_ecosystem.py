@@ -6,7 +6,6 @@ import sys
 import joblib
 import numpy as np
 import pytest
-import sklearn
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
@@ -33,8 +32,11 @@ from skpref import (
     PairwisePreferenceClassifier,
 )
 from skpref.datasets import make_dialogues
+from tests.helpers import fast, given
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*joblib:UserWarning")
+
+STEP = "pairwisepreferenceclassifier"  # of the pipelines that `make_pipeline` makes
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +52,8 @@ def full(data):
     return data.X, data.y_true, data.groups
 
 
-@pytest.fixture
-def routing():
-    with sklearn.config_context(enable_metadata_routing=True):
-        yield
-
-
 def classifier(**params):
-    given = {"max_epochs": 20, "lr": 1e-2, "random_state": 0} | params
-    return PairwisePreferenceClassifier(**given)
-
-
-def given(data, rows=slice(None)):
-    return {"groups": data.groups[rows], "llm_scores": data.llm_scores[rows]}
+    return fast(**{"max_epochs": 20, "batch_size": 256} | params)
 
 
 def test_calibrated_classifier_fits_by_session(data, full, routing):
@@ -153,8 +144,7 @@ def test_transformers_give_frames_that_the_classifier_takes(data, output):
     X = frames.DataFrame({name: data.X[:, i] for i, name in enumerate(columns)})
     pipe = make_pipeline(StandardScaler(), classifier(classes=[0, 1]))
     pipe.set_output(transform=output)
-    step = "pairwisepreferenceclassifier"
-    pipe.fit(X, data.y, **{f"{step}__{k}": v for k, v in given(data).items()})
+    pipe.fit(X, data.y, **given(data, step=STEP))
     assert list(pipe[-1].feature_names_in_) == columns
     assert pipe.predict_proba(X).shape == (len(data.y), 2)
     scores = data.llm_scores.reshape(len(data.y), -1)
@@ -169,13 +159,13 @@ def test_polars_dialogues_give_what_pandas_gives(data):
     pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
     words = np.where(data.y_true == 1, "good thanks", "bad sorry")
     frame = {"session_id": data.groups.astype(str), "turn": np.arange(len(words)), "text": words}
-    step, found = "pairwisepreferenceclassifier", []
+    found = []
     for frames in (pandas, polars):
         X = frames.DataFrame(frame)
         pipe = make_pipeline(
             DialogueContext(n_turns=1), CountVectorizer(), classifier(classes=[0, 1])
         )
-        pipe.fit(X, data.y, **{f"{step}__{k}": v for k, v in given(data).items()})
+        pipe.fit(X, data.y, **given(data, step=STEP))
         found.append(pipe.predict_proba(X))
     assert_array_equal(*found)
 
@@ -229,7 +219,7 @@ def test_optuna_searches_by_session(data):
         random_state=0,
         error_score="raise",
     )
-    steps = {f"clf__{k}": v for k, v in given(data).items()}
+    steps = given(data, step="clf")
     found.fit(data.X, data.y, groups=data.groups, **steps)
     assert len(found.trials_) == 3
     assert 1 <= found.best_params_["clf__margin_scale"] <= 4
@@ -246,8 +236,7 @@ np.save(sys.argv[3], joblib.load(sys.argv[1]).predict_proba(X))
 
 def test_joblib_file_is_read_by_another_process(data, tmp_path):
     pipe = make_pipeline(StandardScaler(), classifier(classes=[0, 1]))
-    step = "pairwisepreferenceclassifier"
-    pipe.fit(data.X, data.y, **{f"{step}__{k}": v for k, v in given(data).items()})
+    pipe.fit(data.X, data.y, **given(data, step=STEP))
     paths = [str(tmp_path / name) for name in ("pipe.joblib", "X.npy", "p.npy")]
     joblib.dump(pipe, paths[0])
     np.save(paths[1], data.X)
@@ -260,8 +249,7 @@ def test_joblib_file_is_read_by_another_process(data, tmp_path):
 def test_mlflow_reloads_a_fitted_pipeline(data, tmp_path):
     mlflow = pytest.importorskip("mlflow.sklearn")
     pipe = make_pipeline(StandardScaler(), classifier(classes=[0, 1]))
-    step = "pairwisepreferenceclassifier"
-    pipe.fit(data.X, data.y, **{f"{step}__{k}": v for k, v in given(data).items()})
+    pipe.fit(data.X, data.y, **given(data, step=STEP))
     mlflow.save_model(
         pipe,
         str(tmp_path / "model"),

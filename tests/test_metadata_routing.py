@@ -1,10 +1,7 @@
 """Session ids and LLM scores reach fit, row by row, in every fold of scikit-learn's tools."""
 
-import re
-
 import numpy as np
 import pytest
-import sklearn
 from joblib import Parallel, delayed
 from numpy.testing import assert_array_equal
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_validate
@@ -19,6 +16,7 @@ from skpref import (
 )
 from skpref.datasets import make_dialogues
 from skpref.metrics import within_session_concordance_scorer
+from tests.helpers import raises
 
 GRID = {
     "clf__calibrator__method": ["mean", "log_pool"],
@@ -45,12 +43,6 @@ def data():
         "groups": groups[order],
         "llm_scores": made.llm_scores[order],
     }
-
-
-@pytest.fixture
-def routing():
-    with sklearn.config_context(enable_metadata_routing=True):
-        yield
 
 
 def make_pipeline(**params):
@@ -172,7 +164,7 @@ def test_routing_off_scores_without_ids_raise_and_say_how(data):
     search = GridSearchCV(
         make_pipeline(), {"clf__margin_scale": [2.0]}, cv=GroupKFold(3), error_score="raise"
     )
-    with pytest.raises(ValueError, match=re.escape("clf__groups=g, clf__llm_scores=s")):
+    with raises("clf__groups=g, clf__llm_scores=s"):
         search.fit(data["X"], data["y"], groups=data["groups"], clf__llm_scores=data["llm_scores"])
 
 
