@@ -149,6 +149,7 @@ class Endpoint:
         self._key = find_key(base_url, api_key)
         self._settings = {"base_url": base_url, "timeout": timeout, "max_retries": 0}
         self._timeout = timeout
+        self._headers: dict[str, str] | None = None
         self._structured: bool | None = None  # whether the server has structured output, if known
         base_url = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
         self.identity = base_url.rstrip("/")
@@ -205,11 +206,17 @@ class Endpoint:
         openai, secrets = self._openai, [self._key, *find_secrets(payload)]
         limit = payload.get("timeout")
         limit = limit if isinstance(limit, int | float) else self._timeout
+        arguments = reveal_secrets(payload)
+        headers = arguments.pop("extra_headers", None)
         try:
+            # Headers are those of the client, since openai logs the ones of a request.
+            if headers and self._headers != headers:
+                self._headers = headers
+                self._client = self._client.with_options(default_headers=headers)
             # Raw: building the response objects takes longer than reading the JSON.
             create = self._client.chat.completions.with_raw_response.create
             async with asyncio.timeout(limit):
-                response = await create(**reveal_secrets(payload))
+                response = await create(**arguments)
                 return response.http_response.content
         except openai.APIStatusError as error:
             reason = f"HTTP {error.status_code}: {_words_of_response(error)}"

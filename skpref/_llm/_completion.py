@@ -28,7 +28,7 @@ _THOUGHTS = [
 # OpenAI's harmony format: the answer is in the channel "final". A server that leaves out special
 # tokens writes the names of channels without a space.
 _HARMONY_FINAL = re.compile(
-    r"<\|channel\|>\s*final\b[^<]*<\|message\|>|^analysis.*assistantfinal", re.S
+    r"<\|channel\|>\s*final\b.{0,60}?<\|message\|>|^analysis.*assistantfinal", re.S
 )
 _HARMONY = re.compile(r"<\|(?:channel|message|start)\|>|^analysis(?=[A-Z])")
 _SPECIAL = re.compile(r"<\|[\w:]{1,40}\|>|</?s>")

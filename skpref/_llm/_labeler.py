@@ -342,7 +342,7 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
             If parameters contradict each other, classes are not sorted, a template lacks a
             field, `X` lacks a column, or a label is not a class.
         ImportError
-            If openai or diskcache is not installed.
+            If openai or tqdm is not installed.
         """
         questions = self._questions()
         self._check_settings()

@@ -312,7 +312,9 @@ class Runner:
         finally:
             self._sending -= 1
         await self._judge(failure)
-        return body, Answer(None, reason=str(failure))
+        # An answer that stopped the run says nothing about its question.
+        kept = body if self._stop_error is None else None
+        return kept, Answer(None, reason=str(failure))
 
     async def _send(self, ask: Ask) -> tuple[bytes, Answer]:
         """Send a request until the response is an answer, useful or not."""
