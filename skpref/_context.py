@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import validate_data
 
 from skpref._sklearn import DocLinkMixin, Interval, StrOptions, _fit_context
+from skpref._turn_order import rank_strings
 from skpref._typing import BoolArray, IntArray
 from skpref._validation import check_groups, is_missing
 
@@ -138,6 +139,8 @@ def _read_column(frame, parameter: str, name: str) -> np.ndarray:
 
 def _rank_turns(values: np.ndarray, name: str) -> IntArray:
     """Rank the turns over all sessions; equal ones get equal ranks."""
+    if values.dtype.kind in "OUT" and all(isinstance(value, str) for value in values):
+        return rank_strings(values.tolist(), name)
     try:
         return np.unique(values, return_inverse=True)[1]
     except TypeError:
@@ -181,9 +184,9 @@ class DialogueContext(DocLinkMixin, TransformerMixin, BaseEstimator):
     session : str, default="session_id"
         Column of the session ids, any hashable values.
     turn : str or None, default="turn"
-        Column that orders the turns of a session: numbers, datetimes or strings. Strings are
-        compared as text, which suits ISO timestamps but puts "10" before "2". None takes the
-        order of the rows.
+        Column that orders the turns of a session: numbers, datetimes or strings. Strings that
+        are numbers, times or dates are ordered as such, or refused if it is not clear which day
+        or time they mean; others are compared as text. None takes the order of the rows.
     speaker : str, default=None
         Column of the speakers.
     template : str, default=None

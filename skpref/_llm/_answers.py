@@ -1,12 +1,48 @@
-"""What an LLM answered, read as a distribution over classes."""
+"""The answer of an LLM, read as a distribution over classes."""
 
 import json
 import re
-from typing import Any, NamedTuple
+import unicodedata
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
+from skpref._llm._completion import Token, answer_text, answer_tokens, is_cut_off, is_refused
 from skpref._typing import FloatArray
+
+# First words of an answer that talks before it answers. They are no beginnings of class names.
+_CHATTY = """
+actually after all also although and answer answering answers any apologies are as assistant
+based because both but can category certainly choice choose choosing class classification
+considering content context conversation correct could customer definitely did does either
+especially every final first for from given good great have hello her here his hmm how
+however its just label let letter like look looking maybe message more most must neither none
+not now number obviously okay one only option options our output please possibly probably
+response result right says sentence she should since some sorry speaker statement still sure
+text thank thanks that the their then there these they thinking this though thus turn
+unfortunately user utterance very was well were what when which while who with would yes yet
+you your
+"""
+_CHATTY_WORDS = frozenset(_CHATTY.split())
+# Words that deny what follows them, in the languages that labels are often asked in.
+_NEGATION = re.compile(
+    r"\b(?:not|no|non|never|neither|nor|none|nothing|without|cannot|hardly|barely|scarcely"
+    r"|anything but|rather than|instead of|far from|opposite of|lack(?:s|ing)?|unable|refus\w*"
+    r"|declin\w*|exclud\w*|rul(?:e|es|ed|ing) out|except|unlikely|doubt\w*"
+    r"|nicht|kein\w*|weder|niemals|pas|jamais|aucun\w*|nunca|n\u00e3o|nem|sin|ni|niet|geen|nie"
+    r"|ikke|inte|\u043d\u0435|\u043d\u0435\u0442|\u043d\u0438)\b"
+    r"|n['\u2019]t\b|[\u4e0d\u6ca1\u7121\u975e]",
+    re.I,
+)
+# Words that deny what stands before them.
+_DENIED_AFTER = re.compile(
+    r"\W*(?:(?:is|was|are|were|would be|seems|label|answer|option|does|do|did)\W+){0,2}"
+    r"(?:not\b|n['\u2019]t\b|wrong\b|incorrect\b|false\b|out\b|unlikely\b|no\b(?!\s*doubt)"
+    r"|0(?:\.0+)?\s*(?:%|$))",
+    re.I,
+)
+_HYPHENS = "-\u2010\u2011"
 
 
 class Answer(NamedTuple):
@@ -20,45 +56,8 @@ class Answer(NamedTuple):
     reason: str = ""
 
 
-class Malformed(Exception):
-    """A response that no model gave: the server or the connection broke it."""
-
-
 class NoLogprobs(Exception):
     """A response without the log-probabilities that were asked for."""
-
-
-def read_completion(body: str | bytes | dict) -> dict[str, Any]:
-    """Check that a response has the form of a chat completion.
-
-    Parameters
-    ----------
-    body : str, bytes or dict
-        The response, as JSON or decoded.
-
-    Returns
-    -------
-    dict
-        The response.
-
-    Raises
-    ------
-    Malformed
-        If it is not JSON, has no choice, or the choice is empty.
-    """
-    try:
-        completion = body if isinstance(body, dict) else json.loads(body)
-        choice = completion["choices"][0]
-        message = choice["message"]
-        content = message.get("content")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise Malformed("the response is no chat completion") from None
-    if not (content is None or isinstance(content, str)):
-        raise Malformed("the content of the answer is no text")
-    refused = message.get("refusal") or choice.get("finish_reason") == "content_filter"
-    if not (refused or (content or "").strip() or _top_tokens(choice)):
-        raise Malformed("the answer is empty")
-    return completion
 
 
 def read_answer(completion: dict, scoring: str, names: list[str], answers: list[str]) -> Answer:
@@ -73,12 +72,12 @@ def read_answer(completion: dict, scoring: str, names: list[str], answers: list[
     names : list of str
         Names of the classes.
     answers : list of str
-        What the model was told to answer with for each class.
+        The text that stands for each class in an answer.
 
     Returns
     -------
     Answer
-        The distribution, or why there is none.
+        The distribution, or the reason why there is none.
 
     Raises
     ------
@@ -86,53 +85,61 @@ def read_answer(completion: dict, scoring: str, names: list[str], answers: list[
         If scoring is "logprobs" and there are none.
     """
     choice = completion["choices"][0]
-    message = choice["message"]
-    if message.get("refusal") or choice.get("finish_reason") == "content_filter":
+    if is_refused(choice):
         return Answer(None, reason="refused")
     if scoring == "logprobs":
-        return _read_logprobs(_top_tokens(choice), names, answers)
-    text = message.get("content") or ""
+        return _read_logprobs(answer_tokens(choice), names, answers)
+    text = answer_text(choice)
+    if is_cut_off(choice):
+        finish = choice["finish_reason"]
+        shown = f" after {text!r:.60}" if text.strip() else ", before any answer"
+        return Answer(
+            None,
+            reason=f"cut off (finish_reason={finish!r}){shown}; allow more tokens by "
+            "request_params={'max_tokens': ...}",
+        )
+    if not text.strip():
+        message = choice["message"]
+        thought = any(message.get(k) for k in ("content", "reasoning_content", "reasoning"))
+        return Answer(None, reason="only reasoning, no answer" if thought else "no text in ''")
     if scoring == "verbalized":
         return _read_confidences(text, names)
     return _read_label(text, names)
 
 
-def _top_tokens(choice: dict) -> list[tuple[str, float]]:
-    """Find the likeliest first tokens with their probabilities; two may read alike."""
-    try:
-        first = choice["logprobs"]["content"][0]
-        tokens = first.get("top_logprobs") or [first]
-        pairs = [(str(t["token"]), float(np.exp(min(t["logprob"], 0.0)))) for t in tokens]
-    except (LookupError, TypeError, ValueError, AttributeError):
-        return []
-    return [(token, p) for token, p in pairs if p >= 0]  # no NaN
-
-
-def _read_logprobs(tokens: list[tuple[str, float]], names: list[str], answers: list[str]) -> Answer:
+def _read_logprobs(tokens: list[Token], names: list[str], answers: list[str]) -> Answer:
     if not tokens:
         raise NoLogprobs
-    scores, seen = np.zeros(len(names)), np.zeros(len(names), dtype=bool)
+    highest = max(token.logprob for token in tokens)
+    if 1e-3 < highest <= 1 and all(token.logprob >= 0 for token in tokens):
+        reason = f"log-probabilities above 0, the highest {highest:.2g}: are they probabilities?"
+        return Answer(None, reason=reason)
+    likely = [(token.text, float(np.exp(min(token.logprob, 0.0)))) for token in tokens]
+    scores, listed = np.zeros(len(names)), np.zeros(len(names), dtype=bool)
     folded = [_fold(name) for name in names]
     labels = {_fold(answer): k for k, answer in enumerate(answers)}
-    for token, probability in tokens:
+    for token, probability in likely:
         k = _match_token(token, folded, labels)
         if k is not None:
             scores[k] += probability
-            seen[k] = True
+            listed[k] = True
     mass = min(scores.sum(), 1.0)
     if not mass > 0:
-        likeliest = max(tokens, key=lambda token: token[1])[0]
+        likeliest = max(likely, key=lambda pair: pair[1])[0]
         return Answer(None, 0.0, f"no option among the likeliest tokens, the first {likeliest!r}")
-    # An option that is not listed is at most as likely as the last that is, and as what is left.
-    listed = [probability for _, probability in tokens]
-    scores[~seen] = max(min(*listed, 1 - sum(listed)), 0)
+    # Options that are not listed share what is left, and each is at most as likely as the last
+    # token that is listed.
+    probabilities = [probability for _, probability in likely]
+    left = max(1 - sum(probabilities), 0) / max((~listed).sum(), 1)
+    scores[~listed] = min(*probabilities, left)
     return Answer(scores / scores.sum(), mass)
 
 
 def _fold(text: str) -> str:
-    """Take off case, and what a tokenizer or a model puts around an answer."""
+    """Remove case, and what a tokenizer or a model puts around an answer."""
+    text = unicodedata.normalize("NFC", " ".join(text.split()))
     # Some servers give the marks of a tokenizer for a leading space.
-    return text.lstrip("Ġ▁").strip(" \t\r\n.,:;\"'`*_()[]").casefold()
+    return text.lstrip("Ġ▁").strip(" .,:;\"'`*_()[]").casefold()
 
 
 def _match_token(token: str, folded: list[str], labels: dict[str, int]) -> int | None:
@@ -142,17 +149,23 @@ def _match_token(token: str, folded: list[str], labels: dict[str, int]) -> int |
         return labels[word]
     if word in folded:
         return folded.index(word)
-    begun = [k for k, name in enumerate(folded) if len(word) >= 3 and name.startswith(word)]
-    return begun[0] if len(begun) == 1 else None
+    if len(word) < 3:
+        return None
+    begun = [k for k, name in enumerate(folded) if name.startswith(word)]
+    if len(begun) != 1:
+        return None
+    # "Answer" is how a model begins to talk, not how it begins to say "answered".
+    name = folded[begun[0]]
+    return None if word in _CHATTY_WORDS and name[len(word) : len(word) + 1].isalnum() else begun[0]
 
 
 def _read_confidences(text: str, names: list[str]) -> Answer:
-    confidences = _find_object(text)
-    if confidences is None:
+    objects = _find_objects(text)
+    if not objects:
         return Answer(None, reason=f"no JSON object in {text!r:.80}")
-    folded = {_fold(key): value for key, value in confidences.items()}
-    given = [confidences.get(name, folded.get(_fold(name))) for name in names]
-    scores = np.array([_read_number(value) for value in given])
+    # What stands before the last whole object is a draft.
+    whole = [o for o in objects if not np.isnan(_confidences(o, names)).any()]
+    scores = _confidences((whole or objects)[-1], names)
     # Bounded, so that no sum overflows; NaN is refused, too.
     if bad := [n for n, s in zip(names, scores, strict=True) if not 0 <= s <= 1e6]:
         return Answer(None, reason=f"no confidence of 0 or more for {bad} in {text!r:.80}")
@@ -161,17 +174,28 @@ def _read_confidences(text: str, names: list[str]) -> Answer:
     return Answer(scores / scores.sum())
 
 
-def _find_object(text: str) -> dict | None:
-    """Find the first JSON object in a text, which may have words or a code fence around it."""
+def _confidences(read: dict, names: list[str]) -> FloatArray:
+    folded = {_fold(key): value for key, value in read.items()}
+    given = [read.get(name, folded.get(_fold(name))) for name in names]
+    return np.array([_read_number(value) for value in given])
+
+
+def _find_objects(text: str) -> list[dict]:
+    """Find the JSON objects in a text, which may have words or a code fence around them."""
     decoder = json.JSONDecoder()
-    for match in re.finditer("{", text):
+    objects, end = [], 0
+    # Each failed attempt takes time that grows with the text, so there is a limit.
+    for match in islice(re.finditer("{", text), 500):
+        if match.start() < end:
+            continue
         try:
-            return decoder.raw_decode(text, match.start())[0]
+            found, end = decoder.raw_decode(text, match.start())
+            objects.append(found)
         except ValueError:
             continue
         except RecursionError:
-            return None
-    return None
+            break
+    return objects
 
 
 def _read_number(value) -> float:
@@ -187,21 +211,43 @@ def _read_number(value) -> float:
 
 
 def _read_label(text: str, names: list[str]) -> Answer:
-    for said in (text.strip().casefold(), _fold(text)):
-        found = [k for k, name in enumerate(names) if name.casefold() == said]
-        if len(found) == 1:
-            return Answer(np.eye(len(names))[found[0]])
-    mentioned = [k for k, name in enumerate(names) if _mentions(text, name)]
+    whole = unicodedata.normalize("NFC", text.strip())
+    forms = [
+        lambda name: unicodedata.normalize("NFC", name.strip()),
+        lambda name: unicodedata.normalize("NFC", name.strip()).casefold(),
+        _fold,
+    ]
+    for said, form in zip((whole, whole.casefold(), _fold(text)), forms, strict=True):
+        equal = [k for k, name in enumerate(names) if form(name) == said]
+        if said and len(equal) == 1:
+            return Answer(np.eye(len(names))[equal[0]])
+    plain = unicodedata.normalize("NFC", re.sub(r"\*+|`+", "", text))
+    mentioned = [k for k, name in enumerate(names) if _mentions(plain, name)]
     # "very angry" mentions "angry", too, but means the longer one.
-    found = [
+    longest = [
         k for k in mentioned if not any(k != j and _mentions(names[j], names[k]) for j in mentioned)
     ]
-    if len(found) != 1:
-        what = "several options" if found else "no option"
+    if len(longest) != 1:
+        what = "several options" if longest else "no option"
         return Answer(None, reason=f"{what} in {text!r:.80}")
-    return Answer(np.eye(len(names))[found[0]])
+    if not all(_is_stated(plain, match) for match in _mentions(plain, names[longest[0]])):
+        return Answer(None, reason=f"an option that is not plainly stated in {text!r:.80}")
+    return Answer(np.eye(len(names))[longest[0]])
 
 
-def _mentions(text: str, name: str) -> bool:
-    sign = r"(?<![-+])" if name[:1].isdigit() else ""  # "-1" does not mention "1"
-    return re.search(rf"(?<!\w){sign}{re.escape(name)}(?!\w)", text, re.IGNORECASE) is not None
+def _mentions(text: str, name: str) -> list[re.Match]:
+    """Find a name in a text, as words or a number of its own."""
+    name = r"\s+".join(map(re.escape, unicodedata.normalize("NFC", name).split()))
+    # "-1", "1.5", "0.1", "1/2" and "1%" do not mention "1".
+    before = r"(?<![-+\u2212$\u20ac\u00a3])(?<!\d[.,/:])" if name[:1].isdigit() else ""
+    after = r"(?![.,/:]\d)(?!\s*[%\u2030])" if name[-1:].isdigit() else ""
+    return list(re.finditer(rf"(?<!\w){before}{name}{after}(?!\w)", text, re.IGNORECASE))
+
+
+def _is_stated(text: str, match: re.Match) -> bool:
+    """Return whether a name stands for itself: not denied, and no part of a longer word."""
+    before, after = text[: match.start()], text[match.end() :]
+    if re.search(rf"\w[{_HYPHENS}]$", before) or re.match(rf"[{_HYPHENS}]\w", after):
+        return False
+    sentence = re.split(r"[.!?;\n]", before)[-1]
+    return not (_NEGATION.search(sentence) or _DENIED_AFTER.match(after))

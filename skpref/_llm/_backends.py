@@ -1,88 +1,138 @@
-"""Who answers a chat completion: an endpoint or a callable."""
+"""Who answers a chat completion: an endpoint or a callable. Each asks once; the runner retries."""
 
 import asyncio
 import json
 import os
-import random
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import mktime_tz, parsedate_tz
 from inspect import isawaitable, iscoroutinefunction
 from typing import Any, NamedTuple
 
+from skpref._llm._completion import words_of
+from skpref._llm._secrets import Secret, find_secrets, redact, reveal_secrets
 from skpref._optional import import_optional
 
 NEED = ("Asking an LLM", "llm")
 
-# Statuses after which every other request would fail, too: a refused key, an unknown model.
-_FATAL = {401: PermissionError, 403: PermissionError, 404: LookupError}
+# Statuses after which every other request would most likely fail, too: a refused key, no credit,
+# no permission, an unknown model or address.
+_FATAL = {401: PermissionError, 402: PermissionError, 403: PermissionError, 404: LookupError}
+# 408 and 409 are timeouts and conflicts, 425 and 429 ask to come back later.
+_TRANSIENT = {408, 409, 425, 429}
+# Quotas that no pause within a run brings back.
+_SPENT = re.compile(
+    r"insufficient_quota|exceeded your current quota|per.?day\b|daily|per.?month|monthly|billing"
+    r"|credit|payment",
+    re.I,
+)
+_FORMAT = re.compile(r"response_format|json_?schema|json_object|structured|guided|grammar", re.I)
+_PAUSE = re.compile(
+    r"(?:retry|try again|wait|resets?)\D{0,25}?((?:\d+(?:\.\d+)?\s*"
+    r"(?:ms|milliseconds?|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s)\b\s*)+|(?:\d+h)?(?:\d+m)?"
+    r"\d+(?:\.\d+)?s)",
+    re.I,
+)
+_UNITS = {"ms": 0.001, "mi": 60, "m": 60, "h": 3600, "s": 1}
+# A callable that raises one of these is wrong, and will be at every call.
+_MISTAKES = (TypeError, AttributeError, NameError, ImportError, NotImplementedError, AssertionError)
 
 
 class Reply(NamedTuple):
-    """A response as it came, and the number of retries that it took."""
+    """A response as it came, and the number of calls that it took."""
 
     body: bytes
-    retries: int
-
-
-class Secret:
-    """Text that is never printed, copied to disk or pickled.
-
-    Parameters
-    ----------
-    value : str
-        The text.
-    """
-
-    def __init__(self, value: str):
-        self._value = value
-
-    def reveal(self) -> str:
-        """Return the text.
-
-        Returns
-        -------
-        str
-            The text.
-        """
-        return self._value
-
-    def __repr__(self) -> str:
-        return "'***'"
-
-    def __copy__(self):
-        return self
-
-    def __deepcopy__(self, memo):
-        return self
-
-    def __reduce__(self):
-        return type(None), ()  # a pickle holds None instead
+    calls: int
 
 
 class RequestFailed(Exception):
-    """A request that brought no answer, after all retries.
+    """A request that brought no answer.
 
     Parameters
     ----------
     reason : str
-        The cause.
+        The cause, without keys.
+    status : int, default=None
+        HTTP status of the response.
     fatal : type of Exception, default=None
-        What to raise if every other request would fail, too.
+        What to raise if other requests fail like this one.
     transient : bool, default=True
         Whether the cause may pass.
-    retries : int, default=0
-        Number of retries that were made.
+    pause : float, default=None
+        Seconds until the server wants to be asked again.
+    calls : int, default=1
+        Number of calls that were made.
     """
 
-    def __init__(self, reason: str, *, fatal=None, transient=True, retries=0):
+    def __init__(self, reason, *, status=None, fatal=None, transient=True, pause=None, calls=1):
         super().__init__(reason)
+        self.status: int | None = status
         self.fatal: type[Exception] | None = fatal
         self.transient: bool = transient
-        self.retries: int = retries
+        self.pause: float | None = pause
+        self.calls: int = calls
+
+
+def failure_of_status(status: int, reason: str, pause: float | None = None) -> RequestFailed:
+    """Judge a failed request by its status and the words of the server.
+
+    Parameters
+    ----------
+    status : int
+        HTTP status, also one that a gateway reports in a response.
+    reason : str
+        The words of the server.
+    pause : float, default=None
+        Seconds that its headers ask to wait.
+
+    Returns
+    -------
+    RequestFailed
+        What to raise.
+    """
+    transient = status in _TRANSIENT or status >= 500
+    fatal = _FATAL.get(status)
+    if pause is None:
+        pause = _pause_in_words(reason)
+    if status == 429 and pause is None and _SPENT.search(reason):
+        fatal, transient = ConnectionError, False
+    return RequestFailed(reason, status=status, fatal=fatal, transient=transient, pause=pause)
+
+
+def _pause_in_words(text: str) -> float | None:
+    match = _PAUSE.search(text)
+    if match is None:
+        return None
+    pieces = re.findall(r"(\d+(?:\.\d+)?)\s*([a-z]+)", match[1].casefold())
+    return sum(float(n) * _UNITS.get(unit[:2], _UNITS.get(unit[:1], 1)) for n, unit in pieces)
+
+
+def pause_in_headers(headers) -> float | None:
+    """Return the seconds that the headers of a response ask to wait.
+
+    Parameters
+    ----------
+    headers : mapping
+        With "retry-after-ms", or "retry-after" in seconds or as a date.
+
+    Returns
+    -------
+    float or None
+        The seconds, None if there are none.
+    """
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1)):
+        try:
+            seconds = float(headers.get(name)) * unit
+        except (TypeError, ValueError):
+            continue
+        return seconds if 0 <= seconds < float("inf") else None
+    date = parsedate_tz(headers.get("retry-after") or "")
+    return None if date is None else max(mktime_tz(date) - time.time(), 0.0)
 
 
 class Endpoint:
-    """An OpenAI-compatible server, asked through the openai package, which retries.
+    """An OpenAI-compatible server, asked through the openai package.
 
     Parameters
     ----------
@@ -91,22 +141,16 @@ class Endpoint:
     api_key : Secret or None
         None takes OPENAI_API_KEY.
     timeout : float
-        Seconds before a request times out.
-    max_retries : int
-        Number of retries after a transient error.
+        Seconds before a request times out, however the time is spent.
     """
 
-    def __init__(self, base_url, api_key, timeout, max_retries):
+    def __init__(self, base_url, api_key, timeout):
         self._openai = import_optional("openai", *NEED)
-        key = os.environ.get("OPENAI_API_KEY") if api_key is None else api_key.reveal()
-        if not key and base_url is None and "OPENAI_BASE_URL" not in os.environ:
-            raise ValueError(
-                "api_key is not given and OPENAI_API_KEY is not set; pass api_key=..., or "
-                "base_url=... for a server that needs none."
-            )
-        self._key = key or "none"
-        self._settings = {"base_url": base_url, "timeout": timeout, "max_retries": max_retries}
-        self._structured = True
+        self._key = find_key(base_url, api_key)
+        self._settings = {"base_url": base_url, "timeout": timeout, "max_retries": 0}
+        self._timeout = timeout
+        self._headers: dict[str, str] | None = None
+        self._structured: bool | None = None  # whether the server has structured output, if known
         base_url = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
         self.identity = base_url.rstrip("/")
 
@@ -118,7 +162,7 @@ class Endpoint:
         await self._client.close()
 
     async def complete(self, payload: dict[str, Any]) -> Reply:
-        """Ask, and retry if the connection or the server failed.
+        """Ask once; a second time without structured output if the server refuses that.
 
         Parameters
         ----------
@@ -135,43 +179,115 @@ class Endpoint:
         RequestFailed
             If there is no response.
         """
-        openai = self._openai
-        if not self._structured:
-            payload = {k: v for k, v in payload.items() if k != "response_format"}
-        failed = None
+        plain = {k: v for k, v in payload.items() if k != "response_format"}
+        if self._structured is False or len(plain) == len(payload):
+            return Reply(await self._create(plain), 1)
         try:
+            body = await self._create(payload)
+        except RequestFailed as failed:
+            if failed.status not in (400, 422, 501) or not _FORMAT.search(str(failed)):
+                raise
+            failed.calls = 2
+            refused = failed
+        else:
+            self._structured = True
+            return Reply(body, 1)
+        try:
+            body = await self._create(plain)
+        except RequestFailed as failed:
+            failed.calls = 2
+            raise (refused if failed.status == refused.status else failed) from None
+        # One request that only goes through without says nothing if others went through with it.
+        if self._structured is None:
+            self._structured = False
+        return Reply(body, 2)
+
+    async def _create(self, payload: dict[str, Any]) -> bytes:
+        openai, secrets = self._openai, [self._key, *find_secrets(payload)]
+        limit = payload.get("timeout")
+        limit = limit if isinstance(limit, int | float) else self._timeout
+        arguments = reveal_secrets(payload)
+        headers = arguments.pop("extra_headers", None)
+        try:
+            # Headers are those of the client, since openai logs the ones of a request.
+            if headers and self._headers != headers:
+                self._headers = headers
+                self._client = self._client.with_options(default_headers=headers)
             # Raw: building the response objects takes longer than reading the JSON.
             create = self._client.chat.completions.with_raw_response.create
-            response = await create(**payload)
+            async with asyncio.timeout(limit):
+                response = await create(**arguments)
+                return response.http_response.content
         except openai.APIStatusError as error:
-            status = error.status_code
-            if status in (400, 422) and "response_format" in payload and _names_format(error):
-                self._structured = False  # the server has no structured output
-                return await self.complete(payload)
-            transient = status in (408, 409, 429) or status >= 500
-            reason = self._clean(f"HTTP {status}: {_short(error)}")
-            retries = self._settings["max_retries"] if transient else 0
-            failed = RequestFailed(
-                reason, fatal=_FATAL.get(status), transient=transient, retries=retries
-            )
+            reason = f"HTTP {error.status_code}: {_words_of_response(error)}"
+            if error.status_code == 404 and not re.search(r"/v\d", self.identity):
+                reason += f" (the address {self.identity} has no /v1 at its end; is it right?)"
+            pause = pause_in_headers(error.response.headers)
+            failed = failure_of_status(error.status_code, redact(reason, secrets), pause)
+        except (openai.APITimeoutError, TimeoutError):
+            failed = RequestFailed(f"no answer within the timeout of {limit:g} s")
         except openai.APIConnectionError as error:
-            reason = self._clean(f"{type(error).__name__}: {_short(error)}")
-            failed = RequestFailed(reason, retries=self._settings["max_retries"])
-        if failed is None:
-            return Reply(response.http_response.content, response.retries_taken)
+            failed = RequestFailed(redact(f"{_chain(error)} at {self.identity}", secrets))
+        except Exception as error:
+            # A request that cannot even be written, such as one with half a character in it.
+            reason = redact(f"{type(error).__name__}: {error}", secrets)
+            failed = RequestFailed(reason, transient=False)
         raise failed  # here, so that its context holds no request with headers
 
-    def _clean(self, reason: str) -> str:
-        """Remove the key from the words of a server."""
-        return reason.replace(self._key, "***") if self._key != "none" else reason
+
+def find_key(base_url: str | None, api_key: Secret | None) -> str:
+    """Return the key of an endpoint, after a check that it can be sent.
+
+    Parameters
+    ----------
+    base_url : str or None
+        Address of the endpoint.
+    api_key : Secret or None
+        The parameter of that name.
+
+    Returns
+    -------
+    str
+        The key, "none" if the server needs none.
+    """
+    name = "OPENAI_API_KEY" if api_key is None else "api_key"
+    key = os.environ.get("OPENAI_API_KEY") if api_key is None else api_key.reveal()
+    if not key and base_url is None and "OPENAI_BASE_URL" not in os.environ:
+        raise ValueError(
+            "api_key is not given and OPENAI_API_KEY is not set; pass api_key=..., or "
+            "base_url=... for a server that needs none."
+        )
+    if key and not re.fullmatch(r"[!-~]+", key):
+        raise ValueError(
+            f"{name} has blanks, line ends or characters that no key has, such as curly quotes; "
+            "copy it again without them."
+        )
+    return key or "none"
 
 
-def _names_format(error) -> bool:
-    return re.search(r"response_format|schema|json|guided|grammar", str(error), re.I) is not None
+def _words_of_response(error) -> str:
+    """Return the words of a server that refused, whatever the form of the body."""
+    try:
+        text = error.response.text
+    except Exception:
+        text = ""
+    try:
+        body = json.loads(text)
+    except ValueError:
+        body = text
+    return words_of(body) or " ".join(str(error).split())
 
 
-def _short(error) -> str:
-    return " ".join(str(error).split())[:300]
+def _chain(error: BaseException) -> str:
+    """Return an error with its causes, which say what was wrong with a connection."""
+    parts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(parts) < 4:
+        words = " ".join(str(cause).split()) or type(cause).__name__
+        if not any(words in part for part in parts):
+            parts.append(words)
+        cause = cause.__cause__ or cause.__context__
+    return f"{type(error).__name__}: " + ": ".join(part.rstrip(".") for part in parts)
 
 
 class Function:
@@ -181,17 +297,14 @@ class Function:
     ----------
     function : callable
         Plain, which runs in threads, or a coroutine function.
-    max_retries : int
-        Number of retries after an exception.
     max_concurrency : int
         Number of threads.
     """
 
     identity = "callable"
 
-    def __init__(self, function, max_retries, max_concurrency):
+    def __init__(self, function, max_concurrency):
         self._function = function
-        self._max_retries = max_retries
         self._max_concurrency = max_concurrency
 
     async def __aenter__(self):
@@ -202,7 +315,7 @@ class Function:
         self._threads.shutdown(cancel_futures=True)
 
     async def complete(self, payload: dict[str, Any]) -> Reply:
-        """Call the function, and retry after an exception.
+        """Call the function once.
 
         Parameters
         ----------
@@ -217,21 +330,13 @@ class Function:
         Raises
         ------
         RequestFailed
-            If the last call raised an exception, too.
+            If the function raises an exception.
         """
-        for attempt in range(self._max_retries + 1):
-            try:
-                completion = _as_completion(await self._call(payload))
-                return Reply(json.dumps(completion, default=str).encode(), attempt)
-            except Exception as error:
-                # openai's and LiteLLM's exceptions know the status.
-                status = getattr(error, "status_code", None)
-                fatal = _FATAL.get(status) if isinstance(status, int) else None
-                reason = f"{type(error).__name__}: {_short(error)}"
-                failed = RequestFailed(reason, fatal=fatal, retries=attempt)
-            if failed.fatal or attempt == self._max_retries:
-                break
-            await back_off(attempt)
+        try:
+            completion = _as_completion(await self._call(reveal_secrets(payload)))
+            return Reply(json.dumps(completion, default=str).encode(), 1)
+        except Exception as error:
+            failed = _failure_of_exception(error, find_secrets(payload))
         raise failed
 
     async def _call(self, payload):
@@ -242,14 +347,33 @@ class Function:
         return await answer if isawaitable(answer) else answer
 
 
+def _failure_of_exception(error: Exception, secrets: list[str]) -> RequestFailed:
+    reason = redact(f"{type(error).__name__}: {error}", secrets)
+    status = getattr(error, "status_code", None)  # of openai's and LiteLLM's exceptions
+    if isinstance(status, int):
+        headers = getattr(getattr(error, "response", None), "headers", None)
+        pause = None if headers is None else pause_in_headers(headers)
+        return failure_of_status(status, reason, pause)
+    return RequestFailed(reason, transient=not isinstance(error, (*_MISTAKES, UnusableAnswer)))
+
+
+class UnusableAnswer(ValueError):
+    """A return value that is not an answer."""
+
+
 def _as_completion(answer) -> dict:
     """Convert the return value of a callable to a chat completion."""
     if hasattr(answer, "model_dump"):  # openai's and LiteLLM's responses
         answer = answer.model_dump()
     if isinstance(answer, str):
-        return {"choices": [{"message": {"content": answer}}]}
+        return {"choices": [{"message": {"content": answer}, "finish_reason": "stop"}]}
     if isinstance(answer, dict) and "choices" not in answer:
         tokens = [{"token": t, "logprob": float(p)} for t, p in answer.items()]
+        if any(token["logprob"] > 1e-3 for token in tokens):
+            raise UnusableAnswer(
+                "client returned log-probabilities above 0; return the logarithms of the "
+                "probabilities."
+            )
         logprobs = {"content": [{"token": "", "logprob": 0.0, "top_logprobs": tokens}]}
         return {"choices": [{"message": {"content": ""}, "logprobs": logprobs}]}
     if not isinstance(answer, dict):
@@ -258,15 +382,3 @@ def _as_completion(answer) -> dict:
             "log-probabilities of its first token by token, or a chat completion."
         )
     return answer
-
-
-async def back_off(attempt: int) -> None:
-    """Pause before a retry, longer each time.
-
-    Parameters
-    ----------
-    attempt : int
-        Number of retries before this one.
-    """
-    # Jitter needs no seed: it changes no result.
-    await asyncio.sleep(min(0.5 * 2**attempt, 8) * random.uniform(0.75, 1))

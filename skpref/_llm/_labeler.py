@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
+from math import gcd
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,10 +20,21 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skpref._context import Columns
 from skpref._llm._answers import Answer
-from skpref._llm._backends import NEED, Endpoint, Function, Secret
-from skpref._llm._prompts import PromptBank, Question
-from skpref._llm._requests import Turns, answer_settings, draw_examples, read_turns, write_asks
+from skpref._llm._backends import NEED, Endpoint, Function, find_key
+from skpref._llm._checks import check_address, check_classes, check_request_params
+from skpref._llm._limits import Limiter
+from skpref._llm._prompts import PromptBank, Question, class_names
+from skpref._llm._requests import (
+    Turns,
+    answer_settings,
+    draw_examples,
+    read_turns,
+    write_asks,
+    write_probe,
+)
 from skpref._llm._runner import Ask, Runner
+from skpref._llm._secrets import Secret, wrap_secrets
+from skpref._llm._store import Store
 from skpref._llm._tables import column_names, scores_from_frame, scores_to_frame
 from skpref._optional import import_optional
 from skpref._sklearn import DocLinkMixin, Interval, StrOptions, _fit_context, _get_output_config
@@ -77,16 +89,28 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         - "verbalized": confidences that the model writes in a JSON object.
         - "label": the share of each class in `n_samples` answers.
     n_samples : int, default=1
-        Number of answers that are averaged.
+        Number of answers that are averaged. With an endpoint that takes no `seed`, pass
+        ``request_params={"seed": None}``; the answers are still asked for separately.
+    option_orders : int or "balanced", default=1
+        Number of orders of the options in which each prompt is asked; the answers are averaged. A
+        preference of the model for the first option cancels in the mean over prompts if the
+        number of prompts times this number is a multiple of the number of classes: with six
+        prompts for two, three and six classes already with 1. "balanced" is the smallest number
+        with which it cancels, for example 2 for four classes and 5 for five.
     temperature : float, default=0
         Temperature of sampling; must be above 0 for several samples.
     max_concurrency : int, default=8
         Number of requests at the same time.
+    requests_per_minute, tokens_per_minute : float, default=None
+        Quotas of the endpoint, which are kept by spacing requests evenly. None learns from the
+        endpoint: each refusal for too many requests (status 429) pauses all requests, for as long
+        as the endpoint asks or else longer each time, and lowers their number at the same time.
     cache : str or path-like, default=None
         Folder that keeps the answers. Any number of labelers and processes may share it. None
         keeps them in a temporary folder for as long as the labeler exists.
     timeout : float, default=60
-        Seconds before a request to an endpoint times out. A callable must limit its own time.
+        Seconds before a request to an endpoint times out, however it spends them. A callable must
+        limit its own time.
     max_retries : int, default=5
         Number of retries after a transient error, with growing pauses or those that the endpoint
         asks for.
@@ -97,7 +121,8 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         Number of the likeliest tokens that are asked for. Some endpoints give at most 5.
     request_params : dict, default=None
         Further arguments of each chat completion; None removes one. For example
-        ``{"max_tokens": None, "max_completion_tokens": 1}`` or ``{"extra_body": {...}}``.
+        ``{"max_tokens": None, "max_completion_tokens": 1}`` or ``{"extra_body": {...}}``. Keys in
+        it, such as those in ``extra_headers``, are treated like `api_key`.
     prices : pair of float, default=None
         Prices of a million tokens read and of a million tokens written by the model, to compute
         the cost.
@@ -120,9 +145,9 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
     n_examples_ : dict
         Number of examples of each class that `fit` has kept.
     usage_ : dict
-        Counts of the last call of `transform`: "requests" (without the retries of openai, which
-        are "retries"), "prompt_tokens" and "completion_tokens" that they took, "retries",
-        "failures", "cache_hits" and, if `prices` are given, "cost".
+        Counts of the last call of `transform`: "requests", and "retries" of them;
+        "prompt_tokens" and "completion_tokens" that they took, also for answers of no use;
+        "failures", the length of `failures_`; "cache_hits"; and, if `prices` are given, "cost".
     failures_ : list of tuples (row, prompt, reason)
         The answers that are missing after the last call of `transform`, ready for
         `pandas.DataFrame`.
@@ -142,15 +167,25 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
 
     Notes
     -----
-    The cache finds an answer by the address, the model, and everything that is sent: messages,
-    settings, number of the sample. An entry is the response of the endpoint, compressed and with
-    a checksum. Damaged entries and failed requests are asked for again; answers of no use
-    (refused, or without an option) are not. The cache is an SQLite database and belongs on a
-    local disk. The address of a callable is unknown: give each callable its own `model`.
+    The cache finds an answer by the address, the model, and everything that is sent and changes
+    the answer: messages, settings, number of the sample; not headers, timeouts or keys. An entry
+    is the response of the endpoint, compressed and with a checksum. Damaged entries and failed
+    requests are asked for again; answers of no use (refused, cut off, or without an option) are
+    not. The cache is an SQLite database and belongs on a local disk. Processes that share it ask
+    each question once. The address of a callable is unknown: give each callable its own `model`.
 
     A request is retried after timeouts, broken connections, status 408, 409, 429 and 5xx, and
-    after a response that is not an answer. A refused key, an unknown model, and a series of
-    `max_concurrency` failures in a row raise an error at once; earlier answers are kept.
+    after a response that is not an answer. A quota (429) slows a run, and its retries are not
+    counted by `max_retries`, unless no answer comes for ten minutes.
+
+    A question that fails does not end a run: after a refused key, an unknown model, or
+    `max_concurrency` failures in a row, one harmless question tells whether the endpoint fails or
+    only those questions do. If the endpoint fails, the run ends with an error. Whatever ends a
+    run, requests that have been sent are answered and kept.
+
+    Reasoning in an answer (``<think>``, the channels of harmony) is removed before it is read. An
+    answer that is cut off, denies the option that it names ("not negative"), or names several
+    gives no score.
 
     Requests go prompt by prompt, which suits servers that cache common prefixes.
 
@@ -188,8 +223,14 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         "n_context_turns": [Interval(Integral, 0, None, closed="left")],
         "scoring": [StrOptions({"logprobs", "verbalized", "label"})],
         "n_samples": [Interval(Integral, 1, None, closed="left")],
+        "option_orders": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"balanced"}),
+        ],
         "temperature": [Interval(Real, 0, None, closed="left")],
         "max_concurrency": [Interval(Integral, 1, None, closed="left")],
+        "requests_per_minute": [Interval(Real, 0, None, closed="neither"), None],
+        "tokens_per_minute": [Interval(Real, 0, None, closed="neither"), None],
         "cache": [str, os.PathLike, None],
         "timeout": [Interval(Real, 0, None, closed="neither")],
         "max_retries": [Interval(Integral, 0, None, closed="left")],
@@ -217,8 +258,11 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         n_context_turns=3,
         scoring="logprobs",
         n_samples=1,
+        option_orders=1,
         temperature=0,
         max_concurrency=8,
+        requests_per_minute=None,
+        tokens_per_minute=None,
         cache=None,
         timeout=60,
         max_retries=5,
@@ -242,8 +286,11 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         self.n_context_turns = n_context_turns
         self.scoring = scoring
         self.n_samples = n_samples
+        self.option_orders = option_orders
         self.temperature = temperature
         self.max_concurrency = max_concurrency
+        self.requests_per_minute = requests_per_minute
+        self.tokens_per_minute = tokens_per_minute
         self.cache = cache
         self.timeout = timeout
         self.max_retries = max_retries
@@ -259,14 +306,17 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         self.random_state = random_state
 
     def __setattr__(self, name, value):
-        # Wrapped here, so that it is in no repr, error or pickle of any holder.
+        # Wrapped here, so that no key is in a repr, error or pickle of any holder.
         if name == "api_key" and isinstance(value, str):
             value = Secret(value)
+        if name == "request_params" and isinstance(value, Mapping):
+            value = wrap_secrets(value)
         super().__setattr__(name, value)
 
     def __getstate__(self):
         state = super().__getstate__()
-        state.pop("_folder", None)
+        for name in ("_folder", "_unsaved"):
+            state.pop(name, None)
         return state
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -292,7 +342,7 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
             If parameters contradict each other, classes are not sorted, a template lacks a
             field, `X` lacks a column, or a label is not a class.
         ImportError
-            If openai or diskcache is not installed.
+            If openai or tqdm is not installed.
         """
         questions = self._questions()
         self._check_settings()
@@ -302,10 +352,10 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         codes = np.full(len(turns.lines), -1)
         if y is not None:
             codes = check_labels(y, classes=self.classes, partial=True)[1]
-        n = max(question.n_examples for question in questions.values())
+        n = max(question.n_examples for question in questions[0].values())
         rng = check_random_state(self.random_state)
         self.classes_ = np.asarray(self.classes)
-        self.prompt_names_ = list(questions)
+        self.prompt_names_ = list(questions[0])
         self._examples = draw_examples(turns, codes, len(self.classes_), n, rng)
         self.n_examples_ = dict(zip(self.classes_.tolist(), map(len, self._examples), strict=True))
         return self
@@ -348,20 +398,22 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         self._check_settings()
         questions = self._questions()
         turns = self._turns(X)[0]
-        scores = np.full((len(turns.lines), len(questions), len(self.classes_)), np.nan)
+        scores = np.full((len(turns.lines), len(questions[0]), len(self.classes_)), np.nan)
         self.option_mass_ = np.full(scores.shape[:2], np.nan)
         self.failures_ = []
-        total = scores.shape[0] * scores.shape[1] * self.n_samples
+        n_answers = self.n_samples * len(questions)
         tqdm = import_optional("tqdm", *NEED).tqdm
-        with tqdm(total=total, desc="LLM", unit="", disable=not self.progress) as bar:
-            tally = _Tally(scores, self.option_mass_, self.n_samples)
-            runner = self._runner(partial(self._report, tally, bar))
+        n_total = self.option_mass_.size * n_answers
+        with tqdm(total=n_total, desc="LLM", unit="", disable=not self.progress) as bar:
+            tally = _Tally(scores, self.option_mass_, n_answers)
+            runner = self._runner(partial(self._report, tally, bar), questions)
             try:
                 runner.run(self._asks(turns, questions))
             finally:
                 self.failures_.sort()
                 self.usage_ = self._price(asdict(runner.usage))
-        self._warn()
+        _warn_of_failures(self.failures_, n_total)
+        _warn_of_low_mass(self.prompt_names_, self.option_mass_)
         if _get_output_config("transform", self)["dense"] != "default":
             return scores[:, :, self._n_implied() :].reshape(len(scores), -1)
         return scores
@@ -438,16 +490,16 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
             return PromptBank() if self.prompts is None else self.prompts
         return PromptBank(self.prompts)
 
-    def _questions(self) -> dict[str, Question]:
-        classes = np.asarray(self.classes)
-        if classes.ndim != 1 or len(classes) < 2:
-            raise ValueError(f"classes={self.classes!r} must name at least two classes.")
-        if not np.array_equal(np.unique(classes), classes):
-            raise ValueError(
-                f"classes={classes.tolist()!r} must be sorted and without repetition, as "
-                f"classifiers keep them: pass {np.unique(classes).tolist()!r}."
-            )
-        return self._bank().questions(classes.tolist(), self.scoring)
+    def _questions(self) -> list[dict[str, Question]]:
+        """Write the question of each prompt, for each order of the options."""
+        classes, bank = check_classes(self.classes), self._bank()
+        n_orders = self.option_orders
+        if n_orders == "balanced":
+            n_orders = len(classes) // gcd(len(classes), len(bank))
+        return [
+            bank.questions(classes.tolist(), self.scoring, order=order, n_orders=n_orders)
+            for order in range(n_orders)
+        ]
 
     def _check_settings(self) -> None:
         """Refuse parameters that contradict each other, before anything is asked."""
@@ -455,8 +507,12 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
             raise ValueError(
                 "client answers instead of an endpoint; leave out base_url and api_key."
             )
-        if self.base_url and "@" in self.base_url.partition("://")[2].partition("/")[0]:
-            raise ValueError("base_url has a user or password in it; pass the key as api_key.")
+        if self.client is None:
+            check_address("base_url", self.base_url)
+            check_address("OPENAI_BASE_URL", os.environ.get("OPENAI_BASE_URL"))
+            if self.api_key is not None or self.base_url is not None:
+                find_key(self.base_url, self.api_key)
+        check_request_params(self.request_params or {})
         if self.n_samples > 1 and self.temperature == 0:
             raise ValueError(
                 f"n_samples={self.n_samples} with temperature=0 would be the same answer again; "
@@ -467,37 +523,46 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
                 f"prices={self.prices!r} must be two numbers, the prices of a million tokens "
                 "read and written."
             )
-        for name in ("diskcache", "tqdm", *(["openai"] if self.client is None else [])):
+        for name in ("tqdm", *(["openai"] if self.client is None else [])):
             import_optional(name, *NEED)
 
     def _turns(self, X):
         columns = Columns(self.text, self.session, self.turn, self.speaker)
         return read_turns(X, columns, self.n_context_turns)
 
-    def _asks(self, turns: Turns, questions: dict[str, Question]) -> Iterator[Ask]:
-        names = [str(c) for c in self.classes_.tolist()]
-        settings = {"model": self.model, "temperature": self.temperature}
-        settings |= answer_settings(self.scoring, names, self.top_logprobs)
+    def _asks(self, turns: Turns, questions: list[dict[str, Question]]) -> Iterator[Ask]:
+        names, settings = self._settings()
         return write_asks(
             turns,
             questions,
             self._examples,
-            settings | dict(self.request_params or {}),
+            settings,
             scoring=self.scoring,
             names=names,
             n_samples=self.n_samples,
         )
 
-    def _runner(self, report: Callable) -> Runner:
+    def _settings(self) -> tuple[list[str], dict[str, Any]]:
+        """Return the names of the classes and the arguments of each chat completion."""
+        names = class_names(self.classes_.tolist())
+        settings = {"model": self.model, "temperature": self.temperature}
+        settings |= answer_settings(self.scoring, names, self.top_logprobs)
+        return names, settings | dict(self.request_params or {})
+
+    def _runner(self, report: Callable, questions: list[dict[str, Question]]) -> Runner:
         backend: Endpoint | Function
         if self.client is None:
-            backend = Endpoint(self.base_url, self.api_key, self.timeout, self.max_retries)
+            backend = Endpoint(self.base_url, self.api_key, self.timeout)
         else:
-            backend = Function(self.client, self.max_retries, self.max_concurrency)
+            backend = Function(self.client, self.max_concurrency)
+        names, settings = self._settings()
+        question = next(iter(questions[0].values()))
         return Runner(
             backend,
-            self._cache_folder(),
+            Store(self._cache_folder(), self.__dict__.setdefault("_unsaved", {})),
+            Limiter(self.requests_per_minute, self.tokens_per_minute, self.max_concurrency),
             report,
+            probe=write_probe(question, settings, scoring=self.scoring, names=names),
             max_concurrency=self.max_concurrency,
             max_retries=self.max_retries,
         )
@@ -530,25 +595,6 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         tokens = [usage["prompt_tokens"], usage["completion_tokens"]]
         return usage | {"cost": float(np.dot(self.prices, tokens) / 1e6)}
 
-    def _warn(self) -> None:
-        if self.failures_:
-            reasons = Counter(failure.reason for failure in self.failures_).most_common(3)
-            listed = "; ".join(f"{reason} ({count})" for reason, count in reasons)
-            n = self.option_mass_.size * self.n_samples
-            warnings.warn(
-                f"{len(self.failures_)} of {n} answers are missing: {listed}. See failures_.",
-                stacklevel=3,
-            )
-        for name, mass in zip(self.prompt_names_, self.option_mass_.T, strict=True):
-            measured = mass[np.isfinite(mass)]
-            if len(measured) and measured.mean() < 0.5:
-                warnings.warn(
-                    f"With the prompt {name!r} only {measured.mean():.0%} of the probability is on "
-                    "the options, the rest on other tokens: the model may not follow the "
-                    "instructions. See option_mass_, and try another prompt or scoring.",
-                    stacklevel=3,
-                )
-
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
@@ -561,25 +607,47 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
 class _Tally:
     """The mean over the samples of each row and prompt, which arrive in any order."""
 
-    def __init__(self, scores: FloatArray, mass: FloatArray, n_samples: int):
+    def __init__(self, scores: FloatArray, mass: FloatArray, n_answers: int):
         self._scores = scores
         self._mass = mass
-        self._n_samples = n_samples
+        self._n_answers = n_answers
         self._open: dict[tuple[int, int], list[Answer]] = {}
 
     def add(self, ask: Ask, answer: Answer) -> None:
         """Add an answer; the last one of a row and prompt sets its score."""
         place = ask.row, ask.prompt
-        if self._n_samples == 1:
+        if self._n_answers == 1:
             if answer.scores is not None:
                 self._scores[place], self._mass[place] = answer.scores, answer.mass
             return
         answers = self._open.setdefault(place, [])
         answers.append(answer)
-        if len(answers) < self._n_samples:
+        if len(answers) < self._n_answers:
             return
         del self._open[place]
         useful = [(*a.scores, a.mass) for a in answers if a.scores is not None]
         if useful:
             # Sorted, so that the sum is the same in each run.
             *self._scores[place], self._mass[place] = np.mean(sorted(useful), axis=0)
+
+
+def _warn_of_failures(failures: list[Failure], n_answers: int) -> None:
+    if failures:
+        reasons = Counter(failure.reason for failure in failures).most_common(3)
+        listed = "; ".join(f"{reason} ({count})" for reason, count in reasons)
+        warnings.warn(
+            f"{len(failures)} of {n_answers} answers are missing: {listed}. See failures_.",
+            stacklevel=4,
+        )
+
+
+def _warn_of_low_mass(prompts: list[str], option_mass: FloatArray) -> None:
+    for name, mass in zip(prompts, option_mass.T, strict=True):
+        measured = mass[np.isfinite(mass)]
+        if len(measured) and measured.mean() < 0.5:
+            warnings.warn(
+                f"With the prompt {name!r} only {measured.mean():.0%} of the probability is on "
+                "the options, the rest on other tokens: the model may not follow the "
+                "instructions. See option_mass_, and try another prompt or scoring.",
+                stacklevel=4,
+            )

@@ -1,6 +1,7 @@
-"""What an LLM is asked: templates, the options that they show, and examples."""
+"""The questions to an LLM: templates, the options that they show, and examples."""
 
 import json
+import unicodedata
 from collections.abc import Iterator, Mapping, MutableMapping
 from string import Formatter, ascii_uppercase, digits
 from typing import NamedTuple
@@ -36,13 +37,13 @@ _TEMPLATES = {
 }
 
 _FIELDS = {
-    "utterance": "what is to be labelled",
-    "answer": "what form the answer must have, which depends on how it is scored",
+    "utterance": "the utterance to label",
+    "answer": "the form of the answer, which depends on scoring",
     "options": "the classes",
     "definitions": "the classes with their definitions",
     "context": "the turns before the utterance",
-    "examples": "labelled utterances, each in the form of what follows this field",
-    "task": "what is asked about the utterance",
+    "examples": "labelled utterances, each in the form of the text after this field",
+    "task": "the subject of the question",
 }
 
 ANSWERS = {
@@ -55,12 +56,12 @@ ANSWERS = {
 }
 
 
-# Those that JSON leaves as they are.
-_LINE_ENDS = {ord(c): f"\\u{ord(c):04x}" for c in "\x85\u2028\u2029"}
+# What JSON leaves as it is: line ends, and halves of characters, which no request can hold.
+_ESCAPES = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029, *range(0xD800, 0xE000))}
 
 
 class Turn(NamedTuple):
-    """An utterance to label, as lines of text, and the number of its class where it is known."""
+    """An utterance to label, as lines of text, and the number of its class, or -1."""
 
     text: str
     context: str
@@ -68,7 +69,7 @@ class Turn(NamedTuple):
 
 
 class Question(NamedTuple):
-    """What one prompt asks in one call of transform."""
+    """The question of one prompt in one call of transform."""
 
     head: str  # said once
     item: str  # the template of each utterance
@@ -78,26 +79,46 @@ class Question(NamedTuple):
 
 
 def quote_turn(text: str, speaker: str | None = None) -> str:
-    """Write a turn on one line that nothing in it can leave.
+    """Write a turn on one line, so that nothing in it can be taken for a part of the prompt.
 
     Parameters
     ----------
     text : str
-        What is said.
+        The utterance.
     speaker : str, default=None
-        Who says it.
+        The name of the speaker.
 
     Returns
     -------
     str
-        The text as a JSON string, after the speaker where there is one.
+        The text as a JSON string, after the speaker as another one, if there is one.
     """
-    quoted = json.dumps(text, ensure_ascii=False).translate(_LINE_ENDS)
-    return quoted if speaker is None else f"{' '.join(speaker.split())}: {quoted}"
+    quoted = _quote(text)
+    return quoted if speaker is None else f"{_quote(' '.join(speaker.split()))}: {quoted}"
+
+
+def _quote(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).translate(_ESCAPES)
+
+
+def class_names(classes) -> list[str]:
+    """Name classes on one line each, as prompts show them and answers are compared.
+
+    Parameters
+    ----------
+    classes : iterable
+        The classes.
+
+    Returns
+    -------
+    list of str
+        The names.
+    """
+    return [unicodedata.normalize("NFC", " ".join(str(c).split())) for c in classes]
 
 
 def option_labels(names: list[str]) -> list[str]:
-    """Letters for options, or digits where a letter would be the name of a class.
+    """Choose letters for options, or digits if a letter would be the name of a class.
 
     Parameters
     ----------
@@ -115,7 +136,8 @@ def option_labels(names: list[str]) -> list[str]:
         If there are more classes than labels of one character.
     """
     taken = {name.casefold() for name in names}
-    for symbols in (ascii_uppercase, digits[1:]):
+    # Without "I", with which many answers begin, unless all letters are needed.
+    for symbols in (ascii_uppercase.replace("I", ""), ascii_uppercase, digits[1:]):
         labels = list(symbols[: len(names)])
         if len(labels) == len(names) and not taken & {label.casefold() for label in labels}:
             return labels
@@ -126,7 +148,7 @@ def option_labels(names: list[str]) -> list[str]:
 
 
 class PromptBank(MutableMapping):
-    """Templates of what an LLM is asked about an utterance, by name.
+    """Templates of the questions to an LLM about an utterance, by name.
 
     A new bank holds six that differ in wording and in what they show: `"plain"`, `"definitions"`,
     `"examples"`, `"listener"`, `"context"` and `"guidelines"`. It is a mapping: set a name to add
@@ -137,15 +159,15 @@ class PromptBank(MutableMapping):
     templates : mapping of str to str, default=None
         Templates by name. None are the six.
     task : str, default="what the utterance expresses"
-        What is asked, in words that follow "describe".
+        The subject of the question, in words that follow "describe".
     definitions : mapping of class to str, default=None
-        What each class means. Classes without a definition are shown by name.
+        The meaning of each class. Classes without a definition are shown by name.
     n_examples : int, default=2
         Number of labelled utterances of each class that the field ``{examples}`` shows.
 
     See Also
     --------
-    LLMLabeler : Asks an LLM by a bank.
+    LLMLabeler : Asks an LLM with the prompts of a bank.
 
     Notes
     -----
@@ -153,10 +175,11 @@ class PromptBank(MutableMapping):
     ``{answer}`` (the form of the answer), and ``{options}`` (the classes) or ``{definitions}``
     (the classes with what they mean). It may have ``{task}``, ``{context}`` (the turns before)
     and ``{examples}``. What follows ``{examples}`` is repeated for each labelled utterance, as a
-    chat in which the assistant has answered rightly; what stands before it is said once. What
-    does not change stands best first, since servers keep what begins alike.
+    chat in which the assistant has given the right answer; the text before it is said once. Put
+    the unchanging text first: servers cache common prefixes.
 
-    Utterances are written as JSON strings, each on a line of its own.
+    Utterances and speakers are written as JSON strings, one utterance per line, so that nothing
+    in them can be taken for a part of the prompt.
 
     Examples
     --------
@@ -192,7 +215,7 @@ class PromptBank(MutableMapping):
         return self._templates[name]
 
     def __setitem__(self, name: str, template: str) -> None:
-        _check_template(name, template)
+        _refuse_bad_template(name, template)
         self._templates[name] = template
 
     def __delitem__(self, name: str) -> None:
@@ -207,11 +230,15 @@ class PromptBank(MutableMapping):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self)}, task={self.task!r})"
 
-    def questions(self, classes, scoring: str) -> dict[str, Question]:
-        r"""Fill in all that is the same for every utterance.
+    def questions(
+        self, classes, scoring: str, *, order: int = 0, n_orders: int = 1
+    ) -> dict[str, Question]:
+        r"""Fill in everything that is the same for every utterance.
 
         The options of the first prompt are in the order of the classes, those of the second begin
-        with the second class, and so on, so that a liking for the first option cancels out.
+        with the second class, and so on. A preference of the model for the first option cancels
+        in the mean over prompts if the number of prompts times `n_orders` is a multiple of the
+        number of classes.
 
         Parameters
         ----------
@@ -219,11 +246,15 @@ class PromptBank(MutableMapping):
             The classes.
         scoring : {"logprobs", "verbalized", "label"}
             How answers are read.
+        order : int, default=0
+            Number of the order of the options, from 0 to `n_orders` - 1.
+        n_orders : int, default=1
+            Number of orders in which each prompt is asked.
 
         Returns
         -------
         dict of str to Question
-            What each prompt asks.
+            The question of each prompt.
 
         Raises
         ------
@@ -244,12 +275,13 @@ class PromptBank(MutableMapping):
             raise ValueError(
                 f"definitions has {unknown!r}, which are not in classes={list(classes)!r}."
             )
-        names = [str(c) for c in classes]
+        names = class_names(classes)
         meanings = [str(self.definitions.get(c, "")) for c in classes]
-        return {
-            name: self._fill(template, names, meanings, np.roll(np.arange(len(names)), -i), scoring)
-            for i, (name, template) in enumerate(self._templates.items())
-        }
+        questions = {}
+        for i, (name, template) in enumerate(self._templates.items()):
+            shown = np.roll(np.arange(len(names)), -(i * n_orders + order))
+            questions[name] = self._fill(template, names, meanings, shown, scoring)
+        return questions
 
     def _fill(
         self, template: str, names: list[str], meanings: list[str], order: IntArray, scoring: str
@@ -282,8 +314,8 @@ def _find_fields(template: str) -> set[str]:
     return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
 
 
-def _check_template(name: str, template: str) -> None:
-    """Refuse a template that could not be filled in, or would ask nothing."""
+def _refuse_bad_template(name: str, template: str) -> None:
+    """Refuse a template that cannot be filled in or that asks nothing."""
     if not (isinstance(name, str) and isinstance(template, str)):
         raise TypeError(
             f"The template {name!r} is {template!r:.60}; pass names and templates as str."
@@ -292,10 +324,10 @@ def _check_template(name: str, template: str) -> None:
         parsed = [part[1:] for part in Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
         raise ValueError(
-            f"The template {name!r} is no format ({error}); write {{{{ and }}}} for braces."
+            f"The template {name!r} is not a format ({error}); write {{{{ and }}}} for braces."
         ) from None
     fields = [field for field, *_ in parsed]
-    known = "; ".join(f"{{{field}}}: {meaning}" for field, meaning in _FIELDS.items())
+    allowed = "; ".join(f"{{{field}}}: {meaning}" for field, meaning in _FIELDS.items())
     problem = None
     if unknown := [field for field in fields if field not in _FIELDS]:
         problem = f"has the unknown field {{{unknown[0]}}}"
@@ -315,7 +347,7 @@ def _check_template(name: str, template: str) -> None:
             "example"
         )
     if problem:
-        raise ValueError(f"The template {name!r} {problem}; the fields are {known}.")
+        raise ValueError(f"The template {name!r} {problem}; the fields are {allowed}.")
 
 
 def write_messages(question: Question, turn: Turn, examples: list[Turn]) -> list[dict[str, str]]:
@@ -324,7 +356,7 @@ def write_messages(question: Question, turn: Turn, examples: list[Turn]) -> list
     Parameters
     ----------
     question : Question
-        What is asked.
+        The question.
     turn : Turn
         The utterance.
     examples : list of Turn

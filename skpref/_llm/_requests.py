@@ -179,7 +179,7 @@ def answer_settings(scoring: str, names: list[str], top_logprobs: int) -> dict[s
 
 def write_asks(
     turns: Turns,
-    questions: dict[str, Question],
+    questions: list[dict[str, Question]],
     examples: list[list[Example]],
     settings: dict[str, Any],
     *,
@@ -193,8 +193,8 @@ def write_asks(
     ----------
     turns : Turns
         The utterances.
-    questions : dict of str to Question
-        The question of each prompt.
+    questions : list of dict of str to Question
+        The question of each prompt, for each order of the options.
     examples : list of list of (session, Turn)
         The examples of each class.
     settings : dict
@@ -211,13 +211,48 @@ def write_asks(
     Ask
         A request.
     """
-    for p, question in enumerate(questions.values()):
+    in_orders = [
+        (p, in_order[name]) for p, name in enumerate(questions[0]) for in_order in questions
+    ]
+    for p, question in in_orders:
         read = partial(read_answer, scoring=scoring, names=names, answers=question.answers)
         for row in range(len(turns.lines)):
             shown = pick_examples(examples, question.n_examples, p, turns.sessions[row])
             messages = write_messages(question, turns.turn(row), shown)
             for sample in range(n_samples):
-                seed = {"seed": sample} if settings["temperature"] > 0 else {}
-                payload = {"messages": messages, **seed, **settings}
-                payload = {k: v for k, v in payload.items() if v is not None}
-                yield Ask(row, p, payload, read)
+                yield Ask(row, p, _write_payload(messages, settings, sample), read, sample)
+
+
+def write_probe(
+    question: Question, settings: dict[str, Any], *, scoring: str, names: list[str]
+) -> Ask:
+    """Write a harmless question, which any endpoint that works answers.
+
+    Parameters
+    ----------
+    question : Question
+        The question of a prompt.
+    settings : dict
+        Arguments of each chat completion.
+    scoring : {"logprobs", "verbalized", "label"}
+        How answers become scores.
+    names : list of str
+        Names of the classes.
+
+    Returns
+    -------
+    Ask
+        A request that is of no row.
+    """
+    read = partial(read_answer, scoring=scoring, names=names, answers=question.answers)
+    messages = write_messages(question, Turn(quote_turn("Hello."), "(nothing)"), [])
+    return Ask(-1, -1, _write_payload(messages, settings, 0), read)
+
+
+def _write_payload(messages: list, settings: dict[str, Any], sample: int) -> dict[str, Any]:
+    payload = {"messages": messages, **settings}
+    seed = settings.get("seed", 0)
+    # Samples differ by their seeds, which count up from a seed that is given.
+    if settings.get("temperature") and isinstance(seed, int):
+        payload["seed"] = seed + sample
+    return {k: v for k, v in payload.items() if v is not None}

@@ -3,16 +3,35 @@
 import asyncio
 import hashlib
 import json
+import random
 import threading
+import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from skpref._cache import open_cache
-from skpref._llm._answers import Answer, Malformed, NoLogprobs, read_completion
-from skpref._llm._backends import NEED, Reply, RequestFailed, back_off
+import numpy as np
+
+from skpref._llm._answers import Answer, NoLogprobs
+from skpref._llm._backends import Endpoint, Function, RequestFailed, failure_of_status
+from skpref._llm._completion import Malformed, read_completion
+from skpref._llm._limits import Limiter
+from skpref._llm._secrets import Secret
+from skpref._llm._store import CacheError, Store, StoreLocked
+
+_KEPT = "Earlier answers are kept: the same call asks only for the rest."
+_NO_LOGPROBS = "no log-probabilities in the answer"
+# Arguments that change how a request travels or is billed, not what is answered.
+_TRANSPORT = {
+    *("extra_headers", "timeout", "response_format", "user", "metadata", "store", "service_tier"),
+    *("safety_identifier", "prompt_cache_key"),
+}
+_QUOTA_PATIENCE = 600.0  # seconds without any answer until too many requests count as a failure
+_LONGEST_PAUSE = 3600.0  # seconds that a server may ask to wait
+_LOCK_PATIENCE = 30.0  # seconds that another process may lock the cache
+_GRACE = 10.0  # seconds that requests have to end after Ctrl-C
 
 
 class Ask(NamedTuple):
@@ -22,6 +41,7 @@ class Ask(NamedTuple):
     prompt: int
     payload: dict[str, Any]
     read: Callable[[dict], Answer]
+    sample: int = 0
 
 
 @dataclass
@@ -35,18 +55,30 @@ class Usage:
     failures: int = 0
     cache_hits: int = 0
 
-    def add_tokens(self, completion: dict) -> None:
-        """Add the tokens that a completion took.
+    def add_tokens(self, completion) -> int:
+        """Add the tokens that a response took, whether it was of use or not.
 
         Parameters
         ----------
-        completion : dict
-            Chat completion; servers may leave the counts out.
+        completion : object
+            A response, decoded; servers may leave the counts out.
+
+        Returns
+        -------
+        int
+            Their number.
         """
-        counts = completion.get("usage")
+        counts = completion.get("usage") if isinstance(completion, dict) else None
         counts = counts if isinstance(counts, dict) else {}
-        self.prompt_tokens += counts.get("prompt_tokens") or 0
-        self.completion_tokens += counts.get("completion_tokens") or 0
+        tokens = [counts.get(name) for name in ("prompt_tokens", "completion_tokens")]
+        read, written = (n if isinstance(n, int) else 0 for n in tokens)
+        self.prompt_tokens += read
+        self.completion_tokens += written
+        return read + written
+
+
+class _Stopped(Exception):
+    """The run ends before the request was made."""
 
 
 class Runner:
@@ -56,14 +88,18 @@ class Runner:
     ----------
     backend : Endpoint or Function
         Who answers.
-    folder : str or path-like
-        Folder of the cache.
+    store : Store
+        The cache.
+    limiter : Limiter
+        Decides when a request may start.
     report : callable
         Called with each `Ask` and its `Answer`.
+    probe : Ask
+        A harmless question, which tells a server that fails from questions that do.
     max_concurrency : int
         Number of requests at the same time.
     max_retries : int
-        Number of retries after a response that is not an answer.
+        Number of retries after a transient failure.
 
     Attributes
     ----------
@@ -71,16 +107,34 @@ class Runner:
         Counts so far.
     """
 
-    def __init__(self, backend, folder, report, *, max_concurrency, max_retries):
+    def __init__(
+        self,
+        backend: Endpoint | Function,
+        store: Store,
+        limiter: Limiter,
+        report: Callable[[Ask, Answer], None],
+        *,
+        probe: Ask,
+        max_concurrency: int,
+        max_retries: int,
+    ):
         self._backend = backend
-        self._folder = folder
+        self._store = store
+        self._limiter = limiter
         self._report = report
+        self._probe = probe
         self._max_concurrency = max_concurrency
         self._max_retries = max_retries
         self.usage = Usage()
-        self._pending = {}  # key to the future of the request that has been sent
-        self._streak = 0  # of failures since the last answer
-        self._answered = False
+        self._pending: dict[str, asyncio.Future] = {}  # by key, of requests that have been sent
+        self._failed: dict[str, Answer] = {}  # by key, in this run
+        self._stop_error: BaseException | None = None
+        self._sending = 0  # requests that may still bring an answer
+        self._n_answers = 0  # of the server in this run
+        self._streak = 0  # of failures since the last of them
+        self._leniency = 1  # grows with each probe that was answered
+        self._last_answer = 0.0
+        self._judging: asyncio.Lock | None = None
 
     def run(self, asks: Iterable[Ask]) -> None:
         """Make all requests in a separate thread, so that a running event loop does not matter.
@@ -92,9 +146,10 @@ class Runner:
         """
         outcome: list[BaseException] = []
         started, ended = threading.Event(), threading.Event()
+        stop: list[Any] = []
 
         async def main():
-            self._stop = asyncio.get_running_loop(), asyncio.current_task()
+            stop.extend([asyncio.get_running_loop(), asyncio.current_task()])
             started.set()
             await self._run(iter(asks))
 
@@ -111,115 +166,320 @@ class Runner:
         try:
             while not ended.wait(0.2):  # not forever, which Ctrl-C cannot end on Windows
                 pass
-        except BaseException:
+        except BaseException as error:
             started.wait()
-            loop, task = self._stop
-            with suppress(RuntimeError):  # it has just ended
-                loop.call_soon_threadsafe(task.cancel)
-            ended.wait()
+            self._end(stop, ended, error)
             raise
         if outcome:
             raise outcome[0]
 
-    async def _run(self, asks) -> None:
-        error = None
-        with open_cache(self._folder, *NEED) as self._cache:
+    def _end(self, stop: list, ended: threading.Event, error: BaseException) -> None:
+        """Let requests that have been sent end, since they are paid; cancel them if they do not."""
+        loop, task = stop
+        with suppress(RuntimeError):  # it has just ended
+            loop.call_soon_threadsafe(self._stop, error)
+        try:
+            deadline = time.monotonic() + _GRACE
+            while not ended.wait(0.1) and time.monotonic() < deadline:
+                pass
+        finally:  # also after a second Ctrl-C
+            if not ended.is_set():
+                with suppress(RuntimeError):
+                    loop.call_soon_threadsafe(task.cancel)
+                ended.wait()
+
+    def _stop(self, error: BaseException) -> None:
+        """Make no further request; the first reason is the one that is raised."""
+        if self._stop_error is None:
+            self._stop_error = error
+
+    async def _run(self, asks: Iterator[Ask]) -> None:
+        self._judging = asyncio.Lock()
+        self._last_answer = time.monotonic()
+        await self._patiently(self._store.open)
+        try:
+            async with self._backend:
+                pulse = asyncio.create_task(self._renew_claims())
+                try:
+                    await asyncio.gather(*(self._work(asks) for _ in range(self._max_concurrency)))
+                finally:
+                    pulse.cancel()
+        finally:
+            self._store.close()
+        if self._stop_error is not None:
+            raise self._stop_error
+
+    async def _renew_claims(self) -> None:
+        while True:
+            await asyncio.sleep(10)
+            with suppress(CacheError, StoreLocked):
+                self._store.renew()
+
+    async def _patiently(self, action: Callable, *arguments):
+        """Call a method of the store, again while another process locks it."""
+        deadline = time.monotonic() + _LOCK_PATIENCE
+        while True:
             try:
-                async with self._backend, asyncio.TaskGroup() as group:
-                    for _ in range(self._max_concurrency):
-                        group.create_task(self._work(asks))
-            except* Exception as several:
-                error = several.exceptions[0]
-        if error is not None:
-            raise error
+                return action(*arguments)
+            except StoreLocked:
+                if time.monotonic() > deadline:
+                    raise CacheError(
+                        f"cache={self._store.folder!r} has been locked by another process for "
+                        f"{_LOCK_PATIENCE:g} s. End that process, or pass another folder."
+                    ) from None
+            await asyncio.sleep(random.uniform(0.01, 0.1))
 
-    async def _work(self, asks) -> None:
-        for ask in asks:
-            await self._answer(ask)
+    async def _work(self, asks: Iterator[Ask]) -> None:
+        while self._stop_error is None:
+            try:
+                ask = next(asks, None)
+                if ask is None:
+                    return
+                answer = await self._answer(ask)
+                self.usage.failures += answer.scores is None
+                self._report(ask, answer)
+            except _Stopped:
+                return
+            except Exception as error:
+                self._stop(error)
 
-    async def _answer(self, ask: Ask) -> None:
-        key = self._key(ask.payload)
+    async def _answer(self, ask: Ask) -> Answer:
+        key = self._key(ask)
         while key in self._pending:  # the same question has been sent
             await self._pending[key]
-        answer = self._look_up(key, ask)
-        if answer is not None:
-            await asyncio.sleep(0)  # lets Ctrl-C in if all answers are in the cache
-        else:
-            self._pending[key] = asyncio.get_running_loop().create_future()
-            try:
-                answer = await self._request(key, ask)
-            finally:
-                self._pending.pop(key).set_result(None)
-        self._report(ask, answer)
+        if key in self._failed:
+            return self._failed[key]
+        self._pending[key] = asyncio.get_running_loop().create_future()
+        try:
+            return await self._look_up_or_ask(key, ask)
+        finally:
+            self._pending.pop(key).set_result(None)
 
-    def _key(self, payload: dict[str, Any]) -> str:
+    async def _look_up_or_ask(self, key: str, ask: Ask) -> Answer:
+        wait = 0.02
+        while True:
+            stored = await self._patiently(self._store.get, key)
+            if stored is not None:
+                answer = _read_stored(stored, ask)
+                if answer is not None:
+                    self.usage.cache_hits += 1
+                    await asyncio.sleep(0)  # lets Ctrl-C in if all answers are in the cache
+                    return answer
+                await self._patiently(self._store.discard, key)
+            if self._stop_error is not None:
+                raise _Stopped
+            if await self._patiently(self._store.claim, key):
+                break
+            await asyncio.sleep(wait)  # another process is asking
+            wait = min(2 * wait, 0.5)
+        kept = False
+        try:
+            body, answer = await self._request(ask)
+            kept = body is not None
+            if body is not None:
+                await self._patiently(self._store.put, key, zlib.compress(body, 1))
+            else:
+                self._failed[key] = answer
+            return answer
+        finally:
+            if not kept:
+                await self._patiently(self._store.release, key)
+
+    def _key(self, ask: Ask) -> str:
         """Hash everything that the answer depends on."""
-        content = {k: v for k, v in payload.items() if k != "response_format"}
-        text = json.dumps([self._backend.identity, content], sort_keys=True, default=repr)
+        content = {k: v for k, v in ask.payload.items() if k not in _TRANSPORT}
+        identity: list[Any] = [self._backend.identity, _canonical(content)]
+        if ask.sample and content.get("seed") != ask.sample:
+            identity.append({"sample": ask.sample})
+        text = json.dumps(identity, sort_keys=True, default=repr)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _look_up(self, key: str, ask: Ask) -> Answer | None:
-        stored = self._cache.get(key)
+    async def _request(self, ask: Ask) -> tuple[bytes | None, Answer]:
+        """Return a response to keep, and the answer in it; None if there is nothing to keep."""
+        self._sending += 1
+        body: bytes | None = None
         try:
-            # Ends with a checksum, so that a damaged entry is an error and asked again.
-            answer = ask.read(read_completion(zlib.decompress(stored)))
-        except (TypeError, zlib.error, Malformed, UnicodeDecodeError):
-            return None
-        self.usage.cache_hits += 1
-        return answer
-
-    async def _request(self, key: str, ask: Ask) -> Answer:
-        try:
-            body, completion, answer = await self._send(ask)
+            body, answer = await self._send(ask)
         except RequestFailed as failed:
-            self.usage.failures += 1
-            self._stop_if_hopeless(failed)
-            return Answer(None, reason=str(failed))
-        except NoLogprobs:
-            raise ValueError(
-                "The answers come without log-probabilities; pass scoring='verbalized' or "
-                "'label', which need none."
-            ) from None
-        self._streak, self._answered = 0, True
-        self._cache.set(key, zlib.compress(body, 1), retry=True)
-        self.usage.add_tokens(completion)
-        self.usage.failures += answer.scores is None
-        return answer
+            failure = failed
+        except NoLogprobs as missing:
+            body = missing.args[0]
+            failure = RequestFailed(_NO_LOGPROBS, fatal=ValueError, transient=False)
+        else:
+            self._n_answers += 1
+            self._streak = 0
+            return body, answer
+        finally:
+            self._sending -= 1
+        await self._judge(failure)
+        # An answer that stopped the run says nothing about its question.
+        kept = body if self._stop_error is None else None
+        return kept, Answer(None, reason=str(failure))
 
-    async def _send(self, ask: Ask) -> tuple[bytes, dict, Answer]:
+    async def _send(self, ask: Ask) -> tuple[bytes, Answer]:
         """Send a request until the response is an answer, useful or not."""
-        for attempt in range(self._max_retries + 1):
-            self.usage.requests += 1
-            body = await self._complete(ask.payload)
+        retries, calls = 0, 0
+        while True:
             try:
-                completion = read_completion(body)
-                return body, completion, ask.read(completion)
-            except Malformed as error:
-                reason = str(error)
-            if attempt < self._max_retries:
+                return await self._send_once(ask, calls)
+            except RequestFailed as failure:
+                failed = failure
+            calls += 1
+            if self._stop_error is not None:
+                raise failed
+            if failed.status == 429 and failed.fatal is None:
+                if self._waits_for_quota(failed):
+                    continue
+            elif failed.pause is not None and failed.pause > 120:
+                raise failed
+            if not failed.transient or retries == self._max_retries:
+                raise failed
+            await self._sleep(back_off(retries) if failed.pause is None else failed.pause)
+            retries += 1
+
+    def _waits_for_quota(self, failed: RequestFailed) -> bool:
+        """Pause all requests after a 429; a retry of it does not count for some minutes."""
+        if failed.pause is not None and failed.pause > _LONGEST_PAUSE:
+            failed.fatal, failed.transient = ConnectionError, False
+            return False
+        self._limiter.refused(failed.pause)
+        patience = max(_QUOTA_PATIENCE, 1.5 * (failed.pause or 0))
+        return time.monotonic() - self._last_answer < patience
+
+    async def _send_once(self, ask: Ask, calls: int) -> tuple[bytes, Answer]:
+        guess = len(str(ask.payload["messages"])) / 3 + (ask.payload.get("max_tokens") or 100)
+        taken = await self._limiter.enter(guess, lambda: self._stop_error is not None)
+        if taken is None:
+            if calls:
+                raise RequestFailed("the run was stopped")
+            raise _Stopped
+        tokens = 0
+        try:
+            if calls:
                 self.usage.retries += 1
-                await back_off(attempt)
-        raise RequestFailed(reason)
+            else:
+                self.usage.requests += 1
+            body = await self._complete(ask.payload)
+            decoded = _decode(body)
+            tokens = self.usage.add_tokens(decoded)
+            try:
+                completion = read_completion(decoded)
+                answer = ask.read(completion)
+            except Malformed as error:
+                if error.status is None:
+                    raise RequestFailed(str(error)) from None
+                raise failure_of_status(error.status, str(error)) from None
+            except NoLogprobs:
+                raise NoLogprobs(body) from None
+        finally:
+            self._limiter.leave(taken, tokens)
+        self._last_answer = time.monotonic()
+        self._limiter.answered()
+        return body, answer
 
     async def _complete(self, payload: dict[str, Any]) -> bytes:
-        """Send a request once, and count the retries of the backend."""
+        """Make a call, and count a second one that the backend had to make."""
         try:
-            reply: Reply = await self._backend.complete(payload)
+            reply = await self._backend.complete(payload)
         except RequestFailed as failed:
-            self.usage.retries += failed.retries
+            self.usage.retries += failed.calls - 1
             raise
-        self.usage.retries += reply.retries
+        self.usage.retries += reply.calls - 1
         return reply.body
 
-    def _stop_if_hopeless(self, failed: RequestFailed) -> None:
-        """Raise if all further requests would fail, too."""
-        kept = "Earlier answers are kept: the same call asks only for the rest."
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep, but no longer than the run goes on."""
+        end = time.monotonic() + seconds
+        while self._stop_error is None and (left := end - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, 0.2))
+
+    async def _judge(self, failed: RequestFailed) -> None:
+        """Stop the run if everything else would fail, too; questions that fail are no reason."""
         if failed.fatal is not None:
-            raise failed.fatal(f"The LLM refused a request ({failed}). {kept}")
-        # A single request may be too long, for example; many without any answer are a reason.
-        if failed.transient or not self._answered:
-            self._streak += 1
-        if self._streak >= max(self._max_concurrency, 3):
-            raise ConnectionError(
-                f"{self._streak} requests in a row failed, the last with: {failed}. {kept}"
+            limit = 1
+            # Another answer on its way tells more cheaply than a probe.
+            n_answers = self._n_answers
+            while self._sending and self._n_answers == n_answers and self._stop_error is None:
+                await asyncio.sleep(0.01)
+            if self._n_answers > n_answers:
+                return
+        elif failed.transient or not self._n_answers:
+            limit = max(self._max_concurrency, 3)
+        else:
+            return
+        self._streak += 1
+        if self._streak < limit * self._leniency or self._stop_error is not None:
+            return
+        assert self._judging is not None
+        async with self._judging:
+            if self._stop_error is not None or self._streak == 0:
+                return
+            if await self._is_probe_answered():
+                self._streak = 0
+                self._leniency *= 2
+                return
+        self._stop(self._verdict(failed))
+
+    async def _is_probe_answered(self) -> bool:
+        with suppress(RequestFailed, NoLogprobs, _Stopped):
+            await self._send_once(self._probe, 0)
+            self._n_answers += 1
+            return True
+        return False
+
+    def _verdict(self, failed: RequestFailed) -> Exception:
+        if failed.fatal is ValueError:
+            return ValueError(
+                "The answers come without log-probabilities; pass scoring='verbalized' or "
+                "'label', which need none."
             )
+        if failed.fatal is not None:
+            return failed.fatal(f"The LLM refused a request ({failed}). {_KEPT}")
+        return ConnectionError(
+            f"{self._streak} requests in a row failed, the last with: {failed}. {_KEPT}"
+        )
+
+
+def back_off(retries: int) -> float:
+    """Return the seconds to pause before a retry.
+
+    Parameters
+    ----------
+    retries : int
+        Number of retries before this one.
+
+    Returns
+    -------
+    float
+        Seconds, longer each time. Jitter needs no seed: it changes no result.
+    """
+    return min(0.5 * 2**retries, 8) * random.uniform(0.75, 1)
+
+
+def _decode(body: bytes) -> Any:
+    with suppress(ValueError, RecursionError):
+        return json.loads(body)
+    return None
+
+
+def _read_stored(stored: bytes, ask: Ask) -> Answer | None:
+    """Read an entry of the cache; None if it is damaged, which its checksum shows."""
+    try:
+        return ask.read(read_completion(zlib.decompress(stored)))
+    except NoLogprobs:
+        return Answer(None, reason=_NO_LOGPROBS)
+    except (zlib.error, Malformed, UnicodeDecodeError):
+        return None
+
+
+def _canonical(value: Any) -> Any:
+    """Write equal numbers alike, and leave keys out."""
+    if isinstance(value, dict):
+        return {k: _canonical(v) for k, v in value.items() if not isinstance(v, Secret)}
+    if isinstance(value, list | tuple):
+        return [_canonical(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value

@@ -28,15 +28,17 @@ class StubLLM:
     """Answers by a list of faults first, then by `answer`.
 
     A fault is an int (a status), a tuple (status, headers), "reset", "truncated", "hang" or a
-    dict (the response).
+    dict (the response). `answer` returns a response, a status, or a tuple of a status and the
+    words of an error or its whole body.
     """
 
     def __init__(self, answer=by_letter, faults=(), port=0):
         self.answer = answer
         self.faults = list(faults)
-        self.requests, self.keys = [], []
+        self.requests, self.keys, self.headers = [], [], []
         self.now = self.most = 0
         self.delay = 0.0
+        self.drip = 0.0  # seconds between the first bytes of a response
         self.stopped = False
         lock = threading.Lock()
         stub = self
@@ -52,6 +54,7 @@ class StubLLM:
                 with lock:
                     stub.requests.append(json.loads(body))
                     stub.keys.append(self.headers.get("Authorization"))
+                    stub.headers.append(dict(self.headers))
                     fault = stub.faults.pop(0) if stub.faults else None
                     stub.now += 1
                     stub.most = max(stub.most, stub.now)
@@ -83,16 +86,21 @@ class StubLLM:
                 if isinstance(fault, dict):
                     answer = fault
                 if status != 200:
-                    answer = {"error": {"message": words}}
-                content = json.dumps(answer).encode()
+                    answer = {"error": {"message": words}} if isinstance(words, str) else words
+                content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
                 if fault == "truncated":
                     content = content[: len(content) // 2]
                 self.send_response(status)
                 for name, value in headers.items():
                     self.send_header(name, value)
                 self.send_header("Content-Type", "application/json")
+                content = b"\n" * 20 * bool(stub.drip) + content
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
+                while stub.drip and content.startswith(b"\n"):
+                    self.wfile.write(content[:1])
+                    content = content[1:]
+                    time.sleep(stub.drip)
                 self.wfile.write(content)
 
         class Server(ThreadingHTTPServer):

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skpref._llm._answers import Malformed, NoLogprobs, read_answer, read_completion
+from skpref._llm._answers import NoLogprobs, read_answer
+from skpref._llm._completion import Malformed, read_completion
 from tests.llm.stub import completion
 
 NAMES = ["bad", "good"]

@@ -48,11 +48,9 @@ def stub():
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
-    """Faults are many here; the pauses between retries are openai's matter."""
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
-    for module in ("_runner", "_backends"):
-        name = f"skpref._llm.{module}.back_off"
-        monkeypatch.setattr(name, lambda attempt: asyncio.sleep(0.01))
+    """Faults are many here, and their pauses are tested elsewhere."""
+    monkeypatch.setattr("skpref._llm._runner.back_off", lambda retries: 0.01)
+    monkeypatch.setattr("skpref._llm._limits.Limiter.FIRST_PAUSE", 0.01)
 
 
 def make(stub=None, prompts=SHORT, **params):
@@ -98,10 +96,10 @@ def test_context_is_the_turns_before_of_the_session_from_old_to_new(stub):
     ).transform(shuffled)
     asked = [contents(r)[0].partition("else.")[2] for r in stub.requests]
     assert sorted(asked)[:2] == [
-        ' (nothing) ## client: "Hi!"',
-        ' (nothing) ## client: "It broke."',
+        ' (nothing) ## "client": "Hi!"',
+        ' (nothing) ## "client": "It broke."',
     ]
-    assert ' client: "It broke."\nagent: "Which one?" ## client: "The left."' in asked
+    assert ' "client": "It broke."\n"agent": "Which one?" ## "client": "The left."' in asked
 
 
 def test_texts_without_frame_are_asked_without_context(stub):
@@ -339,7 +337,7 @@ def test_a_server_that_is_gone_stops_the_run(stub):
 
 
 def test_a_server_that_dies_and_comes_back_is_waited_for(monkeypatch):
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.4)
+    monkeypatch.setattr("skpref._llm._runner.back_off", lambda retries: 0.4)
     texts = [f"text {i}" for i in range(60)]
     first = StubLLM()
     first.delay = 0.01

@@ -38,13 +38,17 @@ def write(question, turn=TURN, examples=()):
 def test_quoted_turn_is_one_line_that_reads_back(text, speaker):
     line = quote_turn(text, speaker)
     assert len(line.splitlines()) == 1
-    start = 0 if speaker is None else len(" ".join(speaker.split())) + 2
-    assert json.loads(line[start:]) == text
+    said, rest = json.JSONDecoder().raw_decode(line)
+    if speaker is not None:
+        assert said == " ".join(speaker.split())
+        assert line[rest : rest + 2] == ": "
+        said = json.loads(line[rest + 2 :])
+    assert said == text
 
 
 def test_quoted_turn_keeps_letters_of_all_scripts_and_the_speaker_on_its_line():
-    assert quote_turn("Não, 愤怒 😡", "Zoë") == 'Zoë: "Não, 愤怒 😡"'
-    assert quote_turn("hi", " a\n\nb\u2028c\td ") == 'a b c d: "hi"'
+    assert quote_turn("Não, 愤怒 😡", "Zoë") == '"Zoë": "Não, 愤怒 😡"'
+    assert quote_turn("hi", " a\n\nb\u2028c\td ") == '"a b c d": "hi"'
 
 
 @pytest.mark.parametrize("name", list(PromptBank()))
@@ -64,6 +68,8 @@ def test_dialogue_changes_its_own_line_of_a_prompt_only(name, scoring, text):
     ("names", "labels"),
     [
         *((CLASSES, "ABC"), ([f"c{i}" for i in range(26)], ascii_uppercase)),
+        # Without the I with which many answers begin.
+        ([f"c{i}" for i in range(10)], "ABCDEFGHJK"),
         # Digits, where a letter that would be shown is a class.
         *((["a", "x"], "12"), (["x", "C", "y"], "123"), (["a", *"qrstuvwx"], "123456789")),
         *((["X", "Y"], "AB"), (["1", "2"], "AB"), (["ab", "abc"], "AB")),
@@ -184,14 +190,14 @@ def test_names_and_templates_that_are_not_str_are_refused(name, template):
 @pytest.mark.parametrize("field", ["utterances", "", "0", "utterance.x", "options[0]", "Task"])
 def test_unknown_field_is_refused_with_those_that_there_are(field):
     message = re.escape(f"The template 't' has the unknown field {{{field}}}; the fields are ")
-    with pytest.raises(ValueError, match=message + r"\{utterance\}: what .*\{task\}: what is"):
+    with pytest.raises(ValueError, match=message + r"\{utterance\}: the .*\{task\}: the subject"):
         PromptBank({"t": f"{SHORT} {{{field}}}"})
 
 
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        *((f"{SHORT} {rest}", "is no format (") for rest in ("{", "}", "{task", "{x}} {")),
+        *((f"{SHORT} {rest}", "is not a format (") for rest in ("{", "}", "{task", "{x}} {")),
         ("{options}{answer}{examples}", "lacks the field {utterance}; the fields are"),
         ("{options}{answer}{{utterance}}", "lacks the field {utterance}; the fields are"),
         ("{options}{utterance}{{answer}}", "lacks the field {answer}; the fields are"),

@@ -1,0 +1,100 @@
+"""Checks of what an LLM is asked with, before anything is paid."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from skpref._llm._prompts import class_names
+from skpref._validation import is_missing
+
+
+def check_classes(classes) -> np.ndarray:
+    """Check that each class has a name of its own, in sorted order.
+
+    Parameters
+    ----------
+    classes : array-like of shape (n_classes,)
+        The parameter of that name.
+
+    Returns
+    -------
+    ndarray of shape (n_classes,)
+        The classes.
+    """
+    given, classes = classes, np.asarray(classes)
+    if classes.ndim != 1 or len(classes) < 2:
+        raise ValueError(f"classes={given!r} must name at least two classes.")
+    if is_missing(classes).any():
+        raise ValueError(f"classes={classes.tolist()!r} has None or NaN; name each class.")
+    try:
+        in_order = np.unique(classes)
+    except TypeError:
+        kinds = sorted({type(c).__name__ for c in classes.tolist()})
+        raise ValueError(
+            f"classes={classes.tolist()!r} mixes the types {', '.join(kinds)}; pass one type."
+        ) from None
+    if not np.array_equal(in_order, classes):
+        raise ValueError(
+            f"classes={classes.tolist()!r} must be sorted and without repetition, as "
+            f"classifiers keep them: pass {in_order.tolist()!r}."
+        )
+    names = class_names(classes.tolist())
+    if "" in names or len(set(names)) < len(names):
+        raise ValueError(
+            f"classes={classes.tolist()!r} has names that are empty, or that differ only in "
+            "blanks or in the form of accents, so no answer can tell them apart; rename them."
+        )
+    return classes
+
+
+def check_address(name: str, address: str | None) -> None:
+    """Refuse an address that cannot work, or that holds a key, which would be shown.
+
+    Parameters
+    ----------
+    name : str
+        The parameter or variable that holds it.
+    address : str or None
+        The address.
+    """
+    if not address:
+        return
+    scheme, _, rest = address.partition("://")
+    if "@" in rest.partition("/")[0]:
+        raise ValueError(f"{name} has a user or password in it; pass the key as api_key.")
+    if "?" in address:
+        raise ValueError(
+            f"{name} has a query in it; pass request_params={{'extra_query': {{...}}}} instead."
+        )
+    if scheme not in ("http", "https") or not rest:
+        raise ValueError(
+            f"{name}={address!r} must begin with http:// or https://, as in "
+            "'http://127.0.0.1:8000/v1'."
+        )
+
+
+def check_request_params(params: Mapping) -> None:
+    """Refuse arguments that would break how answers are read or counted.
+
+    Parameters
+    ----------
+    params : mapping
+        Further arguments of each chat completion.
+    """
+    if params.get("stream"):
+        raise ValueError(
+            "request_params has stream=True, but answers are read whole; leave it out."
+        )
+    if params.get("n") not in (None, 1):
+        raise ValueError(
+            f"request_params has n={params['n']!r}, of which one answer would be read; pass "
+            "n_samples instead."
+        )
+    if "messages" in params:
+        raise ValueError("request_params has messages, which prompts write; leave them out.")
+    headers = params.get("extra_headers")
+    if isinstance(headers, Mapping) and (lost := [k for k, v in headers.items() if v is None]):
+        raise ValueError(
+            f"request_params has no value for the headers {lost}, since a pickle holds no keys; "
+            "set request_params again."
+        )
