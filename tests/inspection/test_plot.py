@@ -1,5 +1,5 @@
-import builtins
 import re
+import sys
 from types import SimpleNamespace
 
 import matplotlib as mpl
@@ -144,17 +144,13 @@ def test_plot_can_be_called_again_and_takes_line_arguments(draw, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_without_matplotlib_the_error_says_what_to_install(draw, name, monkeypatch):
-    real = builtins.__import__
-
-    def no_matplotlib(module, *args, **kwargs):
-        if module.startswith("matplotlib"):
-            raise ImportError(module)
-        return real(module, *args, **kwargs)
-
+def test_without_matplotlib_the_error_names_the_extra(draw, name, monkeypatch):
     display = draw[name]()
-    monkeypatch.setattr(builtins, "__import__", no_matplotlib)
-    message = f"{type(display).__name__} requires matplotlib. You can install matplotlib with "
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # makes its import fail
+    message = (
+        f"{type(display).__name__} needs matplotlib, which cannot be imported; install it with "
+        '`pip install "skpref[plot]"`.'
+    )
     with pytest.raises(ImportError, match=re.escape(message)):
         display.plot()
 
@@ -301,7 +297,7 @@ def test_trajectory_holds_scores_and_labels(data, fitted, draw):
     assert display.ax_.get_ylabel() == "score of 'cross'"
 
 
-def test_trajectory_marks_what_people_said_and_sorts_the_turns():
+def test_trajectory_marks_labels_and_sorts_the_turns():
     display = SessionTrajectoryDisplay.from_predictions(
         [3, 1, 2, 0],
         {"student": [0.3, 0.1, 0.2, 0.0], "rival": [0.5, np.nan, 0.5, 0.5]},
@@ -334,7 +330,7 @@ def test_trajectory_of_numbers_needs_no_class_and_no_turns():
     [
         (
             lambda: ScoreReliabilityDisplay.from_predictions([-1, -1], np.zeros((2, 1))),
-            "y has no labelled row, so that scores cannot be compared with labels; pass labels.",
+            "y has no labelled row, so scores cannot be compared with labels; pass labels.",
         ),
         (
             lambda: ScoreReliabilityDisplay.from_predictions([0, 1], np.zeros((2, 1)), np.zeros(2)),
@@ -356,7 +352,7 @@ def test_trajectory_of_numbers_needs_no_class_and_no_turns():
         (
             lambda: TrainingCurveDisplay.from_estimator(LogisticRegression()),
             "estimator=LogisticRegression() must be a PairwisePreferenceClassifier, or a Pipeline "
-            "whose last step is one, but that is a LogisticRegression; TrainingCurveDisplay draws",
+            "whose last step is one, but that is a LogisticRegression; of a search, pass its best",
         ),
         (
             lambda: TrainingCurveDisplay([]).plot(),
@@ -368,15 +364,15 @@ def test_trajectory_of_numbers_needs_no_class_and_no_turns():
         ),
         (
             lambda: SessionTrajectoryDisplay.from_predictions(None, {"a": [0.1], "b": [0.1, 0.2]}),
-            "scores['b'] has 2 entries but scores['a'] has 1; pass one per turn of the session.",
+            "scores['b'] has 2 entries but scores['a'] has 1; pass one per utterance of",
         ),
         (
             lambda: SessionTrajectoryDisplay.from_predictions([0, 1], {"a": [0.1]}),
-            "turns has 2 entries but scores['a'] has 1; pass one per turn of the session.",
+            "turns has 2 entries but scores['a'] has 1; pass one per utterance of",
         ),
         (
             lambda: SessionTrajectoryDisplay.from_predictions(None, {"a": [0.1, 1]}, ["x", "y"]),
-            "pos_label=None but y has the labels ['x', 'y']; pass the class that the scores are of",
+            "pos_label=None but y has the labels ['x', 'y']; pass the class of the scores.",
         ),
         (
             lambda: SessionTrajectoryDisplay.from_estimator(
@@ -402,6 +398,6 @@ def test_display_names_what_is_wrong(call, message):
         lambda: ScoreReliabilityDisplay.from_estimator(LLMScoreCalibrator(), [[0.1]], [0]),
     ],
 )
-def test_what_is_not_fitted_is_not_drawn(call):
+def test_unfitted_estimators_are_not_drawn(call):
     with pytest.raises(NotFittedError):
         call()
