@@ -7,14 +7,14 @@ from numbers import Integral, Real
 
 import numpy as np
 from sklearn.base import ClassifierMixin
-from sklearn.metrics import accuracy_score
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from skpref._device import resolve_device
 from skpref._sklearn import (
     HasMethods,
     Interval,
     StrOptions,
+    _check_sample_weight,
     _fit_context,
     _is_fitted,
 )
@@ -36,6 +36,10 @@ from skpref._typing import FloatArray
 from skpref._validation import check_labels
 
 _MODULE = "module__"
+
+
+# torch computes in single precision.
+LARGEST_RATE = float(np.finfo(np.float32).max)
 
 
 def _same(value, other) -> bool:
@@ -74,9 +78,9 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         "pair_sampler": [None, StrOptions({"passthrough"}), HasMethods(["sample"])],
         "classes": [None, "array-like"],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
-        "lr": [Interval(Real, 0, None, closed="neither")],
+        "lr": [Interval(Real, 0, LARGEST_RATE, closed="neither")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "weight_decay": [Interval(Real, 0, LARGEST_RATE, closed="left")],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="left")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
@@ -512,12 +516,13 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             Accuracy.
         """
         check_is_fitted(self)
-        partial = -1 not in self.classes_.tolist()
-        _, codes = check_labels(y, partial=partial)
-        labelled = np.flatnonzero(codes >= 0)
-        if not len(labelled):
+        partial_labels = -1 not in self.classes_.tolist()
+        labels, codes = check_labels(y, partial=partial_labels)
+        predicted = self.predict(X)
+        check_consistent_length(predicted, codes)
+        weight = _check_sample_weight(sample_weight, predicted[:, None])
+        labelled = codes >= 0
+        if not labelled.any():
             raise ValueError("y has no labelled row to score.")
-        if sample_weight is not None:
-            sample_weight = np.asarray(sample_weight)[labelled]
-        truth = np.asarray(y)[labelled]
-        return accuracy_score(truth, self.predict(X)[labelled], sample_weight=sample_weight)
+        hit = labels[codes[labelled]] == predicted[labelled]
+        return float(np.average(hit, weights=weight[labelled]))

@@ -160,7 +160,9 @@ def as_dataset(training: TrainingSet) -> SessionDataset:
     """
     rows = training.softly_labelled()
     soft = rows.soft[:, -n_scores_for(rows.soft.shape[1]) :]
-    return SessionDataset(rows.X, soft, rows.weight, rows.session)
+    # Only ratios matter to stage 1, and products of large or small weights leave the floats.
+    weight = rows.weight / (rows.weight.mean() if len(rows.weight) else 1.0)
+    return SessionDataset(rows.X, soft, weight, rows.session)
 
 
 def net_for(

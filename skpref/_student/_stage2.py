@@ -187,13 +187,14 @@ def refit_last_layer(
         A copy of the layer's weights before the change.
     """
     scores, layer, inputs = score_by_last_layer(network, labelled.X)
-    weight = labelled.weight * np.sqrt(class_weight)[labelled.codes]
+    factor = np.sqrt(class_weight)[labelled.codes]
     coef, intercept, variance = fit_last_layer(
         inputs,
         output.logits(scores.astype(np.float64)),
         labelled.soft,
-        weight / weight.mean(),
+        labelled.weight * factor / np.average(factor, weights=labelled.weight),
         labelled.session,
+        labelled.weight,
     )
     layer_before = layer.weight.detach().clone()
     with torch.no_grad():
@@ -317,13 +318,13 @@ def fit_last_layer(
     target: FloatArray,
     weight: FloatArray,
     groups: IntArray,
+    count: FloatArray | None = None,
 ) -> tuple[FloatArray, FloatArray, float]:
     r"""Fit a change of a linear layer on few labels, by ridge towards the layer as it is.
 
     Minimises :math:`-\sum_i w_i \sum_k q_{ik} \log p_{ik} + \frac{1}{2v}(|W|^2 + |b|^2)` with
-    :math:`p_i = \mathrm{softmax}(l_i + W x_i + b)`, where x are the features, centred (unless they
-    are sparse) and of mean squared norm 1. The variance v has the least loss in cross-validation
-    by groups.
+    :math:`p_i = \mathrm{softmax}(l_i + W x_i + b)`, where x are the features, centred and of mean
+    squared norm 1. The variance v has the least loss in cross-validation by groups.
 
     Parameters
     ----------
@@ -337,6 +338,8 @@ def fit_last_layer(
         Weight w of each row.
     groups : ndarray of shape (n_rows,)
         Session of each row.
+    count : ndarray of shape (n_rows,), default=None
+        How many rows each row represents when features are centred and scaled; None is one.
 
     Returns
     -------
@@ -348,24 +351,22 @@ def fit_last_layer(
         The variance v; 0 leaves the layer as it is, as labels of a single group do.
     """
     n_rows, n_features = features.shape
+    count = np.ones(n_rows) if count is None else count
     n_scores = logits.shape[1]
     n_folds = min(5, len(np.unique(groups)))
     if n_folds < 2:
         return np.zeros((n_scores, n_features)), np.zeros(n_scores), 0.0
-    X, center = features.astype(np.float64), np.zeros(n_features)
-    if not issparse(X):
-        center = X.mean(axis=0)
-        X = X - center
-    spread = max(np.sqrt(row_norms(X, squared=True).mean()), 1e-12)
-    X = X / spread
+    X, center, spread = _standardized(features.astype(np.float64), count)
+    # A dense array has been centred; of a sparse matrix the centre is taken off in the products.
+    offset = center / spread if issparse(X) else np.zeros(n_features)
 
     def path(rows, variances):
-        return _ridge_path(X[rows], logits[rows], target[rows], weight[rows], variances)
+        return _ridge_path(X[rows], offset, logits[rows], target[rows], weight[rows], variances)
 
     fold_loss = np.zeros(len(_VARIANCES))
     for fit, held_out in GroupKFold(n_folds).split(X, groups=groups):
         for i, theta in enumerate(path(fit, _VARIANCES)):
-            moved = logits[held_out] + X[held_out] @ theta[:, :-1].T + theta[:, -1]
+            moved = logits[held_out] + _affine(X[held_out], offset, theta)
             fold_loss[i] += _softmax_loss(moved, target[held_out], weight[held_out])[0]
     best = int(fold_loss.argmin())
     *_, theta = path(np.arange(n_rows), _VARIANCES[: best + 1])
@@ -373,14 +374,32 @@ def fit_last_layer(
     return coef, theta[:, -1] - coef @ center, _VARIANCES[best]
 
 
-def _ridge_path(X, logits, target, weight, variances) -> Iterator[FloatArray]:
+def _standardized(X, count) -> tuple[FloatArray, FloatArray, float]:
+    """Return features of mean squared distance 1 from their centre, the centre and the factor."""
+    center = np.asarray(count @ X).ravel() / count.sum()
+    if issparse(X):
+        squares = row_norms(X, squared=True) - 2 * (X @ center) + center @ center
+    else:
+        X = X - center
+        squares = row_norms(X, squared=True)
+    spread = max(np.sqrt(max(count @ squares / count.sum(), 0.0)), 1e-12)
+    return X / spread, center, spread
+
+
+def _affine(X, offset, theta) -> FloatArray:
+    """Return W (x - offset) + b of each row, for theta = (W, b)."""
+    return X @ theta[:, :-1].T + (theta[:, -1] - theta[:, :-1] @ offset)
+
+
+def _ridge_path(X, offset, logits, target, weight, variances) -> Iterator[FloatArray]:
     """Yield parameters (W, b) under each variance, each fit starting from the one before."""
     n_scores = logits.shape[1]
 
     def objective(theta, variance):
         theta = theta.reshape(n_scores, -1)
-        value, residual = _softmax_loss(logits + X @ theta[:, :-1].T + theta[:, -1], target, weight)
-        gradient = np.column_stack([(X.T @ residual).T, residual.sum(axis=0)])
+        value, residual = _softmax_loss(logits + _affine(X, offset, theta), target, weight)
+        total = residual.sum(axis=0)
+        gradient = np.column_stack([(X.T @ residual).T - np.outer(total, offset), total])
         value += (theta**2).sum() / (2 * variance)
         return value, (gradient + theta / variance).ravel()
 

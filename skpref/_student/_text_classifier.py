@@ -9,7 +9,7 @@ import numpy as np
 from skpref._device import resolve_device
 from skpref._encoder import DEFAULT_MODEL, SentenceEncoder
 from skpref._sklearn import Interval, StrOptions
-from skpref._student._base import BasePreferenceClassifier
+from skpref._student._base import LARGEST_RATE, BasePreferenceClassifier
 from skpref._student._network_estimator import stages
 from skpref._student._output import n_scores_for
 from skpref._validation import check_texts
@@ -184,7 +184,7 @@ class PairwisePreferenceTextClassifier(BasePreferenceClassifier):
         "trainable_layers": [None, Interval(Integral, 0, None, closed="left")],
         "stage2": [None, StrOptions({"auto", "offsets", "finetune"})],
         "finetune_epochs": [Interval(Integral, 1, None, closed="left")],
-        "encoder_lr": [Interval(Real, 0, None, closed="neither")],
+        "encoder_lr": [Interval(Real, 0, LARGEST_RATE, closed="neither")],
         "warmup": [None, Interval(Real, 0, 1, closed="both")],
         "max_grad_norm": [None, Interval(Real, 0, None, closed="neither")],
         "accumulate": [Interval(Integral, 1, None, closed="left")],

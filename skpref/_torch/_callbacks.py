@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 
 import torch
@@ -72,9 +73,9 @@ class Resume(Callback):
     def on_train_begin(self, net, **_):
         """Restore the saved state."""
         self.n_done_ = 0
-        if not self.path.is_file():
+        state = self._read() if self.path.is_file() else None
+        if state is None:
             return
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
         net.module_.load_state_dict(state["module"])
         net.optimizer_.load_state_dict(state["optimizer"])
         net.history.extend(json.loads(state["history"]))
@@ -107,5 +108,21 @@ class Resume(Callback):
             kind, keys, *rest = self.sampler.random_state.get_state()
             state["sampler"] = [kind, torch.from_numpy(keys.astype("int64")), *rest]
         part = self.path.with_suffix(".part")
-        torch.save(state, part)
+        with part.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())  # or a power failure could leave the name without the content
         os.replace(part, self.path)
+
+    def _read(self) -> dict | None:
+        """Return the saved state; None, with a warning, if the file is damaged."""
+        try:
+            return torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:  # what torch raises depends on where the file is cut
+            warnings.warn(
+                f"The state of training in checkpoint_dir, {str(self.path)!r}, cannot be read "
+                f"({type(error).__name__}: {error}); training starts from the beginning.",
+                UserWarning,
+                stacklevel=2,
+            )
+            return None

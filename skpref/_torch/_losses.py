@@ -53,6 +53,8 @@ def _all_pairs(scores: Tensor, target: dict, criterion: "PreferenceLoss"):
 
 def _sides(scores: Tensor, block: dict[str, Tensor], criterion: "PreferenceLoss"):
     """Return what each entry of a block is worth as a winner and as a loser, and its weight."""
+    # Pairs do not depend on an offset that a group shares, and rounding does.
+    scores = scores - scores[:, :1]
     if criterion.sums_by_halves(scores.shape[1]):
         scores = scores.double()  # sums over many rows
     soft, weight = block["soft"].to(scores), block["weight"].to(scores)

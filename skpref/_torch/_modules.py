@@ -3,11 +3,51 @@
 import copy
 import inspect
 from itertools import pairwise
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+
+def check_hidden_units(hidden_units) -> None:
+    """Raise unless hidden layers are given by positive whole numbers.
+
+    Parameters
+    ----------
+    hidden_units : int or sequence of int
+        Units of the hidden layers.
+
+    Raises
+    ------
+    ValueError
+        If a size is no positive integer.
+    """
+    sizes = [hidden_units] if np.isscalar(hidden_units) else list(hidden_units)
+    for size in sizes:
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+            raise ValueError(
+                f"module__hidden_units={hidden_units!r} must be a positive int, or a sequence of "
+                "them with one per hidden layer; use module='linear' for none."
+            )
+
+
+def check_dropout(dropout) -> None:
+    """Raise unless a probability of dropping units leaves some.
+
+    Parameters
+    ----------
+    dropout : float
+        The probability.
+
+    Raises
+    ------
+    ValueError
+        If it is no number of at least 0 and less than 1.
+    """
+    if isinstance(dropout, bool) or not isinstance(dropout, Real) or not 0 <= float(dropout) < 1:
+        raise ValueError(f"module__dropout={dropout!r} must be a float of at least 0 and below 1.")
 
 
 class MLP(nn.Module):
@@ -25,6 +65,8 @@ class MLP(nn.Module):
 
     def __init__(self, n_features, n_outputs, hidden_units=128, dropout=0.0):
         super().__init__()
+        check_hidden_units(hidden_units)
+        check_dropout(dropout)
         sizes = [n_features, *np.atleast_1d(hidden_units).tolist()]
         layers = []
         for n_in, n_out in pairwise(sizes):
@@ -97,4 +139,12 @@ def build_module(
     takes_any = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
     sizes = {"n_features": n_features, "n_outputs": n_outputs}
     given = {k: v for k, v in sizes.items() if takes_any or k in accepted}
+    unknown = [k for k in params if not takes_any and k not in accepted]
+    if unknown:
+        names = sorted(k for k in accepted if k not in sizes)
+        raise ValueError(
+            f"module__{unknown[0]} is no argument of module={module!r}; it takes "
+            + (", ".join(f"module__{name}" for name in names) or "none")
+            + "."
+        )
     return make(**(given | params)).to(getattr(torch, dtype))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from skpref._sentence_models import DEFAULT_MODEL, load_sentence_transformer
+from skpref._torch._modules import check_dropout
 
 # Tokens that go through the encoder at once. Texts of about one length go together, so that little
 # is padding: many short passes keep a CPU busy, a GPU wants long ones.
@@ -59,6 +60,7 @@ class TransformerScorer(nn.Module):
         model_kwargs=None,
     ):
         super().__init__()
+        check_dropout(dropout)
         self.token_budget = token_budget
         self.bf16 = bf16
         self.encoder = load_sentence_transformer(
