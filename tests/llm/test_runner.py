@@ -346,7 +346,7 @@ def test_keys_in_headers_are_sent_and_show_nowhere(stub, tmp_path, caplog):
     shown += [path.read_bytes().decode("latin-1") for path in tmp_path.iterdir()]
     assert not [text for text in shown if KEY in text]
     assert "study" in repr(labeler)
-    assert stub.headers[0]["X-Private"] == KEY
+    assert stub.headers[0]["x-private"] == KEY
     with pytest.raises(ValueError, match=re.escape("no value for the headers ['X-Private']")):
         pickle.loads(pickle.dumps(labeler)).fit(TEXTS)
 
