@@ -382,3 +382,29 @@ def _as_completion(answer) -> dict:
             "log-probabilities of its first token by token, or a chat completion."
         )
     return answer
+
+
+def make_backend(client, base_url, api_key, timeout, max_concurrency) -> Endpoint | Function:
+    """Choose who answers.
+
+    Parameters
+    ----------
+    client : callable or None
+        Answers instead of an endpoint.
+    base_url : str or None
+        Address of the endpoint.
+    api_key : Secret or None
+        Its key.
+    timeout : float
+        Seconds before a request to it times out.
+    max_concurrency : int
+        Number of requests at the same time.
+
+    Returns
+    -------
+    Endpoint or Function
+        The backend.
+    """
+    if client is None:
+        return Endpoint(base_url, api_key, timeout)
+    return Function(client, max_concurrency)
