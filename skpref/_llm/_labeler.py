@@ -162,10 +162,8 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
     prices : pair of float, default=None
         Prices of a million tokens read and of a million tokens written by the model, to compute
         the cost.
-    text, session, turn : str, default="text", "session_id", "turn"
-        Columns of `X`, as in :class:`DialogueContext`. `turn` may be None.
-    speaker : str, default=None
-        Column of the speakers. None leaves them out.
+    text, session, turn, speaker : str, default="text", "session_id", "turn", None
+        Columns of `X`, as in :class:`DialogueContext`. `turn` and `speaker` may be None.
     progress : bool, default=True
         Whether a progress bar is shown.
     random_state : int, RandomState instance or None, default=0
@@ -373,6 +371,8 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
             If the endpoint does not know the model.
         ConnectionError
             If `max_concurrency` requests in a row fail.
+        OSError
+            If the folder of the cache cannot be used.
         RuntimeError
             If a request fails and `on_error` is "raise".
         ValueError

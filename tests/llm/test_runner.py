@@ -438,6 +438,15 @@ def test_a_quota_slows_a_run_and_never_ends_it(stub):
         ({"retry-after-ms": "1000"}, "no"),
         ({}, "Rate limit reached. Please try again in 1s."),
         ({}, "retry in 1000ms"),
+        (
+            {},
+            {
+                "error": {
+                    "message": "exceeded your current quota",
+                    "details": [{"retryDelay": "1s"}],
+                }
+            },
+        ),
     ],
 )
 def test_a_pause_that_the_server_asks_for_is_kept_by_all(stub, headers, words):
