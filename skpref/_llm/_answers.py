@@ -37,11 +37,16 @@ _NEGATION = re.compile(
 )
 # Words that deny what stands before them.
 _DENIED_AFTER = re.compile(
-    r"\W*(?:(?:is|was|are|were|would be|seems|label|answer|option|does|do|did)\W+){0,2}"
-    r"(?:not\b|n['\u2019]t\b|wrong\b|incorrect\b|false\b|out\b|unlikely\b|no\b(?!\s*doubt)"
+    r"\W*(?:"
+    r"(?:(?:label|answer|option)\W+)?(?:is|was|are|were|would|seems|does|do|did)"
+    r"(?:\s+not\b|n['\u2019]t\b)"
+    r"|(?:(?:is|was|are|were|would|be|seems|label|answer|option)\W+){0,3}"
+    r"(?:wrong|incorrect|false|out|unlikely)\b"
+    r"|(?:no|not)\b(?:\s+(?:at all|really|quite|exactly))?\s*(?:[.!?;\n]|$)"
     r"|0(?:\.0+)?\s*(?:%|$))",
     re.I,
 )
+_NEAR = 300  # characters around a name in which it may be denied
 _HYPHENS = "-\u2010\u2011"
 
 
@@ -98,10 +103,10 @@ def read_answer(completion: dict, scoring: str, names: list[str], answers: list[
             reason=f"cut off (finish_reason={finish!r}){shown}; allow more tokens by "
             "request_params={'max_tokens': ...}",
         )
-    if not text.strip():
-        message = choice["message"]
-        thought = any(message.get(k) for k in ("content", "reasoning_content", "reasoning"))
-        return Answer(None, reason="only reasoning, no answer" if thought else "no text in ''")
+    message = choice["message"]
+    said = [message.get(name) or "" for name in ("content", "reasoning_content", "reasoning")]
+    if not text.strip() and "".join(map(str, said)).strip():
+        return Answer(None, reason="only reasoning, no answer")
     if scoring == "verbalized":
         return _read_confidences(text, names)
     return _read_label(text, names)
@@ -230,7 +235,7 @@ def _read_label(text: str, names: list[str]) -> Answer:
     if len(longest) != 1:
         what = "several options" if longest else "no option"
         return Answer(None, reason=f"{what} in {text!r:.80}")
-    if not all(_is_stated(plain, match) for match in _mentions(plain, names[longest[0]])):
+    if not all(_is_stated(plain, match) for match in _mentions(plain, names[longest[0]])[:50]):
         return Answer(None, reason=f"an option that is not plainly stated in {text!r:.80}")
     return Answer(np.eye(len(names))[longest[0]])
 
@@ -246,7 +251,8 @@ def _mentions(text: str, name: str) -> list[re.Match]:
 
 def _is_stated(text: str, match: re.Match) -> bool:
     """Return whether a name stands for itself: not denied, and no part of a longer word."""
-    before, after = text[: match.start()], text[match.end() :]
+    before = text[max(match.start() - _NEAR, 0) : match.start()]
+    after = text[match.end() : match.end() + _NEAR]
     if re.search(rf"\w[{_HYPHENS}]$", before) or re.match(rf"[{_HYPHENS}]\w", after):
         return False
     sentence = re.split(r"[.!?;\n]", before)[-1]

@@ -23,8 +23,8 @@ _FATAL = {401: PermissionError, 402: PermissionError, 403: PermissionError, 404:
 _TRANSIENT = {408, 409, 425, 429}
 # Quotas that no pause within a run brings back.
 _SPENT = re.compile(
-    r"insufficient_quota|exceeded your current quota|per.?day\b|daily|per.?month|monthly|billing"
-    r"|credit|payment",
+    r"insufficient_quota|exceeded your current quota|per.?day\b|daily|per.?month|monthly"
+    r"|(?:no|out of|insufficient) credit",
     re.I,
 )
 _FORMAT = re.compile(r"response_format|json_?schema|json_object|structured|guided|grammar", re.I)
@@ -203,7 +203,9 @@ class Endpoint:
         return Reply(body, 2)
 
     async def _create(self, payload: dict[str, Any]) -> bytes:
-        openai, secrets = self._openai, [self._key, *find_secrets(payload)]
+        openai, secrets = self._openai, find_secrets(payload)
+        if self._key != "none":
+            secrets.append(self._key)
         limit = payload.get("timeout")
         limit = limit if isinstance(limit, int | float) else self._timeout
         arguments = reveal_secrets(payload)
@@ -223,6 +225,8 @@ class Endpoint:
             if error.status_code == 404 and not re.search(r"/v\d", self.identity):
                 reason += f" (the address {self.identity} has no /v1 at its end; is it right?)"
             pause = pause_in_headers(error.response.headers)
+            if pause is None:
+                pause = _pause_in_words(_body_of(error))
             failed = failure_of_status(error.status_code, redact(reason, secrets), pause)
         except (openai.APITimeoutError, TimeoutError):
             failed = RequestFailed(f"no answer within the timeout of {limit:g} s")
@@ -267,15 +271,19 @@ def find_key(base_url: str | None, api_key: Secret | None) -> str:
 
 def _words_of_response(error) -> str:
     """Return the words of a server that refused, whatever the form of the body."""
-    try:
-        text = error.response.text
-    except Exception:
-        text = ""
+    text = _body_of(error)
     try:
         body = json.loads(text)
     except ValueError:
         body = text
     return words_of(body) or " ".join(str(error).split())
+
+
+def _body_of(error) -> str:
+    try:
+        return error.response.text
+    except Exception:  # a body that was not read, or cannot be
+        return ""
 
 
 def _chain(error: BaseException) -> str:
@@ -382,3 +390,29 @@ def _as_completion(answer) -> dict:
             "log-probabilities of its first token by token, or a chat completion."
         )
     return answer
+
+
+def make_backend(client, base_url, api_key, timeout, max_concurrency) -> Endpoint | Function:
+    """Choose who answers.
+
+    Parameters
+    ----------
+    client : callable or None
+        Answers instead of an endpoint.
+    base_url : str or None
+        Address of the endpoint.
+    api_key : Secret or None
+        Its key.
+    timeout : float
+        Seconds before a request to it times out.
+    max_concurrency : int
+        Number of requests at the same time.
+
+    Returns
+    -------
+    Endpoint or Function
+        The backend.
+    """
+    if client is None:
+        return Endpoint(base_url, api_key, timeout)
+    return Function(client, max_concurrency)

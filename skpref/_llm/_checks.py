@@ -1,9 +1,11 @@
 """Checks of what an LLM is asked with, before anything is paid."""
 
+import os
 from collections.abc import Mapping
 
 import numpy as np
 
+from skpref._llm._backends import find_key
 from skpref._llm._prompts import class_names
 from skpref._validation import is_missing
 
@@ -45,6 +47,30 @@ def check_classes(classes) -> np.ndarray:
             "blanks or in the form of accents, so no answer can tell them apart; rename them."
         )
     return classes
+
+
+def check_endpoint(client, base_url: str | None, api_key) -> None:
+    """Check the address and the key of an endpoint, if no callable stands in for it.
+
+    Parameters
+    ----------
+    client : callable or None
+        The parameter of that name.
+    base_url : str or None
+        The parameter of that name.
+    api_key : Secret or None
+        The parameter of that name.
+    """
+    if client is not None:
+        if base_url or api_key:
+            raise ValueError(
+                "client answers instead of an endpoint; leave out base_url and api_key."
+            )
+        return
+    check_address("base_url", base_url)
+    check_address("OPENAI_BASE_URL", os.environ.get("OPENAI_BASE_URL"))
+    if api_key is not None or base_url is not None:
+        find_key(base_url, api_key)
 
 
 def check_address(name: str, address: str | None) -> None:
@@ -97,4 +123,28 @@ def check_request_params(params: Mapping) -> None:
         raise ValueError(
             f"request_params has no value for the headers {lost}, since a pickle holds no keys; "
             "set request_params again."
+        )
+
+
+def check_numbers(n_samples: int, temperature: float, prices) -> None:
+    """Refuse numbers that contradict each other.
+
+    Parameters
+    ----------
+    n_samples : int
+        The parameter of that name.
+    temperature : float
+        The parameter of that name.
+    prices : pair of float or None
+        The parameter of that name.
+    """
+    if n_samples > 1 and temperature == 0:
+        raise ValueError(
+            f"n_samples={n_samples} with temperature=0 would be the same answer again; "
+            "pass temperature=1, for example."
+        )
+    if prices is not None and np.shape(prices) != (2,):
+        raise ValueError(
+            f"prices={prices!r} must be two numbers, the prices of a million tokens "
+            "read and written."
         )

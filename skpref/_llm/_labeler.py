@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
-from math import gcd
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,10 +19,15 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skpref._context import Columns
 from skpref._llm._answers import Answer
-from skpref._llm._backends import NEED, Endpoint, Function, find_key
-from skpref._llm._checks import check_address, check_classes, check_request_params
+from skpref._llm._backends import NEED, make_backend
+from skpref._llm._checks import (
+    check_classes,
+    check_endpoint,
+    check_numbers,
+    check_request_params,
+)
 from skpref._llm._limits import Limiter
-from skpref._llm._prompts import PromptBank, Question, class_names
+from skpref._llm._prompts import PromptBank, Question, class_names, write_questions
 from skpref._llm._requests import (
     Turns,
     answer_settings,
@@ -48,6 +52,40 @@ class Failure(NamedTuple):
     row: int
     prompt: str
     reason: str
+
+
+_CONSTRAINTS: dict = {
+    "classes": ["array-like"],
+    "prompts": [Mapping, None],
+    "model": [str],
+    "base_url": [str, None],
+    "api_key": [Secret, None],
+    "client": [callable, None],
+    "n_context_turns": [Interval(Integral, 0, None, closed="left")],
+    "scoring": [StrOptions({"logprobs", "verbalized", "label"})],
+    "n_samples": [Interval(Integral, 1, None, closed="left")],
+    "option_orders": [
+        Interval(Integral, 1, None, closed="left"),
+        StrOptions({"balanced"}),
+    ],
+    "temperature": [Interval(Real, 0, None, closed="left")],
+    "max_concurrency": [Interval(Integral, 1, None, closed="left")],
+    "requests_per_minute": [Interval(Real, 0, None, closed="neither"), None],
+    "tokens_per_minute": [Interval(Real, 0, None, closed="neither"), None],
+    "cache": [str, os.PathLike, None],
+    "timeout": [Interval(Real, 0, None, closed="neither")],
+    "max_retries": [Interval(Integral, 0, None, closed="left")],
+    "on_error": [StrOptions({"nan", "raise"})],
+    "top_logprobs": [Interval(Integral, 1, None, closed="left")],
+    "request_params": [Mapping, None],
+    "prices": ["array-like", None],
+    "text": [str],
+    "session": [str],
+    "turn": [str, None],
+    "speaker": [str, None],
+    "progress": ["boolean"],
+    "random_state": ["random_state"],
+}
 
 
 class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
@@ -93,18 +131,16 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         ``request_params={"seed": None}``; the answers are still asked for separately.
     option_orders : int or "balanced", default=1
         Number of orders of the options in which each prompt is asked; the answers are averaged. A
-        preference of the model for the first option cancels in the mean over prompts if the
-        number of prompts times this number is a multiple of the number of classes: with six
-        prompts for two, three and six classes already with 1. "balanced" is the smallest number
-        with which it cancels, for example 2 for four classes and 5 for five.
+        preference for the first option cancels in the mean over prompts if the number of prompts
+        times this number is a multiple of the number of classes. "balanced" is the smallest such
+        number: with six prompts 1 for two or three classes, 2 for four, 5 for five.
     temperature : float, default=0
         Temperature of sampling; must be above 0 for several samples.
     max_concurrency : int, default=8
         Number of requests at the same time.
     requests_per_minute, tokens_per_minute : float, default=None
-        Quotas of the endpoint, which are kept by spacing requests evenly. None learns from the
-        endpoint: each refusal for too many requests (status 429) pauses all requests, for as long
-        as the endpoint asks or else longer each time, and lowers their number at the same time.
+        Quotas of the endpoint, kept by spacing requests evenly. None learns from refusals (status
+        429): each pauses all requests and lowers their number at the same time.
     cache : str or path-like, default=None
         Folder that keeps the answers. Any number of labelers and processes may share it. None
         keeps them in a temporary folder for as long as the labeler exists.
@@ -126,15 +162,12 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
     prices : pair of float, default=None
         Prices of a million tokens read and of a million tokens written by the model, to compute
         the cost.
-    text, session, turn : str, default="text", "session_id", "turn"
-        Columns of `X`, as in :class:`DialogueContext`. `turn` may be None.
-    speaker : str, default=None
-        Column of the speakers. None leaves them out.
+    text, session, turn, speaker : str, default="text", "session_id", "turn", None
+        Columns of `X`, as in :class:`DialogueContext`. `turn` and `speaker` may be None.
     progress : bool, default=True
         Whether a progress bar is shown.
     random_state : int, RandomState instance or None, default=0
-        Decides which labelled utterances are shown as examples. With an int, the cache holds the
-        answers of an earlier run.
+        Decides which labelled utterances are shown as examples. An int reuses cached answers.
 
     Attributes
     ----------
@@ -163,7 +196,6 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
     --------
     PromptBank : The prompts.
     LLMScoreCalibrator : Turns the scores into one calibrated distribution.
-    PairwisePreferenceClassifier : Learns from them.
 
     Notes
     -----
@@ -174,27 +206,14 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
     not. The cache is an SQLite database and belongs on a local disk. Processes that share it ask
     each question once. The address of a callable is unknown: give each callable its own `model`.
 
-    A request is retried after timeouts, broken connections, status 408, 409, 429 and 5xx, and
-    after a response that is not an answer. A quota (429) slows a run, and its retries are not
-    counted by `max_retries`, unless no answer comes for ten minutes.
-
-    A question that fails does not end a run: after a refused key, an unknown model, or
-    `max_concurrency` failures in a row, one harmless question tells whether the endpoint fails or
-    only those questions do. If the endpoint fails, the run ends with an error. Whatever ends a
-    run, requests that have been sent are answered and kept.
-
-    Reasoning in an answer (``<think>``, the channels of harmony) is removed before it is read. An
-    answer that is cut off, denies the option that it names ("not negative"), or names several
-    gives no score.
-
-    Requests go prompt by prompt, which suits servers that cache common prefixes.
+    A request is retried after timeouts, broken connections, status 408, 409, 425, 429 and 5xx,
+    and after a response that is not an answer. A question that fails does not end a run: one
+    harmless question tells whether the endpoint fails or only that one. The user guide says what
+    counts as an answer, and how quotas are kept.
 
     `fit` draws the examples of prompts that show any from the labelled utterances. No example is
     of the same session as the utterance that is asked about. In cross-validation, the examples,
     and so the answers, change with the folds: score once before, and pass `llm_scores`.
-
-    If one process is too slow, split `X` by session and let each worker call `transform` with a
-    shared cache; ``examples/plot_04_llm_scores.py`` shows how with dask.
 
     Examples
     --------
@@ -213,38 +232,7 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
            [1., 0.]])
     """
 
-    _parameter_constraints: ClassVar[dict] = {
-        "classes": ["array-like"],
-        "prompts": [Mapping, None],
-        "model": [str],
-        "base_url": [str, None],
-        "api_key": [Secret, None],
-        "client": [callable, None],
-        "n_context_turns": [Interval(Integral, 0, None, closed="left")],
-        "scoring": [StrOptions({"logprobs", "verbalized", "label"})],
-        "n_samples": [Interval(Integral, 1, None, closed="left")],
-        "option_orders": [
-            Interval(Integral, 1, None, closed="left"),
-            StrOptions({"balanced"}),
-        ],
-        "temperature": [Interval(Real, 0, None, closed="left")],
-        "max_concurrency": [Interval(Integral, 1, None, closed="left")],
-        "requests_per_minute": [Interval(Real, 0, None, closed="neither"), None],
-        "tokens_per_minute": [Interval(Real, 0, None, closed="neither"), None],
-        "cache": [str, os.PathLike, None],
-        "timeout": [Interval(Real, 0, None, closed="neither")],
-        "max_retries": [Interval(Integral, 0, None, closed="left")],
-        "on_error": [StrOptions({"nan", "raise"})],
-        "top_logprobs": [Interval(Integral, 1, None, closed="left")],
-        "request_params": [Mapping, None],
-        "prices": ["array-like", None],
-        "text": [str],
-        "session": [str],
-        "turn": [str, None],
-        "speaker": [str, None],
-        "progress": ["boolean"],
-        "random_state": ["random_state"],
-    }
+    _parameter_constraints: ClassVar[dict] = _CONSTRAINTS
 
     def __init__(
         self,
@@ -383,6 +371,8 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
             If the endpoint does not know the model.
         ConnectionError
             If `max_concurrency` requests in a row fail.
+        OSError
+            If the folder of the cache cannot be used.
         RuntimeError
             If a request fails and `on_error` is "raise".
         ValueError
@@ -405,17 +395,18 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         tqdm = import_optional("tqdm", *NEED).tqdm
         n_total = self.option_mass_.size * n_answers
         with tqdm(total=n_total, desc="LLM", unit="", disable=not self.progress) as bar:
-            tally = _Tally(scores, self.option_mass_, n_answers)
-            runner = self._runner(partial(self._report, tally, bar), questions)
+            record = _Record(scores, self.option_mass_, n_answers, self.prompt_names_)
+            report = partial(record.add, bar=bar, on_error=self.on_error)
+            runner = self._runner(report, questions)
             try:
                 runner.run(self._asks(turns, questions))
             finally:
-                self.failures_.sort()
-                self.usage_ = self._price(asdict(runner.usage))
+                self.failures_ = sorted(record.failures)
+                self.usage_ = _with_cost(asdict(runner.usage), self.prices)
         _warn_of_failures(self.failures_, n_total)
         _warn_of_low_mass(self.prompt_names_, self.option_mass_)
         if _get_output_config("transform", self)["dense"] != "default":
-            return scores[:, :, self._n_implied() :].reshape(len(scores), -1)
+            return scores[:, :, _n_implied(self.classes_) :].reshape(len(scores), -1)
         return scores
 
     def get_feature_names_out(self, input_features=None):  # noqa: ARG002
@@ -431,14 +422,9 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         ndarray of str, shape (n_prompts * n_classes,) or (n_prompts,)
             "prompt__class", in the order of the scores; of two classes the second.
         """
-        return np.asarray(self._names(self._n_implied()), dtype=object)
-
-    def _n_implied(self) -> int:
-        """Count the classes that a table leaves out because the others imply them."""
-        return int(len(self.classes) == 2)
-
-    def _names(self, first: int = 0) -> list[str]:
-        return column_names(list(self._bank()), np.asarray(self.classes).tolist()[first:])
+        classes = np.asarray(self.classes).tolist()
+        names = column_names(list(self._bank()), classes[_n_implied(classes) :])
+        return np.asarray(names, dtype=object)
 
     def to_frame(self, scores, X=None):
         """Write scores into a frame, for example to save it as parquet.
@@ -491,38 +477,14 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         return PromptBank(self.prompts)
 
     def _questions(self) -> list[dict[str, Question]]:
-        """Write the question of each prompt, for each order of the options."""
-        classes, bank = check_classes(self.classes), self._bank()
-        n_orders = self.option_orders
-        if n_orders == "balanced":
-            n_orders = len(classes) // gcd(len(classes), len(bank))
-        return [
-            bank.questions(classes.tolist(), self.scoring, order=order, n_orders=n_orders)
-            for order in range(n_orders)
-        ]
+        classes = check_classes(self.classes).tolist()
+        return write_questions(self._bank(), classes, self.scoring, self.option_orders)
 
     def _check_settings(self) -> None:
         """Refuse parameters that contradict each other, before anything is asked."""
-        if self.client is not None and (self.base_url or self.api_key):
-            raise ValueError(
-                "client answers instead of an endpoint; leave out base_url and api_key."
-            )
-        if self.client is None:
-            check_address("base_url", self.base_url)
-            check_address("OPENAI_BASE_URL", os.environ.get("OPENAI_BASE_URL"))
-            if self.api_key is not None or self.base_url is not None:
-                find_key(self.base_url, self.api_key)
+        check_endpoint(self.client, self.base_url, self.api_key)
         check_request_params(self.request_params or {})
-        if self.n_samples > 1 and self.temperature == 0:
-            raise ValueError(
-                f"n_samples={self.n_samples} with temperature=0 would be the same answer again; "
-                "pass temperature=1, for example."
-            )
-        if self.prices is not None and np.shape(self.prices) != (2,):
-            raise ValueError(
-                f"prices={self.prices!r} must be two numbers, the prices of a million tokens "
-                "read and written."
-            )
+        check_numbers(self.n_samples, self.temperature, self.prices)
         for name in ("tqdm", *(["openai"] if self.client is None else [])):
             import_optional(name, *NEED)
 
@@ -550,15 +512,12 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         return names, settings | dict(self.request_params or {})
 
     def _runner(self, report: Callable, questions: list[dict[str, Question]]) -> Runner:
-        backend: Endpoint | Function
-        if self.client is None:
-            backend = Endpoint(self.base_url, self.api_key, self.timeout)
-        else:
-            backend = Function(self.client, self.max_concurrency)
         names, settings = self._settings()
         question = next(iter(questions[0].values()))
         return Runner(
-            backend,
+            make_backend(
+                self.client, self.base_url, self.api_key, self.timeout, self.max_concurrency
+            ),
             Store(self._cache_folder(), self.__dict__.setdefault("_unsaved", {})),
             Limiter(self.requests_per_minute, self.tokens_per_minute, self.max_concurrency),
             report,
@@ -568,32 +527,9 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         )
 
     def _cache_folder(self):
-        if self.cache is not None:
-            return self.cache
-        if self.__dict__.get("_folder") is None:
-            self._folder = tempfile.mkdtemp(prefix="skpref-")
-            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        return self._folder
-
-    def _report(self, tally, bar, ask: Ask, answer: Answer) -> None:
-        """Record an answer."""
-        bar.update()
-        tally.add(ask, answer)
-        if answer.scores is None:
-            prompt = self.prompt_names_[ask.prompt]
-            self.failures_.append(Failure(ask.row, prompt, answer.reason))
-            if self.on_error == "raise":
-                raise RuntimeError(
-                    f"Row {ask.row} got no score from the prompt {prompt!r}: {answer.reason}. "
-                    "Earlier answers are kept."
-                )
-
-    def _price(self, usage: dict[str, int]) -> dict[str, Any]:
-        """Add the cost, if the prices are given."""
-        if self.prices is None:
-            return usage
-        tokens = [usage["prompt_tokens"], usage["completion_tokens"]]
-        return usage | {"cost": float(np.dot(self.prices, tokens) / 1e6)}
+        if self.cache is None and self.__dict__.get("_folder") is None:
+            self._folder = _temporary_folder(self)
+        return self._folder if self.cache is None else self.cache
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -604,31 +540,47 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         return tags
 
 
-class _Tally:
-    """The mean over the samples of each row and prompt, which arrive in any order."""
+class _Record:
+    """The mean over the answers for each row and prompt, in any order, and those missing."""
 
-    def __init__(self, scores: FloatArray, mass: FloatArray, n_answers: int):
+    def __init__(self, scores: FloatArray, mass: FloatArray, n_answers: int, prompts: list[str]):
         self._scores = scores
         self._mass = mass
         self._n_answers = n_answers
+        self._prompts = prompts
         self._open: dict[tuple[int, int], list[Answer]] = {}
+        self.failures: list[Failure] = []
 
-    def add(self, ask: Ask, answer: Answer) -> None:
+    def add(self, ask: Ask, answer: Answer, *, bar, on_error: str) -> None:
         """Add an answer; the last one of a row and prompt sets its score."""
+        bar.update()
         place = ask.row, ask.prompt
-        if self._n_answers == 1:
-            if answer.scores is not None:
-                self._scores[place], self._mass[place] = answer.scores, answer.mass
-            return
         answers = self._open.setdefault(place, [])
         answers.append(answer)
-        if len(answers) < self._n_answers:
-            return
-        del self._open[place]
+        if len(answers) == self._n_answers:
+            self._set_score(place, self._open.pop(place))
+        if answer.scores is None:
+            prompt = self._prompts[ask.prompt]
+            self.failures.append(Failure(ask.row, prompt, answer.reason))
+            if on_error == "raise":
+                raise RuntimeError(
+                    f"Row {ask.row} got no score from the prompt {prompt!r}: {answer.reason}. "
+                    "Earlier answers are kept."
+                )
+
+    def _set_score(self, place: tuple[int, int], answers: list[Answer]) -> None:
         useful = [(*a.scores, a.mass) for a in answers if a.scores is not None]
         if useful:
             # Sorted, so that the sum is the same in each run.
             *self._scores[place], self._mass[place] = np.mean(sorted(useful), axis=0)
+
+
+def _with_cost(usage: dict[str, int], prices) -> dict[str, Any]:
+    """Add the cost, if the prices are given."""
+    if prices is None:
+        return usage
+    tokens = [usage["prompt_tokens"], usage["completion_tokens"]]
+    return usage | {"cost": float(np.dot(prices, tokens) / 1e6)}
 
 
 def _warn_of_failures(failures: list[Failure], n_answers: int) -> None:
@@ -651,3 +603,15 @@ def _warn_of_low_mass(prompts: list[str], option_mass: FloatArray) -> None:
                 "instructions. See option_mass_, and try another prompt or scoring.",
                 stacklevel=4,
             )
+
+
+def _temporary_folder(owner) -> str:
+    """Make a folder that is removed with its owner."""
+    folder = tempfile.mkdtemp(prefix="skpref-")
+    weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _n_implied(classes) -> int:
+    """Count the classes that a table leaves out because the others imply them."""
+    return int(len(classes) == 2)

@@ -3,6 +3,7 @@
 import json
 import unicodedata
 from collections.abc import Iterator, Mapping, MutableMapping
+from math import gcd
 from string import Formatter, ascii_uppercase, digits
 from typing import NamedTuple
 
@@ -376,3 +377,33 @@ def write_messages(question: Question, turn: Turn, examples: list[Turn]) -> list
             messages.append({"role": "assistant", "content": question.answers[shown.code]})
     messages[0]["content"] = question.head + messages[0]["content"]
     return messages
+
+
+def write_questions(
+    bank: PromptBank, classes: list, scoring: str, n_orders: int | str
+) -> list[dict[str, Question]]:
+    """Write the question of each prompt, for each order of the options.
+
+    Parameters
+    ----------
+    bank : PromptBank
+        The prompts.
+    classes : list
+        The classes.
+    scoring : {"logprobs", "verbalized", "label"}
+        How answers are read.
+    n_orders : int or "balanced"
+        Number of orders. "balanced" is the smallest number with which each class has each
+        position equally often.
+
+    Returns
+    -------
+    list of dict of str to Question
+        The questions of each order.
+    """
+    if n_orders == "balanced":
+        n_orders = len(classes) // gcd(len(classes), len(bank))
+    return [
+        bank.questions(classes, scoring, order=order, n_orders=int(n_orders))
+        for order in range(int(n_orders))
+    ]

@@ -230,7 +230,11 @@ class Runner:
             await asyncio.sleep(random.uniform(0.01, 0.1))
 
     async def _work(self, asks: Iterator[Ask]) -> None:
-        while self._stop_error is None:
+        assert self._judging is not None
+        while True:
+            async with self._judging:  # no new request while a probe tells whether there may be one
+                if self._stop_error is not None:
+                    return
             try:
                 ask = next(asks, None)
                 if ask is None:
@@ -408,7 +412,8 @@ class Runner:
         else:
             return
         self._streak += 1
-        if self._streak < limit * self._leniency or self._stop_error is not None:
+        streak = self._streak
+        if streak < limit * self._leniency or self._stop_error is not None:
             return
         assert self._judging is not None
         async with self._judging:
@@ -418,7 +423,7 @@ class Runner:
                 self._streak = 0
                 self._leniency *= 2
                 return
-        self._stop(self._verdict(failed))
+            self._stop(_verdict(failed, streak))
 
     async def _is_probe_answered(self) -> bool:
         with suppress(RequestFailed, NoLogprobs, _Stopped):
@@ -426,18 +431,6 @@ class Runner:
             self._n_answers += 1
             return True
         return False
-
-    def _verdict(self, failed: RequestFailed) -> Exception:
-        if failed.fatal is ValueError:
-            return ValueError(
-                "The answers come without log-probabilities; pass scoring='verbalized' or "
-                "'label', which need none."
-            )
-        if failed.fatal is not None:
-            return failed.fatal(f"The LLM refused a request ({failed}). {_KEPT}")
-        return ConnectionError(
-            f"{self._streak} requests in a row failed, the last with: {failed}. {_KEPT}"
-        )
 
 
 def back_off(retries: int) -> float:
@@ -454,6 +447,18 @@ def back_off(retries: int) -> float:
         Seconds, longer each time. Jitter needs no seed: it changes no result.
     """
     return min(0.5 * 2**retries, 8) * random.uniform(0.75, 1)
+
+
+def _verdict(failed: RequestFailed, streak: int) -> Exception:
+    """Return what ends the run."""
+    if failed.fatal is ValueError:
+        return ValueError(
+            "The answers come without log-probabilities; pass scoring='verbalized' or "
+            "'label', which need none."
+        )
+    if failed.fatal is not None:
+        return failed.fatal(f"The LLM refused a request ({failed}). {_KEPT}")
+    return ConnectionError(f"{streak} requests in a row failed, the last with: {failed}. {_KEPT}")
 
 
 def _decode(body: bytes) -> Any:

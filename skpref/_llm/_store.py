@@ -13,6 +13,7 @@ from pathlib import Path
 
 _LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_IS_ENTRY = "key = ? AND typeof(value) = 'blob'"
 _CLAIM = 60.0  # seconds that a claim lasts without a sign of life
 
 
@@ -132,10 +133,10 @@ class Store:
         if key in self.unsaved:
             return self.unsaved[key]
         try:
-            rows = self._run("SELECT value FROM Cache WHERE key = ?", (key,))
+            rows = self._run(f"SELECT value FROM Cache WHERE {_IS_ENTRY}", (key,))
         except sqlite3.Error as error:
             raise self._translate(error) from None
-        return rows[0][0] if rows and isinstance(rows[0][0], bytes) else None
+        return rows[0][0] if rows else None
 
     def claim(self, key: str) -> bool:
         """Claim a question for this process, so that no other asks it at the same time.
@@ -156,7 +157,7 @@ class Store:
                 "would be paid and lost. Make it writable, free space, or pass a copy of it."
             )
         with self._transaction():
-            if self._run("SELECT 1 FROM Cache WHERE key = ?", (key,)):
+            if self._run(f"SELECT 1 FROM Cache WHERE {_IS_ENTRY}", (key,)):
                 return False
             rows = self._run("SELECT owner, until FROM Claims WHERE key = ?", (key,))
             if rows and _is_alive(*rows[0]):

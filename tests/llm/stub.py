@@ -54,7 +54,7 @@ class StubLLM:
                 with lock:
                     stub.requests.append(json.loads(body))
                     stub.keys.append(self.headers.get("Authorization"))
-                    stub.headers.append(dict(self.headers))
+                    stub.headers.append({k.lower(): v for k, v in self.headers.items()})
                     fault = stub.faults.pop(0) if stub.faults else None
                     stub.now += 1
                     stub.most = max(stub.most, stub.now)

@@ -1,5 +1,6 @@
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def test_completion_is_taken_decoded_or_as_json(kind):
     "body",
     [
         *("", "{", "null", "1", '"choices"', "[]", "{}", "<html>502</html>", b"\xff\xfe\x00", None),
-        *({"error": {"message": "busy"}}, {"choices": None}, {"choices": []}, {"choices": {}}),
+        *({"choices": None}, {"choices": []}, {"choices": {}}),
         *({"choices": [None]}, {"choices": ["good"]}, {"choices": [{"text": "good"}]}),
         json.dumps(completion("good"))[:-3],
     ],
@@ -77,7 +78,7 @@ def test_refusal_is_an_answer_that_gives_no_scores(scoring, text, how):
 
 
 def test_answer_that_is_no_refusal_is_read():
-    for how in ({"refusal": None}, {"refusal": ""}, {"finish_reason": "length"}):
+    for how in ({"refusal": None}, {"refusal": ""}, {"finish_reason": "stop"}):
         assert read_answer(completion("good", **how), "label", NAMES, NAMES).scores[1] == 1
 
 
@@ -165,7 +166,9 @@ def test_token_that_was_drawn_is_read_where_no_likeliest_are_listed():
         *('```json\n{"bad": 0.25,\n "good": 0.75}\n```', 'By {it}: {"bad": 0.25, "good": 0.75}'),
         'Sure! {"good": 0.75, "bad": 0.25} I hope that helps {or not}.',
         '{"why": "{\\"bad\\": 1}", "more": {"bad": 1, "good": 0}, "bad": 0.25, "good": 0.75}',
-        '{"bad": 2.5e-1, "good": 0.75} {"bad": 1, "good": 0}',
+        # What stands before the last whole object is a draft.
+        '{"bad": 1, "good": 0} No: {"bad": 2.5e-1, "good": 0.75} {"bad": 1}',
+        '<think>{"bad": 1, "good": 0}</think>{"bad": 0.25, "good": 0.75}',
     ],
 )
 def test_confidences_are_found_and_made_to_sum_to_1(text):
@@ -217,6 +220,116 @@ def test_label_that_alone_is_mentioned_is_read():
     texts = ["good", " Good.\n", "**GOOD**", "`good`", '"good"', "- good", "(good)", "“good”"]
     texts += ["Option: Good", "good good", "It is good, not bade.", "good\n\nThe man is thankful."]
     assert [label(text) for text in texts] == ["good"] * len(texts)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "This is not good.",
+            "non-good",
+            "Non good",
+            "not so good",
+            "It isn't good",
+            "never good",
+        ),
+        *("As an AI I can't label this as good.", "I cannot say good", "unable to call it good"),
+        *("anything but good", "far from good", "instead of good", "a good-natured man"),
+        *(
+            "good is wrong",
+            "good would not fit",
+            "good: no",
+            "Good? No.",
+            "good: 0%",
+            "good isn't it",
+        ),
+        *("nicht good", "pas good", "no es good", "\u4e0d good", "\u043d\u0435 good"),
+        *("It is doubtful that this is good", "neither good", "I refuse to answer good"),
+    ],
+)
+def test_a_name_that_is_denied_or_part_of_a_word_gives_no_score(text):
+    assert label(text) == f"an option that is not plainly stated in {text!r}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "Good, not bitter.",
+            "No anger here. Good.",
+            "He is not upset; good",
+            "Answer: good, no doubt",
+        ),
+        *("**good** (not certain)", "<think>bad, not good</think>good", "good\nThis is not easy."),
+    ],
+)
+def test_a_denial_of_something_else_changes_nothing(text):
+    assert label(text) == "good"
+
+
+@pytest.mark.parametrize("text", ["1.5", "0.1", "10", "1/2", "1%", "-1", "$1", "1.0e3", "1:30"])
+def test_a_number_within_another_is_no_class(text):
+    for said in (text, f"I say {text} here"):
+        assert label(said, ["1", "x"]).startswith("no option in")
+    for said in ("1", "It is 1.", "1, certainly", "(1)", "Answer: 1\n"):
+        assert label(said, ["1", "x"]) == "1"
+
+
+@pytest.mark.parametrize("finish", ["length", "max_tokens", "MAX_TOKENS", "model_length"])
+@pytest.mark.parametrize("scoring", ["label", "verbalized"])
+@pytest.mark.parametrize("text", ["good", '{"bad": 0, "good": 1}', "<think>good", "", None])
+def test_an_answer_that_is_cut_off_gives_no_scores_and_says_so(finish, scoring, text):
+    answer = read_answer(completion(text, finish_reason=finish), scoring, NAMES, NAMES)
+    assert_nothing(answer, f"cut off (finish_reason={finish!r})")
+    assert "allow more tokens" in answer.reason
+
+
+def test_one_token_of_log_probabilities_is_not_cut_off():
+    body = with_tokens({"A": 0.6, "B": 0.2})
+    body["choices"][0]["finish_reason"] = "length"
+    assert read_answer(body, "logprobs", NAMES, ["A", "B"]).scores == pytest.approx([0.75, 0.25])
+
+
+@pytest.mark.parametrize("message", [{}, {"reasoning_content": "good"}, {"reasoning": "good"}])
+def test_reasoning_alone_gives_no_scores(message):
+    text = None if message else "<think>good</think>"
+    answer = read_answer(completion(text, finish_reason="stop", **message), "label", NAMES, NAMES)
+    assert_nothing(answer, "only reasoning, no answer")
+
+
+@pytest.mark.parametrize("k", [3, 10, 26])
+def test_options_that_are_not_listed_share_what_is_left(k):
+    names = [f"c{i:02d}" for i in range(k)]
+    answers = list("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:k])
+    answer = read_answer(with_tokens({"B": 0.6}), "logprobs", names, answers)
+    expected = np.full(k, 0.4 / (k - 1))
+    expected[1] = 0.6
+    assert answer.scores == pytest.approx(expected)
+    assert answer.mass == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [("answered", "Answer"), ("theft", "The"), ("basedness", "Based")]
+)
+def test_the_first_word_of_a_talkative_answer_is_no_class(name, word):
+    names = sorted([name, "open"])
+    answer = read_answer(with_tokens({word: 0.9, "A": 0.04, "B": 0.06}), "logprobs", names, "AB")
+    assert answer.scores == pytest.approx([0.4, 0.6])
+    assert answer.mass == pytest.approx(0.1)
+
+
+def test_probabilities_in_place_of_their_logarithms_are_refused():
+    body = completion("A", {"A": 0.9, "B": 0.1})
+    answer = read_answer(body, "logprobs", NAMES, ["A", "B"])
+    assert_nothing(answer, "log-probabilities above 0, the highest 0.9")
+
+
+def test_long_answers_take_no_long_time():
+    start = time.monotonic()
+    for text in ('{"a":"b",' * 55_000, "{" * 300_000, '{"a":' * 900 + "good " * 50_000):
+        assert confide(text).scores is None
+        label(text)
+    assert time.monotonic() - start < 5
 
 
 def test_whole_answer_goes_before_names_in_it():

@@ -346,7 +346,7 @@ def test_keys_in_headers_are_sent_and_show_nowhere(stub, tmp_path, caplog):
     shown += [path.read_bytes().decode("latin-1") for path in tmp_path.iterdir()]
     assert not [text for text in shown if KEY in text]
     assert "study" in repr(labeler)
-    assert stub.headers[0]["X-Private"] == KEY
+    assert stub.headers[0]["x-private"] == KEY
     with pytest.raises(ValueError, match=re.escape("no value for the headers ['X-Private']")):
         pickle.loads(pickle.dumps(labeler)).fit(TEXTS)
 
@@ -438,6 +438,15 @@ def test_a_quota_slows_a_run_and_never_ends_it(stub):
         ({"retry-after-ms": "1000"}, "no"),
         ({}, "Rate limit reached. Please try again in 1s."),
         ({}, "retry in 1000ms"),
+        (
+            {},
+            {
+                "error": {
+                    "message": "exceeded your current quota",
+                    "details": [{"retryDelay": "1s"}],
+                }
+            },
+        ),
     ],
 )
 def test_a_pause_that_the_server_asks_for_is_kept_by_all(stub, headers, words):
