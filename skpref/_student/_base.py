@@ -42,6 +42,34 @@ _MODULE = "module__"
 LARGEST_RATE = float(np.finfo(np.float32).max)
 
 
+# Of the parameters that both classifiers have.
+CONSTRAINTS: dict = {
+    "loss": [StrOptions({"hinge", "squared_hinge", "logistic"})],
+    "margin": [StrOptions({"adaptive", "fixed"})],
+    "margin_scale": [Interval(Real, 0, None, closed="neither")],
+    "pairwise_weight": [Interval(Real, 0, None, closed="left")],
+    "pointwise_weight": [Interval(Real, 0, None, closed="left")],
+    "class_weight": [None, StrOptions({"balanced"}), dict],
+    "decision": [StrOptions({"argmax", "macro_f1"})],
+    "calibrator": [None, StrOptions({"passthrough"}), HasMethods(["fit_transform"])],
+    "smoother": [None, StrOptions({"passthrough"}), HasMethods(["fit_transform"])],
+    "pair_sampler": [None, StrOptions({"passthrough"}), HasMethods(["sample"])],
+    "classes": [None, "array-like"],
+    "max_epochs": [Interval(Integral, 1, None, closed="left")],
+    "lr": [Interval(Real, 0, LARGEST_RATE, closed="neither")],
+    "batch_size": [Interval(Integral, 1, None, closed="left")],
+    "weight_decay": [Interval(Real, 0, LARGEST_RATE, closed="left")],
+    "early_stopping": ["boolean"],
+    "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+    "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+    "callbacks": [None, list],
+    "device": [str],
+    "warm_start": ["boolean"],
+    "verbose": ["verbose"],
+    "random_state": ["random_state"],
+}
+
+
 def _same(value, other) -> bool:
     """Return whether two values of a parameter are the same."""
     return value is other or (type(value) is type(other) and bool(np.all(value == other)))
@@ -65,31 +93,7 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
     __metadata_request__fit = {"groups": True, "llm_scores": True}
     __metadata_request__partial_fit = {"groups": True, "llm_scores": True}
 
-    _parameter_constraints: dict = {
-        "loss": [StrOptions({"hinge", "squared_hinge", "logistic"})],
-        "margin": [StrOptions({"adaptive", "fixed"})],
-        "margin_scale": [Interval(Real, 0, None, closed="neither")],
-        "pairwise_weight": [Interval(Real, 0, None, closed="left")],
-        "pointwise_weight": [Interval(Real, 0, None, closed="left")],
-        "class_weight": [None, StrOptions({"balanced"}), dict],
-        "decision": [StrOptions({"argmax", "macro_f1"})],
-        "calibrator": [None, StrOptions({"passthrough"}), HasMethods(["fit_transform"])],
-        "smoother": [None, StrOptions({"passthrough"}), HasMethods(["fit_transform"])],
-        "pair_sampler": [None, StrOptions({"passthrough"}), HasMethods(["sample"])],
-        "classes": [None, "array-like"],
-        "max_epochs": [Interval(Integral, 1, None, closed="left")],
-        "lr": [Interval(Real, 0, LARGEST_RATE, closed="neither")],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
-        "weight_decay": [Interval(Real, 0, LARGEST_RATE, closed="left")],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "callbacks": [None, list],
-        "device": [str],
-        "warm_start": ["boolean"],
-        "verbose": ["verbose"],
-        "random_state": ["random_state"],
-    }
+    _parameter_constraints: dict = CONSTRAINTS
 
     # --- hooks ---
 
