@@ -162,7 +162,7 @@ def race(url, counts, n_calls, rounds) -> dict:
     runs: dict[str, list] = {"LLMLabeler": [], "bare openai": [], "all in the cache": []}
     for _ in range(rounds):
         with labeler_and_data(url, n_calls) as (labeler, X):
-            asks = labeler._asks(labeler._turns(X)[0], labeler._questions())
+            asks = labeler._asks(labeler._read(X), labeler._questions())
             bare = asyncio.run, ask_bare(url, [ask.payload for ask in asks])
             ours = labeler.transform, X
             for name, rival in zip(runs, (ours, bare, ours), strict=True):

@@ -72,7 +72,7 @@ def test_rivals_send_the_same_requests_and_get_answers_of_use(labeling):
             url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
             with labeling.labeler_and_data(url, 24) as (labeler, X):
                 scores = await asyncio.to_thread(labeler.transform, X)
-                asks = list(labeler._asks(labeler._turns(X)[0], labeler._questions()))
+                asks = list(labeler._asks(labeler._read(X), labeler._questions()))
                 ours = read_bodies(pieces)
                 await labeling.ask_bare(url, [ask.payload for ask in asks])
         return scores, ours, read_bodies(pieces)

@@ -439,11 +439,13 @@ def test_a_run_that_was_killed_goes_on_where_it_was(stub, tmp_path, sign):
     np.testing.assert_array_equal(scores, make(stub, prompts).fit_transform(texts))
 
 
-def test_two_processes_share_a_cache(stub, tmp_path):
+def test_two_processes_share_a_cache_and_ask_each_question_once(stub, tmp_path):
+    stub.delay = 0.05
     processes = [start(stub, tmp_path, 0, 80), start(stub, tmp_path, 40, 120)]
     for process in processes:
         process.communicate()
         assert process.returncode == 0
+    assert len(stub.requests) == 120
     stub.requests.clear()
     make(stub, {"p": "{options} {answer} {utterance}"}, cache=tmp_path).fit_transform(
         [f"text {i}" for i in range(120)]
