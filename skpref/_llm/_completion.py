@@ -226,6 +226,8 @@ def strip_reasoning(text: str) -> str:
     str
         What follows the reasoning, empty if that is not finished.
     """
+    if not any(mark in text for mark in "<[\u25c1") and not text.startswith("analysis"):
+        return text
     finals = list(_HARMONY_FINAL.finditer(text))
     if finals:
         text = text[finals[-1].end() :]

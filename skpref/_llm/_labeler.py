@@ -570,7 +570,9 @@ class _Record:
 
     def _set_score(self, place: tuple[int, int], answers: list[Answer]) -> None:
         useful = [(*a.scores, a.mass) for a in answers if a.scores is not None]
-        if useful:
+        if len(useful) == 1:
+            *self._scores[place], self._mass[place] = useful[0]
+        elif useful:
             # Sorted, so that the sum is the same in each run.
             *self._scores[place], self._mass[place] = np.mean(sorted(useful), axis=0)
 
