@@ -208,8 +208,8 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
 
     A request is retried after timeouts, broken connections, status 408, 409, 425, 429 and 5xx,
     and after a response that is not an answer. A question that fails does not end a run: one
-    harmless question tells whether the endpoint fails or only that one. The user guide says what
-    counts as an answer, and how quotas are kept.
+    harmless question shows whether the endpoint fails or only that question. The user guide says
+    what counts as an answer, and how quotas are kept.
 
     `fit` draws the examples of prompts that show any from the labelled utterances. No example is
     of the same session as the utterance that is asked about. In cross-validation, the examples,

@@ -240,7 +240,7 @@ def test_what_may_pass_is_asked_again(stub, fault):
     assert len(stub.requests) == 18 + 3
 
 
-def test_a_request_that_hangs_is_given_up_and_made_anew(stub):
+def test_a_request_that_hangs_is_retried(stub):
     stub.faults = ["hang"]
     labeler = make(stub, timeout=0.5)
     assert np.isfinite(labeler.fit_transform(["a"])).all()
