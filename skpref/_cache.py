@@ -1,4 +1,4 @@
-"""Folders that keep bytes by key, for any number of processes."""
+"""Folders that keep bytes by key, shared by any number of processes."""
 
 from typing import Any
 
@@ -6,26 +6,26 @@ from skpref._optional import import_optional
 
 
 def open_cache(folder, purpose: str, extra: str) -> Any:
-    """Open a cache in a folder, which is made where there is none.
+    """Open a cache in a folder, which is made if it does not exist.
 
     Parameters
     ----------
     folder : str or path-like
-        Where the one database of the cache is.
+        Folder of the database.
     purpose : str
-        What needs diskcache, to begin the message with where that is not installed.
+        The part of skpref that needs diskcache; begins the message if that is not installed.
     extra : str
         Extra of skpref that installs it.
 
     Returns
     -------
     diskcache.Cache
-        Dictionary-like; gives values that are bytes, and None for any other.
+        Dictionary-like; returns values that are bytes, and None for any other.
     """
     diskcache = import_optional("diskcache", purpose, extra)
 
     class BytesDisk(diskcache.Disk):  # type: ignore[name-defined]
-        """Gives no value other than bytes, so that none is unpickled."""
+        """Returns only values that are bytes, so that none is unpickled."""
 
         def fetch(self, mode, filename, value, read):  # noqa: ARG002
             return value if isinstance(value, bytes) else None

@@ -194,8 +194,8 @@ def _find_objects(text: str) -> list[dict]:
         if match.start() < end:
             continue
         try:
-            found, end = decoder.raw_decode(text, match.start())
-            objects.append(found)
+            value, end = decoder.raw_decode(text, match.start())
+            objects.append(value)
         except ValueError:
             continue
         except RecursionError:
@@ -241,7 +241,7 @@ def _read_label(text: str, names: list[str]) -> Answer:
 
 
 def _mentions(text: str, name: str) -> list[re.Match]:
-    """Find a name in a text, as words or a number of its own."""
+    """Find a name in a text as separate words or a separate number."""
     name = r"\s+".join(map(re.escape, unicodedata.normalize("NFC", name).split()))
     # "-1", "1.5", "0.1", "1/2" and "1%" do not mention "1".
     before = r"(?<![-+\u2212$\u20ac\u00a3])(?<!\d[.,/:])" if name[:1].isdigit() else ""

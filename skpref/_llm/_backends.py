@@ -1,4 +1,4 @@
-"""Who answers a chat completion: an endpoint or a callable. Each asks once; the runner retries."""
+"""The two that answer: an endpoint or a callable. Each asks once; the runner retries."""
 
 import asyncio
 import json
@@ -197,7 +197,7 @@ class Endpoint:
         except RequestFailed as failed:
             failed.calls = 2
             raise (refused if failed.status == refused.status else failed) from None
-        # One request that only goes through without says nothing if others went through with it.
+        # If others went through with it, this one says nothing about the server.
         if self._structured is None:
             self._structured = False
         return Reply(body, 2)

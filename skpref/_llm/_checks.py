@@ -1,4 +1,4 @@
-"""Checks of what an LLM is asked with, before anything is paid."""
+"""Checks of the parameters of a run, before anything is paid."""
 
 import os
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from skpref._validation import is_missing
 
 
 def check_classes(classes) -> np.ndarray:
-    """Check that each class has a name of its own, in sorted order.
+    """Check that the classes have different names and are sorted.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def check_classes(classes) -> np.ndarray:
     if "" in names or len(set(names)) < len(names):
         raise ValueError(
             f"classes={classes.tolist()!r} has names that are empty, or that differ only in "
-            "blanks or in the form of accents, so no answer can tell them apart; rename them."
+            "blanks or in the form of accents, so no answer can distinguish them; rename them."
         )
     return classes
 

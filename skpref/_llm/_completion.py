@@ -123,37 +123,37 @@ def words_of(body) -> str:
     str
         The message on one line; the whole body if there is none by a known name.
     """
-    found: list[str] = []
-    _collect_words(body, found, depth=0)
-    if not found and body not in (None, "", [], {}):
-        found = [body if isinstance(body, str) else json.dumps(body, default=str)]
-    text = " ".join(dict.fromkeys(found))
+    words: list[str] = []
+    _collect_words(body, words, depth=0)
+    if not words and body not in (None, "", [], {}):
+        words = [body if isinstance(body, str) else json.dumps(body, default=str)]
+    text = " ".join(dict.fromkeys(words))
     if re.search(r"<(?:!doctype|html|body|head)\b", text, re.I):
         text = re.sub(r"(?s)<(style|script).*?</\1>|<[^>]*>", " ", text)
     return " ".join(text.split())
 
 
-def _collect_words(part, found: list[str], depth: int) -> None:
+def _collect_words(part, words: list[str], depth: int) -> None:
     if depth > 6:
         return
     if isinstance(part, list):
         for item in part:
-            _collect_words(item, found, depth + 1)
+            _collect_words(item, words, depth + 1)
     if not isinstance(part, dict):
         return
     if isinstance(part.get("loc"), list) and "msg" in part:
-        found.append(".".join(map(str, part["loc"])) + ":")
+        words.append(".".join(map(str, part["loc"])) + ":")
     for name in ("error", "errors", "message", "msg", "detail", "details", "title", "reason"):
         value = part.get(name)
         if isinstance(value, str) and value:
-            found.append(value)
+            words.append(value)
         else:
-            _collect_words(value, found, depth + 1)
+            _collect_words(value, words, depth + 1)
     metadata = part.get("metadata")
     if isinstance(metadata, dict) and isinstance(metadata.get("raw"), str):
-        found.append(metadata["raw"])
-    if isinstance(part.get("code"), str) and found and part["code"] not in found:
-        found.append(f"({part['code']})")
+        words.append(metadata["raw"])
+    if isinstance(part.get("code"), str) and words and part["code"] not in words:
+        words.append(f"({part['code']})")
 
 
 def is_refused(choice: dict) -> bool:
@@ -226,6 +226,8 @@ def strip_reasoning(text: str) -> str:
     str
         What follows the reasoning, empty if that is not finished.
     """
+    if not any(mark in text for mark in "<[\u25c1") and not text.startswith("analysis"):
+        return text
     finals = list(_HARMONY_FINAL.finditer(text))
     if finals:
         text = text[finals[-1].end() :]

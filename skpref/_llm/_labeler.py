@@ -208,8 +208,8 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
 
     A request is retried after timeouts, broken connections, status 408, 409, 425, 429 and 5xx,
     and after a response that is not an answer. A question that fails does not end a run: one
-    harmless question tells whether the endpoint fails or only that one. The user guide says what
-    counts as an answer, and how quotas are kept.
+    harmless question shows whether the endpoint fails or only that question. The user guide says
+    what counts as an answer, and how quotas are kept.
 
     `fit` draws the examples of prompts that show any from the labelled utterances. No example is
     of the same session as the utterance that is asked about. In cross-validation, the examples,
@@ -570,7 +570,9 @@ class _Record:
 
     def _set_score(self, place: tuple[int, int], answers: list[Answer]) -> None:
         useful = [(*a.scores, a.mass) for a in answers if a.scores is not None]
-        if useful:
+        if len(useful) == 1:
+            *self._scores[place], self._mass[place] = useful[0]
+        elif useful:
             # Sorted, so that the sum is the same in each run.
             *self._scores[place], self._mass[place] = np.mean(sorted(useful), axis=0)
 

@@ -1,4 +1,4 @@
-"""How fast requests may follow each other: rates that are given, and those that 429 teaches."""
+"""The rate of requests: given by the user, or learned from refusals (429)."""
 
 import asyncio
 import time
@@ -42,7 +42,7 @@ class Limiter:
         Parameters
         ----------
         estimate : float
-            A guess of its tokens, used until an answer tells better.
+            A guess of its tokens, used until there are answers.
         stopped : callable
             Returns whether to wait no longer.
 

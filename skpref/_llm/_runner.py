@@ -95,7 +95,7 @@ class Runner:
     report : callable
         Called with each `Ask` and its `Answer`.
     probe : Ask
-        A harmless question, which tells a server that fails from questions that do.
+        A harmless question, which shows whether the server fails or only some questions.
     max_concurrency : int
         Number of requests at the same time.
     max_retries : int
@@ -232,7 +232,7 @@ class Runner:
     async def _work(self, asks: Iterator[Ask]) -> None:
         assert self._judging is not None
         while True:
-            async with self._judging:  # no new request while a probe tells whether there may be one
+            async with self._judging:  # no new request during a probe
                 if self._stop_error is not None:
                     return
             try:
@@ -392,7 +392,7 @@ class Runner:
         return reply.body
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep, but no longer than the run goes on."""
+        """Sleep, but not after the run was stopped."""
         end = time.monotonic() + seconds
         while self._stop_error is None and (left := end - time.monotonic()) > 0:
             await asyncio.sleep(min(left, 0.2))
@@ -401,7 +401,7 @@ class Runner:
         """Stop the run if everything else would fail, too; questions that fail are no reason."""
         if failed.fatal is not None:
             limit = 1
-            # Another answer on its way tells more cheaply than a probe.
+            # An answer to another request shows the same at no cost.
             n_answers = self._n_answers
             while self._sending and self._n_answers == n_answers and self._stop_error is None:
                 await asyncio.sleep(0.01)
