@@ -28,7 +28,7 @@ from skpref._sentence_models import (
 )
 from skpref._sklearn import DocLinkMixin, Interval, StrOptions, _fit_context
 from skpref._typing import FloatArray
-from skpref._validation import _factorize, check_texts
+from skpref._validation import check_texts, factorize
 
 # Number of texts encoded between two writes to the cache, and so the most that a crash can lose.
 _CHUNK = 1024
@@ -228,7 +228,7 @@ class SentenceEncoder(
             Embeddings.
         """
         check_is_fitted(self)
-        texts, position = _factorize(check_texts(X))
+        texts, position = factorize(check_texts(X))
         vectors = self._encode(texts)
         if len(vectors[0]) != self.n_features_out_:
             raise ValueError(

@@ -22,7 +22,7 @@ from skpref._sklearn import (
     _fit_context,
 )
 from skpref._typing import BoolArray, FloatArray, IntArray
-from skpref._validation import _as_1d_objects, check_groups, check_labels
+from skpref._validation import check_labels, read_numbers, read_session_ids
 
 _SUM_TOLERANCE = 1e-6
 
@@ -38,7 +38,9 @@ _N_SAMPLED = 1000
 
 def _check_soft_labels(y) -> FloatArray:
     """Check that each row is a distribution, or all NaN if its soft label is unknown."""
-    y = check_array(y, dtype=np.float64, ensure_all_finite="allow-nan", input_name="y")
+    y = check_array(
+        read_numbers(y, "y"), dtype=np.float64, ensure_all_finite="allow-nan", input_name="y"
+    )
     missing = np.isnan(y)
     unknown = missing.all(axis=1)
     if (partly := missing.any(axis=1) & ~unknown).any():
@@ -61,11 +63,19 @@ def _check_soft_labels(y) -> FloatArray:
     return np.maximum(y, 0.0)
 
 
+def _is_table(y) -> bool:
+    """Return whether y has several columns, which hold soft labels."""
+    if isinstance(y, list | tuple):
+        return len(y) > 0 and np.ndim(y[0]) == 1 and len(y[0]) > 1
+    shape = getattr(y, "shape", ())
+    return len(shape) == 2 and shape[1] > 1
+
+
 def _label_distributions(y) -> tuple[np.ndarray, FloatArray]:
     """Read hard or soft labels; return the classes and one distribution per row, NaN if unknown."""
-    shape = np.asarray(y).shape
-    if len(shape) == 2 and shape[1] > 1:
-        return np.arange(shape[1]), _check_soft_labels(y)
+    if _is_table(y):
+        y = _check_soft_labels(y)
+        return np.arange(y.shape[1]), y
     classes, codes = check_labels(y, partial=True)
     distributions = np.full((len(codes), len(classes)), np.nan)
     labelled = codes >= 0
@@ -278,12 +288,8 @@ class KNNLabelSmoother(DocLinkMixin, TransformerMixin, BaseEstimator):
         labelled = ~np.isnan(given).all(axis=1)
         if not labelled.any():
             raise ValueError("y has no known label; label at least one row.")
-        self._sessions: dict = {}
-        sessions = self._check_sessions(groups, len(given))
-        if self.exclude_same_group:
-            self._sessions = dict(
-                zip(_as_1d_objects(groups).tolist(), sessions.tolist(), strict=True)
-            )
+        ids, sessions = self._check_sessions(groups, len(given))
+        self._sessions = {session: code for code, session in enumerate(ids.tolist())}
         keys = row_keys(X)
         self._ids, self._first_rows = np.unique(_row_ids(keys, sessions), return_index=True)
         self.class_prior_ = given[labelled].mean(axis=0)
@@ -335,10 +341,11 @@ class KNNLabelSmoother(DocLinkMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         X = self._check_features(X, reset=False)
-        sessions = self._check_sessions(groups, X.shape[0])
+        ids, sessions = self._check_sessions(groups, X.shape[0])
         if self.exclude_same_group:
-            ids = _as_1d_objects(groups).tolist()
-            sessions = np.array([self._sessions.get(session, -1) for session in ids])
+            sessions = np.array([self._sessions.get(session, -1) for session in ids.tolist()])[
+                sessions
+            ]
         keys = row_keys(X)
         place = _find_sorted(_row_ids(keys, sessions), self._ids)
         labels = self.label_distributions_[self._first_rows[place]].astype(X.dtype)
@@ -380,18 +387,18 @@ class KNNLabelSmoother(DocLinkMixin, TransformerMixin, BaseEstimator):
             return sparse.csr_array((X.data, indices, indptr), shape=X.shape)
         return X
 
-    def _check_sessions(self, groups, n_samples: int) -> IntArray:
-        """Check the session ids; return codes, or zeros if sessions do not matter."""
-        codes = None if groups is None else check_groups(groups, n_samples)
+    def _check_sessions(self, groups, n_samples: int) -> tuple[np.ndarray, IntArray]:
+        """Return the session ids and codes; no id and zeros if sessions do not matter."""
+        found = None if groups is None else read_session_ids(groups, n_samples)
         if not self.exclude_same_group:
-            return np.zeros(n_samples, dtype=np.int64)
-        if codes is None:
+            return np.empty(0), np.zeros(n_samples, dtype=np.int64)
+        if found is None:
             raise ValueError(
                 "exclude_same_group=True needs groups, the session of each row, in fit and in "
                 "transform. Pass groups=session_ids; a Pipeline passes them on only under "
                 "sklearn.set_config(enable_metadata_routing=True)."
             )
-        return codes
+        return found
 
     def _fit_search(self, X, keys: np.ndarray, sessions: IntArray, labelled: BoolArray) -> None:
         """Choose the search algorithm and measure its recall."""

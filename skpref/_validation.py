@@ -1,42 +1,39 @@
 """Readers of the arguments that several estimators share: session ids, labels, scores, texts."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from itertools import count
+from numbers import Number
+from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn.base import clone
 from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
-from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
+from skpref._columns import compares_by_identity, is_missing, read_column, read_numbers
+from skpref._typing import ArrayLike, FloatArray, IntArray, SessionIds
 
-
-def is_missing(values: np.ndarray) -> BoolArray:
-    """Return which entries are None or NaN, whatever the dtype.
-
-    Parameters
-    ----------
-    values : ndarray of shape (n,)
-        Numbers, strings or objects.
-
-    Returns
-    -------
-    ndarray of bool, shape (n,)
-        True where an entry is None, NaN or pandas' NA.
-    """
-    if values.dtype.kind == "f":
-        return np.isnan(values)
-    if values.dtype.kind != "O":
-        return np.zeros(values.shape, dtype=bool)
-
-    # An entry that does not equal itself is NaN; pandas' NA has no truth value at all.
-    def missing(value):
-        try:
-            return value is None or bool(value != value)
-        except TypeError:
-            return True
-
-    return np.fromiter((missing(v) for v in values), dtype=bool, count=len(values))
+__all__ = [
+    "ScoreOrder",
+    "check_groups",
+    "check_labels",
+    "check_llm_scores",
+    "check_texts",
+    "check_weights",
+    "factorize",
+    "is_missing",
+    "labels_of_codes",
+    "plain_output",
+    "read_classes",
+    "read_numbers",
+    "read_session_ids",
+    "read_truth",
+    "resolve_classes",
+    "score_order",
+    "sort_scores",
+]
 
 
 def check_groups(groups: SessionIds, n_samples: int) -> IntArray:
@@ -59,26 +56,77 @@ def check_groups(groups: SessionIds, n_samples: int) -> IntArray:
     Raises
     ------
     ValueError
-        If the length differs from `n_samples` or an id is missing.
+        If the length differs from `n_samples`, or an id is missing or not a value.
     """
-    values = _as_1d_objects(groups)
+    return read_session_ids(groups, n_samples)[1]
+
+
+def read_session_ids(groups: SessionIds, n_samples: int) -> tuple[np.ndarray, IntArray]:
+    """Return the distinct session ids in order of first appearance, and the code of each row.
+
+    Parameters
+    ----------
+    groups : array-like of shape (n_samples,)
+        Session id of each row: any hashable values, in any order.
+    n_samples : int
+        Number of rows that the ids must match.
+
+    Returns
+    -------
+    ids : ndarray of shape (n_sessions,)
+        Distinct ids.
+    codes : ndarray of int, shape (n_samples,)
+        Position in them of each row's id.
+
+    Raises
+    ------
+    ValueError
+        As `check_groups`.
+    """
+    values = read_column(groups, "groups", entry="session id")
     if len(values) != n_samples:
         raise ValueError(
             f"groups has {len(values)} entries but there are {n_samples} rows; "
             "pass one session id per row."
         )
-    found, codes = _factorize(values)
-    if (gap := is_missing(found)).any():
+    try:
+        ids, codes = factorize(values)
+    except TypeError as error:
+        raise ValueError(
+            f"groups has session ids that are not hashable ({error}); pass strings, numbers or "
+            "tuples."
+        ) from error
+    if (gap := is_missing(ids)).any():
         missing = gap[codes]
         raise ValueError(
             f"groups has no session id in {missing.sum()} rows (first: row {missing.argmax()}); "
             "give every row the id of its session."
         )
-    return codes
+    if ids.dtype.kind == "O":
+        for value in ids.tolist():
+            if compares_by_identity(value):
+                raise ValueError(
+                    f"groups has session ids of type {type(value).__name__}, which equal only "
+                    "themselves, so each row would be a session; pass strings, numbers or tuples."
+                )
+    return ids, codes
 
 
-def _factorize(values: np.ndarray) -> tuple[np.ndarray, IntArray]:
-    """Distinct values in order of first appearance, and the position in them of each value."""
+def factorize(values: np.ndarray) -> tuple[np.ndarray, IntArray]:
+    """Return the distinct values in order of first appearance, and the position of each value.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n,)
+        Values of one dtype, or hashable objects.
+
+    Returns
+    -------
+    found : ndarray of shape (n_distinct,)
+        Distinct values.
+    codes : ndarray of int, shape (n,)
+        Position in `found` of each value.
+    """
     if values.dtype.kind == "O":
         # Objects need not have an order, so they are hashed; a new one gets the next number.
         position: defaultdict = defaultdict(count().__next__)
@@ -92,25 +140,10 @@ def _factorize(values: np.ndarray) -> tuple[np.ndarray, IntArray]:
     return found[order], rank[inverse]
 
 
-def _as_1d_objects(values) -> np.ndarray:
-    """Array of one id per row; tuples stay single ids instead of becoming columns."""
-    if hasattr(values, "to_numpy"):
-        values = values.to_numpy()
-    if isinstance(values, np.ndarray):
-        return column_or_1d(values)
-    values = list(values)
-    kinds = {type(v) for v in values}
-    if len(kinds) == 1 and kinds <= {int, str, float, bool}:
-        return np.asarray(values)
-    out = np.empty(len(values), dtype=object)
-    out[:] = values
-    return out
-
-
 def check_labels(
-    y: ArrayLike, *, classes: ArrayLike | None = None, partial: bool
+    y: ArrayLike, *, classes: ArrayLike | None = None, partial: bool, name: str = "y"
 ) -> tuple[np.ndarray, IntArray]:
-    """Encode human labels as positions in the class list.
+    """Encode human labels as positions in the sorted class list.
 
     Parameters
     ----------
@@ -118,15 +151,16 @@ def check_labels(
         Human labels. With `partial`, -1 (numbers) or None/NaN (objects, strings) marks a row
         without a label.
     classes : array-like of shape (n_classes,), default=None
-        The class labels in the order of the last axis of `llm_scores`. None takes the sorted
-        labels that occur in `y`.
+        The class labels, in any order. None takes the labels that occur in `y`.
     partial : bool
         Whether `y` may hold unlabelled rows. Without it -1 is an ordinary class.
+    name : str, default="y"
+        The argument, for errors.
 
     Returns
     -------
     classes : ndarray of shape (n_classes,)
-        The class labels. Empty when no row is labelled and `classes` is None.
+        The class labels, sorted. Empty when no row is labelled and `classes` is None.
     codes : ndarray of int, shape (n_samples,)
         Position of each label in `classes`, -1 where unlabelled.
 
@@ -135,53 +169,243 @@ def check_labels(
     ValueError
         If a label is not in `classes`, or `y` is not a classification target.
     """
-    if hasattr(y, "to_numpy"):
-        y = y.to_numpy()
-    elif isinstance(y, list | tuple):
-        y = np.asarray(y, dtype=object)  # without a dtype ["a", nan] becomes two strings
-    values = column_or_1d(y, warn=True, dtype=None)
-    known = np.ones(len(values), dtype=bool)
-    if partial:
-        known = ~is_missing(values)
-        given = values[known]
-        is_object = values.dtype.kind == "O"
-        known[known] = [_is_label(v) for v in given] if is_object else given != -1
-    elif (missing := is_missing(values)).any():
-        raise ValueError(
-            f"Input y contains NaN or None in {missing.sum()} rows (first: {missing.argmax()}). "
-            "Only with llm_scores may rows be unlabelled: pass them, or leave those rows out."
-        )
-    labels = values[known]
-    if labels.dtype.kind == "O" and len(labels):
-        # Objects of one type sort and compare as their own dtype: [0, 1, None] is 0 and 1.
-        labels = np.asarray(labels.tolist())
-    if len(labels):
-        assert_all_finite(labels, input_name="y")
-        check_classification_targets(labels)
-    codes = np.full(len(values), -1, dtype=np.int64)
+    labels, known = _read_labels(y, partial=partial, name=name)
+    codes = np.full(len(known), -1, dtype=np.int64)
     if classes is None:
         found, codes[known] = np.unique(labels, return_inverse=True)
         return found, codes
-    found = np.asarray(classes)
+    found = np.unique(read_classes(classes))
     position = {c: i for i, c in enumerate(found.tolist())}
-    if len(position) < len(found):
-        raise ValueError(f"classes={found.tolist()!r} names a class twice.")
     unknown = sorted({v for v in labels.tolist() if v not in position}, key=repr)
     if unknown:
         raise ValueError(
-            f"y has labels that are not in classes: {unknown!r}; "
+            f"{name} has labels that are not in classes: {unknown!r}; "
             f"classes={found.tolist()!r}. Add them to classes or mark those rows unlabelled."
+            f"{_hint_at_numbering(labels, found)}"
         )
     codes[known] = [position[v] for v in labels.tolist()]
     return found, codes
 
 
-def _is_label(value) -> bool:
-    return not (isinstance(value, int | float | np.number) and value == -1)
+def _hint_at_numbering(labels: np.ndarray, classes: np.ndarray) -> str:
+    """Return a sentence for labels that look as if a tool had numbered them."""
+    numbers = np.arange(len(classes) + 1)  # the mark of unlabelled rows gets a number as well
+    if labels.dtype.kind not in "iuf" or not np.isin(labels, numbers).all():
+        return ""
+    return (
+        " Does a tool such as cross_val_predict, VotingClassifier or StackingClassifier number "
+        "the labels? Then give it the labelled rows alone, with classes=None or as numbers from "
+        "0; see 'Marks of no label' in the user guide."
+    )
+
+
+def read_truth(y: ArrayLike, classes: np.ndarray, name: str = "y") -> IntArray:
+    """Encode the labels that predictions are compared with.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        Human labels; -1 (numbers, unless it is a class), None or NaN marks an unlabelled row.
+    classes : array-like of shape (n_classes,)
+        Class labels of the predictions, in any order.
+    name : str, default="y"
+        The argument, for errors.
+
+    Returns
+    -------
+    ndarray of int, shape (n_samples,)
+        Position of each label in `classes`; -1 where unlabelled, and `n_classes`, which no
+        prediction equals, if a label is not among them.
+
+    Raises
+    ------
+    ValueError
+        If `y` holds no class labels, or strings where the classes are numbers, or the reverse.
+    """
+    classes = read_classes(classes)
+    labels, known = _read_labels(y, partial=-1 not in classes.tolist(), name=name)
+    if len(labels) and (labels.dtype.kind in "OU") != (classes.dtype.kind in "OU"):
+        raise ValueError(
+            f"{name} has labels such as {labels.tolist()[0]!r} but the classes are "
+            f"{classes.tolist()!r}; pass labels of the same type."
+        )
+    position = {c: i for i, c in enumerate(classes.tolist())}
+    codes = np.full(len(known), -1, dtype=np.int64)
+    codes[known] = [position.get(v, len(classes)) for v in labels.tolist()]
+    return codes
+
+
+def _read_labels(y: ArrayLike, *, partial: bool, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels of the labelled rows, as an array of one type, and which rows these are."""
+    values = read_column(y, name, entry="label")
+    if getattr(y, "ndim", 1) == 2:
+        column_or_1d(np.empty((len(values), 1)), warn=True)
+    known = ~is_missing(values)
+    if not partial and not known.all():
+        raise ValueError(
+            f"Input {name} contains NaN or None in {(~known).sum()} rows (first: "
+            f"{known.argmin()}). Only with llm_scores may rows be unlabelled: pass them, or leave "
+            "those rows out."
+        )
+    labels = values[known]
+    if partial:
+        is_object = values.dtype.kind == "O"
+        is_label = [not _is_mark(v) for v in labels] if is_object else labels != -1
+        known[known] = is_label
+        labels = values[known]
+    if labels.dtype.kind == "O":
+        # Objects of one type sort and compare as their own dtype: [0, 1, None] is 0 and 1.
+        labels = _as_one_type(labels.tolist(), name)
+    if len(labels):
+        assert_all_finite(labels, input_name=name)
+        try:
+            check_classification_targets(labels)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name} does not hold class labels. {error}") from error
+    return labels, known
+
+
+def _is_mark(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and bool(value == -1)
+
+
+def _as_one_type(labels: list, name: str) -> np.ndarray:
+    """Return an array of labels, which must be strings only or numbers only."""
+    kinds = sorted({type(v).__name__ for v in labels})
+    if len({_family(v) for v in labels}) > 1:
+        raise ValueError(
+            f"{name} mixes labels of the types {', '.join(kinds)}; pass labels of one type."
+        )
+    out = np.asarray(labels)
+    if out.ndim != 1:
+        raise ValueError(f"{name} has labels of the type {kinds[0]}; pass strings or integers.")
+    return out
+
+
+def _family(label: Any) -> type:
+    for kind in (str, Number, np.bool_):
+        if isinstance(label, kind):
+            return Number if kind is np.bool_ else kind
+    return type(label)
+
+
+def read_classes(classes: ArrayLike) -> np.ndarray:
+    """Read the parameter `classes`.
+
+    Parameters
+    ----------
+    classes : array-like of shape (n_classes,)
+        Class labels, in any order.
+
+    Returns
+    -------
+    ndarray of shape (n_classes,)
+        The labels, in the given order.
+
+    Raises
+    ------
+    ValueError
+        If a label is missing, occurs twice, or is of another type than the rest.
+    """
+    labels = read_column(classes, "classes", entry="label")
+    if is_missing(labels).any():
+        raise ValueError(f"classes={labels.tolist()!r} has None or NaN; name each class.")
+    if labels.dtype.kind == "O":
+        labels = _as_one_type(labels.tolist(), "classes")
+    if len(set(labels.tolist())) < len(labels):
+        raise ValueError(f"classes={labels.tolist()!r} names a class twice.")
+    return labels
+
+
+class ScoreOrder(NamedTuple):
+    """Class labels, sorted, and where the scores of each one are.
+
+    Parameters
+    ----------
+    classes : ndarray of shape (n_classes,)
+        The sorted labels, as in `classes_`.
+    columns : ndarray of int, shape (n_classes,)
+        Position of each class on the last axis of the scores, which is in the order of the
+        parameter `classes`.
+    """
+
+    classes: np.ndarray
+    columns: IntArray
+
+    @property
+    def as_given(self) -> np.ndarray:
+        """Class labels in the order of the scores."""
+        return self.classes[np.argsort(self.columns)]
+
+
+def score_order(found: np.ndarray, classes: ArrayLike | None, n_scores: int) -> ScoreOrder:
+    """Return the sorted class labels, and the position of each on the last axis of the scores.
+
+    Parameters
+    ----------
+    found : ndarray of shape (n_found,)
+        Sorted labels that occur in `y`.
+    classes : array-like of shape (n_classes,) or None
+        The parameter of that name.
+    n_scores : int
+        Length of the last axis.
+
+    Returns
+    -------
+    ScoreOrder
+        Class labels and positions.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of classes and scores differ.
+    """
+    if classes is not None:
+        given = read_classes(classes)
+        if len(given) != n_scores:
+            raise ValueError(
+                f"llm_scores has scores of {n_scores} classes but there are {len(given)} classes "
+                f"({given.tolist()!r}); pass one score per class, in that order."
+            )
+        columns = np.argsort(given)
+        return ScoreOrder(given[columns], columns)
+    if len(found) in (0, n_scores):
+        return ScoreOrder(found if len(found) else np.arange(n_scores), np.arange(n_scores))
+    raise ValueError(
+        f"llm_scores has scores of {n_scores} classes but y has {len(found)} ({found.tolist()!r}); "
+        "pass classes=[...] with every label, in the order of the last axis of llm_scores."
+        f"{_hint_at_numbering(found, np.arange(n_scores)) if len(found) > n_scores else ''}"
+    )
+
+
+def sort_scores(scores: FloatArray, columns: IntArray) -> FloatArray:
+    """Bring scores to the order of the sorted classes.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_samples, n_prompts, n_classes), (n_samples, n_prompts) or             (n_samples, n_prompts * n_classes)
+        Scores in the order of the parameter `classes`.
+    columns : ndarray of int, shape (n_classes,)
+        As in `ScoreOrder`.
+
+    Returns
+    -------
+    ndarray, same shape
+        The scores. Of a binary task in two dimensions, whose scores are of the second class given,
+        they become those of the other class: probabilities 1 - s, any other scores -s.
+    """
+    n_classes = len(columns)
+    if (columns == np.arange(n_classes)).all():
+        return scores
+    if scores.ndim == 2 and n_classes == 2:
+        is_probability = not ((scores < 0) | (scores > 1)).any()
+        return 1 - scores if is_probability else -scores
+    by_class = scores.reshape(len(scores), -1, n_classes)[:, :, columns]
+    return by_class.reshape(scores.shape)
 
 
 def resolve_classes(found: np.ndarray, classes: ArrayLike | None, n_scores: int) -> np.ndarray:
-    """Return the class labels in the order of the last axis of `llm_scores`.
+    """Return the sorted class labels, which must be as many as the scores; see `score_order`.
 
     Parameters
     ----------
@@ -196,28 +420,8 @@ def resolve_classes(found: np.ndarray, classes: ArrayLike | None, n_scores: int)
     -------
     ndarray of shape (n_scores,)
         Class labels.
-
-    Raises
-    ------
-    ValueError
-        If the numbers of classes and scores differ.
     """
-    if classes is not None:
-        classes = np.asarray(classes)
-        if len(classes) != n_scores:
-            raise ValueError(
-                f"llm_scores has scores of {n_scores} classes but there are {len(classes)} classes "
-                f"({classes.tolist()!r}); pass one score per class, in that order."
-            )
-        return classes
-    if len(found) == n_scores:
-        return found
-    if len(found) == 0:
-        return np.arange(n_scores)
-    raise ValueError(
-        f"llm_scores has scores of {n_scores} classes but y has {len(found)} ({found.tolist()!r}); "
-        "pass classes=[...] with every label, in the order of the last axis of llm_scores."
-    )
+    return score_order(found, classes, n_scores).classes
 
 
 def labels_of_codes(codes: IntArray, classes: np.ndarray) -> np.ndarray:
@@ -258,13 +462,7 @@ def check_llm_scores(llm_scores: ArrayLike, n_samples: int | None = None) -> Flo
     ValueError
         If the rank is not 2 or 3, the length differs, an axis is empty, or a score is infinite.
     """
-    if hasattr(llm_scores, "to_numpy"):
-        llm_scores = llm_scores.to_numpy()
-    scores = np.asarray(llm_scores)
-    if scores.dtype.kind == "c":
-        raise ValueError("llm_scores: Complex data not supported; pass real scores.")
-    if scores.dtype not in (np.float32, np.float64):
-        scores = scores.astype(np.float64)
+    scores = read_numbers(llm_scores, "llm_scores")
     if scores.ndim not in (2, 3) or 0 in scores.shape[1:]:
         raise ValueError(
             f"llm_scores has shape {scores.shape}; pass (n_utterances, n_prompts, n_classes), "
@@ -304,20 +502,19 @@ def check_texts(X) -> np.ndarray:
     if isinstance(X, str):
         raise ValueError("X is a single string; pass a list of texts, one per row.")
     if isinstance(X, list | tuple):
-        texts = np.fromiter(X, dtype=object, count=len(X))
-    else:
-        texts = np.asarray(X.to_numpy() if hasattr(X, "to_numpy") else X).astype(object)
-    if texts.ndim == 2 and texts.shape[1] != 1:
+        X = np.fromiter(X, dtype=object, count=len(X))
+    shape = getattr(X, "shape", (0,) if isinstance(X, Iterable) else ())
+    if len(shape) == 2 and shape[1] != 1:
         raise ValueError(
-            f"X has {texts.shape[1]} columns, but one text per row is needed; pick one column, "
+            f"X has {shape[1]} columns, but one text per row is needed; pick one column, "
             'for example X["text"], or put DialogueContext before.'
         )
-    if texts.ndim not in (1, 2):
+    if len(shape) not in (1, 2):
         raise ValueError(
-            f"X must be text, one per row, but is a {type(X).__name__} with {texts.ndim} "
+            f"X must be text, one per row, but is a {type(X).__name__} with {len(shape)} "
             "dimensions; pass a list of str, or a column of a frame."
         )
-    texts = texts.ravel()
+    texts = read_column(X, "X", entry="text").astype(object)
     if not len(texts):
         raise ValueError("Found array with 0 sample(s) in X while a minimum of 1 is required.")
     if (missing := is_missing(texts)).any():
@@ -333,3 +530,70 @@ def check_texts(X) -> np.ndarray:
                 f"{type(text).__name__}; pass str, one per row."
             )
     return texts
+
+
+def check_weights(sample_weight: ArrayLike | None, n_samples: int) -> FloatArray:
+    """Read row weights.
+
+    Parameters
+    ----------
+    sample_weight : array-like of shape (n_samples,), float or None
+        Weights; a number is that of every row, and None is 1.
+    n_samples : int
+        Number of rows that the weights must match.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_samples,)
+        The weights.
+
+    Raises
+    ------
+    ValueError
+        If the length differs, or a weight is missing, negative, infinite or not a number.
+    """
+    if sample_weight is None or isinstance(sample_weight, Number):
+        weight = np.full(n_samples, 1.0 if sample_weight is None else sample_weight, np.float64)
+    else:
+        column = read_column(sample_weight, "sample_weight", entry="weight")
+        weight = read_numbers(column, "sample_weight").astype(np.float64)
+    if len(weight) != n_samples:
+        raise ValueError(
+            f"sample_weight has {len(weight)} entries but there are {n_samples} rows; pass one "
+            "weight per row."
+        )
+    if (bad := ~np.isfinite(weight)).any():
+        raise ValueError(
+            f"sample_weight is NaN or infinite in {bad.sum()} rows (first: row {bad.argmax()}); "
+            "pass 0 to leave a row out."
+        )
+    if (bad := weight < 0).any():
+        raise ValueError(
+            f"sample_weight is negative in {bad.sum()} rows (first: row {bad.argmax()}); "
+            "pass weights of 0 or more."
+        )
+    return weight
+
+
+def plain_output(estimator: Any) -> Any:
+    """Return a clone of a transformer that gives arrays, whatever `set_output` asks for.
+
+    Parameters
+    ----------
+    estimator : transformer
+        Estimator that is called inside another one. Its own setting, and the user's global
+        ``set_config(transform_output=...)``, are about what the user gets, not about this call.
+        What it gives is still to be read by `read_numbers`, since not all transformers have
+        `set_output`.
+
+    Returns
+    -------
+    transformer
+        The clone, unfitted.
+    """
+    estimator = clone(estimator)
+    try:
+        estimator.set_output(transform="default")
+    except (AttributeError, ValueError):  # the estimator, or a step of it, has no set_output
+        return estimator
+    return estimator

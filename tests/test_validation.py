@@ -87,10 +87,10 @@ def test_complete_labels_take_minus_one_as_a_class():
     assert codes.tolist() == [1, 0, 1]
 
 
-def test_labels_in_the_order_of_given_classes():
+def test_labels_of_given_classes_in_sorted_order():
     found, codes = check_labels(["a", "b", None], classes=["b", "a"], partial=True)
-    assert found.tolist() == ["b", "a"]
-    assert codes.tolist() == [1, 0, -1]
+    assert found.tolist() == ["a", "b"]
+    assert codes.tolist() == [0, 1, -1]
     with pytest.raises(ValueError, match=re.escape("y has labels that are not in classes: ['a']")):
         check_labels(["a", "b"], classes=["b", "c"], partial=True)
     with pytest.raises(ValueError, match="names a class twice"):
