@@ -94,12 +94,15 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
         random, again in each epoch, into parts of about a tenth, so that an epoch has ten steps.
     weight_decay : float, default=0.001
         Strength of the L2 penalty, half the squared norm of the network's parameters.
-    solver : {"adam", "lbfgs"}, default="adam"
+    solver : {"auto", "adam", "lbfgs"}, default="auto"
         How stage 1 minimises the loss. "adam" takes a step per batch. "lbfgs" takes all sessions
         at once and continues until it converges, deterministically and without a learning rate:
         with ``module="linear"``, whose loss is convex, to the one optimum. It needs a smooth
-        `loss`, "squared_hinge" or "logistic"; `max_epochs`, `batch_size`, `early_stopping` and
-        `callbacks` do not apply to it. Fine-tuning in stage 2 is by Adam either way.
+        `loss`, "squared_hinge" or "logistic"; `max_epochs`, `lr`, `batch_size`, `early_stopping`
+        and `callbacks` do not apply to it. "auto" is "lbfgs" for ``module="linear"`` with such a
+        loss, without early stopping, callbacks and warm start, and "adam" otherwise: a fixed number
+        of steps leaves a linear network on few rows far from its optimum. Fine-tuning in stage 2
+        and `partial_fit` are by Adam either way.
     tol : float, default=1e-5
         Largest component of the gradient at which "lbfgs" stops.
     max_iter : int, default=1000
@@ -202,7 +205,7 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
         **BasePreferenceClassifier._parameter_constraints,
         "module": [StrOptions({"linear", "mlp"}), callable],
         "stage2": [None, StrOptions({"auto", "offsets", "head", "finetune"})],
-        "solver": [StrOptions({"adam", "lbfgs"})],
+        "solver": [StrOptions({"auto", "adam", "lbfgs"})],
         "tol": [Interval(Real, 0, None, closed="neither")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
     }
@@ -227,7 +230,7 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
         lr=1e-3,
         batch_size=256,
         weight_decay=1e-3,
-        solver="adam",
+        solver="auto",
         tol=1e-5,
         max_iter=1000,
         early_stopping=False,
@@ -280,7 +283,7 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
 
     def _check_options(self):
         super()._check_options()
-        if self.solver == "adam":
+        if self.solver != "lbfgs":
             return
         if self.loss == "hinge":
             raise ValueError(
@@ -348,7 +351,7 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
 
     def _stage1(self, network, checkpoint):  # noqa: ARG002
         stage1, options = stages().stage1, self._net_options(network)
-        if self.solver == "lbfgs":
+        if self._chosen_solver() == "lbfgs":
             limits = {"l2": self.weight_decay, "tol": self.tol, "max_iter": self.max_iter}
             return partial(stage1.train_by_lbfgs, **limits, **options)
         return partial(
@@ -357,6 +360,15 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
             n_iter_no_change=self.n_iter_no_change,
             **options,
         )
+
+    def _chosen_solver(self) -> str:
+        """Return the solver of `fit`, which "auto" leaves to the other parameters."""
+        if self.solver != "auto":
+            return self.solver
+        is_linear = isinstance(self.module, str) and self.module == "linear"
+        needs_epochs = self.early_stopping or self.warm_start or self.callbacks
+        converges = is_linear and self.loss != "hinge" and not needs_epochs
+        return "lbfgs" if converges else "adam"
 
     def _stage2_kind(self, n_labelled, has_scores):
         if self.stage2 != "auto" or not (has_scores and n_labelled):

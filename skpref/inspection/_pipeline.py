@@ -68,7 +68,7 @@ def takes_texts(classifier: BasePreferenceClassifier) -> bool:
 
 def trains_by_lbfgs(classifier: BasePreferenceClassifier) -> bool:
     """Return whether stage 1 is L-BFGS, which iterates over all rows, not epochs of batches."""
-    return not takes_texts(classifier) and classifier.solver == "lbfgs"
+    return not takes_texts(classifier) and classifier._chosen_solver() == "lbfgs"
 
 
 def new_calibrator(classifier: BasePreferenceClassifier) -> Any:

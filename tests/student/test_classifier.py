@@ -15,6 +15,7 @@ from scipy.special import expit
 from sklearn.base import clone
 from sklearn.datasets import make_classification
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
@@ -255,6 +256,41 @@ def test_lbfgs_reaches_the_optimum_of_an_independent_convex_solver(margin, lengt
     svm.fit(difference, sign, sample_weight=required**2 / len(pairs))
     coefficients = clf.net_.module_.weight.detach().numpy()
     assert_allclose(coefficients, svm.coef_, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("n_sessions", [20, 60])
+@pytest.mark.parametrize("labels", ["human", "LLM"])
+def test_a_linear_classifier_of_few_rows_is_trained_to_the_end(n_sessions, labels):
+    data = make_dialogues(n_sessions + 100, random_state=0)
+    train = np.isin(data.groups, np.unique(data.groups)[:n_sessions])
+    y, scores = data.y_true, None
+    if labels == "LLM":
+        y, scores = data.y, data.llm_scores[train]
+    clf = PairwisePreferenceClassifier("linear", random_state=0)
+    clf.fit(data.X[train], y[train], groups=data.groups[train], llm_scores=scores)
+    truth = LogisticRegression().fit(data.X[train], data.y_true[train])
+    rest = data.X[~train], data.y_true[~train]
+    assert clf.score(*rest) > truth.score(*rest) - 0.015
+
+
+@pytest.mark.parametrize(
+    ("params", "solver"),
+    [
+        ({"module": "linear"}, "lbfgs"),
+        ({"module": "linear", "loss": "logistic"}, "lbfgs"),
+        ({"module": "linear", "loss": "hinge"}, "adam"),
+        ({"module": "linear", "early_stopping": True}, "adam"),
+        ({"module": "linear", "warm_start": True}, "adam"),
+        ({"module": "mlp"}, "adam"),
+        ({"module": MLP}, "adam"),
+    ],
+    ids=str,
+)
+def test_the_solver_follows_the_other_parameters(data, params, solver):
+    clf = fit(fast(max_epochs=2, **params), data)
+    by_epochs = clf.n_iter_ == 2
+    assert by_epochs == (solver == "adam")
+    clf.partial_fit(data.X, data.y, groups=data.groups, llm_scores=data.llm_scores)
 
 
 def test_lbfgs_needs_neither_seed_nor_learning_rate(data):

@@ -138,7 +138,7 @@ def test_warm_starts_lower_the_loss_further(data, stage2):
 
 
 def test_a_partial_fit_after_a_fit_continues_where_stage_one_ended(data):
-    clf = fit(fast("linear", lr=0.01), data)
+    clf = fit(fast("linear", solver="adam", lr=0.01), data)
     assert clf.head_variance_ > 0
     ended = clf.history_[-1]["train_loss"]
     clf.partial_fit(data.X, data.y, **given(data))
@@ -146,7 +146,7 @@ def test_a_partial_fit_after_a_fit_continues_where_stage_one_ended(data):
 
 
 def test_a_loaded_classifier_continues_where_stage_one_ended(data, tmp_path):
-    clf = fit(fast("linear", lr=0.01), data)
+    clf = fit(fast("linear", solver="adam", lr=0.01), data)
     clf.save_pretrained(tmp_path)
     loaded = PairwisePreferenceClassifier.from_pretrained(tmp_path)
     ended = clf.history_[-1]["train_loss"]
@@ -187,7 +187,7 @@ def test_a_diverged_network_is_an_error(data, module):
     X = data.X.astype(np.float32)
     X[0, 0] = 1e30
     with pytest.raises(ValueError, match=r"training diverged.*up to 1e\+30.*lower lr"):
-        fit_on(fast(module), X, data)
+        fit_on(fast(module, solver="adam"), X, data)
 
 
 def fit_on(clf, X, data):
