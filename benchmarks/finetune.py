@@ -120,6 +120,7 @@ def session_net(setting, pairs=True, batch_size=BATCH, **options):
     """Return the net that the classifier would train, and the sessions."""
     import torch
 
+    from skpref._student._stage1 import encoder_optimizer, gradient_clipping
     from skpref._torch._net import make_net
 
     scorer, data = scorer_and_data(setting, **options)
@@ -128,16 +129,16 @@ def session_net(setting, pairs=True, batch_size=BATCH, **options):
     net = make_net(
         scorer,
         criterion=CRITERION | weights,
-        batches={"pairs": "all" if pairs else None, "token_budget": scorer.token_budget},
-        max_grad_norm=1.0,
+        batches={"token_budget": scorer.token_budget},
+        pairs="all" if pairs else None,
+        callbacks=gradient_clipping(1.0),
         batch_size=batch_size,
         lr=1e-3,
-        optimizer=torch.optim.AdamW,
-        optimizer__param_groups=[("encoder.*", {"lr": 5e-5})],
         optimizer__weight_decay=1e-3,
         max_epochs=1,
         device=setting.device,
         verbose=0,
+        **encoder_optimizer(5e-5),
     )
     return net, data
 
@@ -167,7 +168,7 @@ def explicit_pairs(setting):
 
     def step(pairs):
         optimizer.zero_grad()
-        gap = data.soft[pairs[:, 0]] - data.soft[pairs[:, 1]]
+        gap = data.soft_tensor[pairs[:, 0]] - data.soft_tensor[pairs[:, 1]]
         scores = scorer(data.features(pairs.T.ravel()).to(setting.device))
         loss = difference_loss(scores, gap.to(setting.device))
         loss.backward()

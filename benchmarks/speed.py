@@ -588,7 +588,7 @@ def prepare_epochs(n_scores, hidden, batch_size, pairs, device, n=20_000):
             "min_margin": 0.0,
             "class_weight": torch.ones(max(2, n_scores)),
         },
-        batches={"pairs": "all" if pairs else None},
+        pairs="all" if pairs else None,
         batch_size=batch_size,
         lr=1e-3,
         optimizer__weight_decay=1e-3,

@@ -99,7 +99,7 @@ def test_both_sides_minimise_the_same_loss():
     weights = {"pairwise_weight": 1.0, "pointwise_weight": 0.0, "class_weight": torch.ones(3)}
     ours = PreferenceLoss(**finetune.CRITERION, **weights)(scores, target)
     first, second = finetune.all_pairs(soft, 4).T
-    gap = dataset.soft[first] - dataset.soft[second]
+    gap = dataset.soft_tensor[first] - dataset.soft_tensor[second]
     theirs = finetune.difference_loss(torch.cat([scores[first], scores[second]]), gap)
     torch.testing.assert_close(ours, theirs)
     gradients = [torch.autograd.grad(loss, scores)[0] for loss in (ours, theirs)]

@@ -94,12 +94,15 @@ def test_bootstrap_of_the_sample_itself_is_the_metric(data):
 
 
 def test_levers_differ_from_the_default_by_what_they_say(arguments, monkeypatch):
-    monkeypatch.setattr(study, "LEVERS", {"as it is": TINY, "pairs alone": TINY})
+    levers = {"as it is": TINY, "pairs alone": TINY}
+    name = "margins in log-odds"
+    monkeypatch.setattr(study, "LEVERS", levers | {name: study.LEVERS[name] | TINY})
     monkeypatch.setattr(study, "LEVER_BUDGETS", (25,))
     args = arguments()
     study.run_levers(args)
     text = (args.out / "levers.md").read_text()
     assert "| pairs alone | 25 | +0.0 (+0.0, +0.0) |" in text
+    assert "| margins in log-odds | 25 | " in text
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # pandas warns crowd-kit
