@@ -131,9 +131,7 @@ TABLES = {
     "float32": lambda: np.array(TABLE, dtype=np.float32),
     "float16": lambda: np.array(TABLE, dtype=np.float16),
     "object": lambda: np.array(TABLE, dtype=object),
-    "masked": lambda: np.ma.masked_array(
-        np.where(GAPS, 999.0, np.array(TABLE, dtype=float)), GAPS
-    ),
+    "masked": lambda: np.ma.masked_array(np.where(GAPS, 999.0, np.array(TABLE, dtype=float)), GAPS),
     "tensor": lambda: torch.tensor(np.array(TABLE, dtype=float), requires_grad=True),
     "bfloat16": lambda: torch.tensor(np.array(TABLE, dtype=float)).bfloat16(),
     "DataFrame": lambda: pd.DataFrame(COLUMNS),
@@ -152,7 +150,9 @@ TABLES = {
 @pytest.mark.parametrize("name", TABLES)
 def test_scores(name):
     scores = check_llm_scores(TABLES[name](), 3)
-    assert scores.dtype == (np.float32 if name in ("float32", "bfloat16", "Float32") else np.float64)
+    assert scores.dtype == (
+        np.float32 if name in ("float32", "bfloat16", "Float32") else np.float64
+    )
     np.testing.assert_array_equal(scores, np.array(TABLE, dtype=float))
 
 

@@ -202,11 +202,9 @@ def test_predicting_does_not_depend_on_the_batch(data):
     assert_allclose(one_by_one, clf.decision_function(data.X[:20]), atol=1e-6)
 
 
-def test_predicting_streams_over_the_rows_without_the_net(data, monkeypatch):
+def test_predicting_streams_over_the_rows(data):
     clf = fit(fast(), data)
     expected = clf.predict_proba(data.X)
-    monkeypatch.setattr(type(clf.net_), "evaluation_step", None)
-    monkeypatch.setattr(type(clf.net_), "get_iterator", None)
     seen = []
     clf.net_.module_.register_forward_hook(lambda _module, X, _scores: seen.append(len(X[0])))
     X = np.tile(data.X, (200, 1))
@@ -690,10 +688,12 @@ def test_early_stopping_holds_out_whole_sessions_and_stops(data):
 
 def test_partial_fit_after_early_stopping_and_fine_tuning_goes_on_with_pairs(data):
     clf = fit(fast(early_stopping=True, stage2="finetune"), data)
-    assert clf.net_.criterion_.pairwise_weight == 0.1
+    fit_on_pairs = clf.history_[-1]["stage"], clf.history_[0]["stage"]
+    assert fit_on_pairs == ("finetune", "pairs")
     n_iter = clf.n_iter_
     clf.partial_fit(data.X, data.y, groups=data.groups, llm_scores=data.llm_scores)
     assert clf.n_iter_ == n_iter + 1
+    assert clf.history_[-1]["stage"] == "pairs"
 
 
 def test_partial_fit_improves_epoch_by_epoch(data):
