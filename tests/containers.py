@@ -130,9 +130,11 @@ DATES = {
         pa.date32(), safe=False
     ),
     "polars": lambda values: pl.Series(values).str.to_date(strict=False),
-    "polars with time zone": lambda values: pl.Series(values)
-    .str.to_datetime("%Y-%m-%d", strict=False)
-    .dt.replace_time_zone("Europe/Berlin"),
+    "polars with time zone": lambda values: (
+        pl.Series(values)
+        .str.to_datetime("%Y-%m-%d", strict=False)
+        .dt.replace_time_zone("Europe/Berlin")
+    ),
 }
 
 

@@ -131,12 +131,12 @@ TABLES = {
     "float32": lambda: np.array(TABLE, dtype=np.float32),
     "float16": lambda: np.array(TABLE, dtype=np.float16),
     "object": lambda: np.array(TABLE, dtype=object),
-    "masked": lambda: np.ma.masked_array(
-        np.where(GAPS, 999.0, np.array(TABLE, dtype=float)), GAPS
-    ),
+    "masked": lambda: np.ma.masked_array(np.where(GAPS, 999.0, np.array(TABLE, dtype=float)), GAPS),
     "tensor": lambda: torch.tensor(np.array(TABLE, dtype=float), requires_grad=True),
     "bfloat16": lambda: torch.tensor(np.array(TABLE, dtype=float)).bfloat16(),
     "DataFrame": lambda: pd.DataFrame(COLUMNS),
+    "names that are numbers": lambda: pd.DataFrame(COLUMNS).set_axis([1, 0], axis=1),
+    "repeated names": lambda: pd.DataFrame(COLUMNS).set_axis(["a", "a"], axis=1),
     "DataFrame of objects": lambda: pd.DataFrame(COLUMNS, dtype=object),
     "Float64": lambda: pd.DataFrame(COLUMNS).astype("Float64"),
     "Float32": lambda: pd.DataFrame(COLUMNS).astype("Float32"),
@@ -152,7 +152,9 @@ TABLES = {
 @pytest.mark.parametrize("name", TABLES)
 def test_scores(name):
     scores = check_llm_scores(TABLES[name](), 3)
-    assert scores.dtype == (np.float32 if name in ("float32", "bfloat16", "Float32") else np.float64)
+    assert scores.dtype == (
+        np.float32 if name in ("float32", "bfloat16", "Float32") else np.float64
+    )
     np.testing.assert_array_equal(scores, np.array(TABLE, dtype=float))
 
 
