@@ -3,18 +3,32 @@
 import math
 from collections.abc import Iterable
 from numbers import Integral, Real
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 from warnings import warn
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.isotonic import IsotonicRegression
 from sklearn.model_selection import GroupKFold
-from sklearn.utils import ClassifierTags, Tags
+from sklearn.utils import ClassifierTags, Tags, check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skpref._pools import (
+    Isotonic,
+    LabelledScores,
+    Mean,
+    Model,
+    Pool,
+    PromptScores,
+    chunks,
+    fit_isotonic,
+    fit_pool,
+    from_log_odds,
+    from_probabilities,
+    label_free_pool,
+    mean_over_rows,
+    pool_features,
+    predict_rows,
+)
 from skpref._sklearn import (
     DocLinkMixin,
     Interval,
@@ -22,231 +36,18 @@ from skpref._sklearn import (
     _check_feature_names_in,
     _fit_context,
 )
-from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
-from skpref._validation import check_groups, check_labels, check_llm_scores
+from skpref._state import keeps_state_on_failure
+from skpref._typing import ArrayLike, FloatArray, IntArray, SessionIds
+from skpref._validation import (
+    check_groups,
+    check_labels,
+    check_llm_scores,
+    read_numbers,
+    score_order,
+)
 
-# Added to every probability before its logarithm is taken, so that a vote (0 or 1) counts as strong
-# but finite evidence.
-_SMOOTHING = 1e-3
-# Number of scores to process at a time, so that intermediate arrays fit into the cache and memory
-# does not grow with the number of rows.
-_CHUNK_SIZE = 1 << 16
 _LABEL_FREE = ("mean", "batch")
 _LEARNED = ["prompt_weights_", "prompt_offsets_", "class_scales_", "class_bias_", "temperature_"]
-
-
-class _Scores(NamedTuple):
-    """The prompts' scores as distributions (n, n_prompts, n_classes), NaN if missing."""
-
-    prob: FloatArray
-    log: FloatArray
-
-    def take(self, rows: IntArray | BoolArray) -> "_Scores":
-        return _Scores(self.prob[rows], self.log[rows])
-
-    def has_score(self) -> BoolArray:
-        """Return which rows have the scores of at least one prompt."""
-        return np.asarray((~np.isnan(self.log[:, :, 0])).any(axis=1))
-
-
-def _chunks(n_rows: int, n_columns: int) -> list[slice]:
-    """Split rows into chunks of about `_CHUNK_SIZE` scores."""
-    step = max(_CHUNK_SIZE // n_columns, 1)
-    return [slice(start, start + step) for start in range(0, n_rows, step)]
-
-
-def _mean_over_prompts(values: FloatArray) -> FloatArray:
-    """Compute the mean over the prompts, ignoring NaN; NaN if no prompt has a value."""
-    present = ~np.isnan(values)
-    count = present.sum(axis=1)
-    return np.where(present, values, 0).sum(axis=1) / np.where(count, count, np.nan)
-
-
-def _mean_over_rows(chunks: Iterable[FloatArray]) -> FloatArray:
-    """Compute the mean over the rows of all chunks, ignoring NaN; NaN if no row has a value."""
-    total = count = np.zeros(1)
-    for values in chunks:
-        present = ~np.isnan(values)
-        total = total + np.where(present, values, 0).sum(axis=0)
-        count = count + present.sum(axis=0)
-    return total / np.where(count, count, np.nan)
-
-
-def _from_probabilities(scores: FloatArray) -> _Scores:
-    if scores.shape[2] == 1:
-        scores = np.concatenate([1 - scores, scores], axis=2)
-    total = scores.sum(axis=2, keepdims=True)
-    # Zero for every class carries no information, so it is treated as a missing score.
-    prob = scores / np.where(total > 0, total, np.nan)
-    return _Scores(prob, np.log((prob + _SMOOTHING) / (1 + _SMOOTHING * prob.shape[2])))
-
-
-def _from_log_odds(scores: FloatArray) -> _Scores:
-    if scores.shape[2] == 1:
-        scores = np.concatenate([np.zeros_like(scores), scores], axis=2)
-    log = log_softmax(scores, axis=2)
-    return _Scores(np.exp(log), log)
-
-
-class _Mean:
-    """Arithmetic mean of the prompts' distributions."""
-
-    def predict(self, scores: _Scores) -> FloatArray:
-        return _mean_over_prompts(scores.prob)
-
-
-class _Pool(NamedTuple):
-    """Logarithmic opinion pool `softmax(scales * log_softmax(sum_p w_p (log s_p - o_p)) + b)`."""
-
-    offsets: FloatArray
-    weights: FloatArray
-    scales: FloatArray
-    bias: FloatArray
-
-    def corrected(self, scores: _Scores) -> FloatArray:
-        """Subtract the offsets from the log-scores; fill missing prompts with the row's mean.
-
-        The mean lets the other prompts of the row share the weight of a missing one.
-        """
-        log = scores.log - self.offsets
-        return np.where(np.isnan(log), _mean_over_prompts(log)[:, None], log)
-
-    def ensemble(self, scores: _Scores) -> FloatArray:
-        return log_softmax(np.einsum("npk,p->nk", self.corrected(scores), self.weights), axis=1)
-
-    def predict(self, scores: _Scores) -> FloatArray:
-        return softmax(self.scales * self.ensemble(scores) + self.bias, axis=1)
-
-
-class _Isotonic(NamedTuple):
-    """One increasing step function per class of the label-free pool's probability."""
-
-    pool: _Pool
-    steps: list[IsotonicRegression]
-
-    def predict(self, scores: _Scores) -> FloatArray:
-        prob = self.pool.predict(scores)
-        prob = np.column_stack([s.predict(p) for s, p in zip(self.steps, prob.T, strict=True)])
-        return prob / prob.sum(axis=1, keepdims=True)
-
-
-_Model = _Mean | _Pool | _Isotonic
-
-
-class _Labelled(NamedTuple):
-    """The rows that have a label and a score, their classes, and the features of the method.
-
-    `features` has shape (n_rows, n_classes, n_features) and the float type of the scores, because
-    with "log_pool" and labels on all rows it is as large as the scores.
-    """
-
-    row: IntArray
-    codes: IntArray
-    features: FloatArray
-
-    def n_classes(self, train: IntArray) -> int:
-        """Count the classes that occur at the positions `train`."""
-        return len(np.unique(self.codes[train]))
-
-
-def _label_free_pool(offsets: FloatArray, method: str) -> _Pool:
-    """Build a pool with equal weights; most methods subtract each prompt's mean log-score."""
-    seen = ~np.isnan(offsets[:, 0])
-    # Subtracting the offsets pulls the bias towards equal classes, which takes more labels to
-    # overcome than a bias pulled towards the LLM's class shares.
-    if method in ("temperature", "log_pool"):
-        offsets = 0 * offsets
-    n_classes = offsets.shape[1]
-    return _Pool(offsets, seen / seen.sum(), np.ones(n_classes), np.zeros(n_classes))
-
-
-def _features(pool: _Pool, method: str, scores: _Scores) -> FloatArray:
-    """Return the features from which `method` learns, (n, n_classes, n_features)."""
-    if method == "log_pool":
-        return pool.corrected(scores)[:, pool.weights > 0].transpose(0, 2, 1)
-    reduced = pool.predict(scores) if method == "isotonic" else pool.ensemble(scores)
-    return reduced[:, :, None]
-
-
-def _fit_softmax(
-    labelled: _Labelled, train: IntArray, start: FloatArray, penalty: FloatArray, with_bias: bool
-) -> tuple[FloatArray, FloatArray]:
-    """Fit `softmax(sum_f theta_kf features_kf + b_k)`, theta >= 0, by penalised likelihood.
-
-    `start` is (n_classes, n_features), or (1, n_features) if all classes share theta. The penalty
-    is `sum(penalty / 2 * (params - start)**2)`, where `params` is theta followed by b, which
-    starts at 0.
-    """
-    n_classes, n_features = labelled.features.shape[1:]
-    origin = np.append(start, np.zeros(n_classes))
-    parts = _chunks(len(train), n_classes * n_features)
-
-    def objective(params):
-        theta, bias = params[: start.size].reshape(start.shape), params[start.size :]
-        shift = params - origin
-        loss, gradient = 0.5 * penalty @ shift**2, penalty * shift
-        for part in parts:
-            features = labelled.features[train[part]].astype(np.float64)
-            codes = labelled.codes[train[part]]
-            rows = np.arange(len(codes))
-            log_odds = np.einsum("nkf,kf->nk", features, np.broadcast_to(theta, features.shape[1:]))
-            log_prob = log_softmax(log_odds + bias, axis=1)
-            loss -= log_prob[rows, codes].sum()
-            error = np.exp(log_prob)
-            error[rows, codes] -= 1
-            slope = np.einsum("nkf,nk->kf", features, error)
-            slope = slope if len(start) > 1 else slope.sum(axis=0)
-            gradient += np.append(slope, error.sum(axis=0))
-        return loss, gradient
-
-    bias_bounds = (None, None) if with_bias else (0, 0)
-    bounds = [(0, None)] * start.size + [bias_bounds] * n_classes
-    params = minimize(objective, origin, jac=True, method="L-BFGS-B", bounds=bounds).x
-    return params[: start.size], params[start.size :]
-
-
-def _fit_pool(pool: _Pool, labelled: _Labelled, train: IntArray, method: str, C: float) -> _Pool:
-    """Learn the weights, scales or bias of a pool from the labelled rows at `train`."""
-    n_classes, seen = len(pool.bias), pool.weights > 0
-    start: FloatArray = np.ones((n_classes if method == "beta" else 1, 1))
-    if method == "log_pool":
-        start = pool.weights[None, seen]
-    # Duplicating every prompt halves the weights; this factor keeps their penalty unchanged.
-    strength = start.shape[1] / C
-    theta, bias = _fit_softmax(
-        labelled,
-        train,
-        start,
-        penalty=np.repeat([strength, 1 / C], [start.size, n_classes]),
-        with_bias=method != "temperature",
-    )
-    if method == "log_pool":
-        weights = np.zeros(len(seen))
-        weights[seen] = theta
-        return pool._replace(weights=weights, bias=bias)
-    return pool._replace(scales=theta * np.ones(n_classes), bias=bias)
-
-
-def _fit_isotonic(pool: _Pool, labelled: _Labelled, train: IntArray) -> _Isotonic:
-    codes = labelled.codes[train]
-    # Platt's smoothed targets as limits. No class gets probability zero, so no row sums to zero.
-    low = 1 / (len(codes) + 2)
-    steps = [
-        IsotonicRegression(y_min=low, y_max=1 - low, out_of_bounds="clip").fit(
-            labelled.features[train, k, 0], codes == k
-        )
-        for k in range(len(pool.bias))
-    ]
-    return _Isotonic(pool, steps)
-
-
-def _predict(model: _Model, scores: _Scores) -> FloatArray:
-    """Compute the distributions; rows without any score are NaN."""
-    has_score = scores.has_score()
-    prob = np.full((len(has_score), scores.log.shape[2]), np.nan)
-    if has_score.any():
-        prob[has_score] = model.predict(scores.take(has_score))
-    return prob
 
 
 class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
@@ -280,7 +81,8 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         scores in `fit` are within [0, 1], otherwise "raw".
     classes : array-like of shape (n_classes,), default=None
         Class labels in the order of the last axis of the scores. None uses the sorted labels in
-        `y`, or 0, 1, ... if there are no labels. Required if a class has no label.
+        `y`, or 0, 1, ... if there are no labels. Required if a class has no label. The columns of
+        the output are in sorted order, whatever the order given here.
     C : float, default=0.1
         Inverse strength of the L2 penalty that pulls weights, scales and bias towards the
         label-free pool ("batch", or the uncalibrated mean of log-scores for "temperature" and
@@ -292,7 +94,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Class labels, in the order of the columns of the output.
+        Class labels in sorted order, which is that of the columns of the output.
     method_ : str
         The method used: `method`, or "batch" if there were too few labels for `method`.
     score_type_ : str
@@ -393,6 +195,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         self.cv = cv
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @keeps_state_on_failure
     def fit(
         self, X: ArrayLike, y: ArrayLike | None = None, groups: SessionIds | None = None
     ) -> "LLMScoreCalibrator":
@@ -431,6 +234,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @keeps_state_on_failure
     def fit_transform(
         self, X: ArrayLike, y: ArrayLike | None = None, groups: SessionIds | None = None
     ) -> FloatArray:
@@ -455,12 +259,12 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         ndarray of shape (n, n_classes)
             Class probabilities, NaN in rows without any score.
         """
-        table, offsets, labelled = self._fit(X, y, groups)
+        table, offsets, labelled, session = self._fit(X, y, groups)
         prob = self._predict(self._model, table)
         n_labelled = len(labelled.row)
-        if groups is None or self.method_ in _LABEL_FREE or not n_labelled:
+        if session is None or self.method_ in _LABEL_FREE or not n_labelled:
             return prob
-        sessions = check_groups(groups, len(table))[labelled.row]
+        sessions = session[labelled.row]
         n_folds = min(self.cv, len(np.unique(sessions)))
         folds = [(np.arange(0), np.arange(n_labelled))]
         if n_folds > 1:
@@ -517,46 +321,54 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         tags.classifier_tags = ClassifierTags(multi_class=multi_class)
         return tags
 
-    def _fit(self, X, y, groups) -> tuple[FloatArray, FloatArray, _Labelled]:
-        """Fit; return the table of scores, the mean log-scores and the labelled rows."""
+    def __sklearn_is_fitted__(self) -> bool:
+        return "_model" in vars(self)
+
+    def _fit(self, X, y, groups) -> tuple[FloatArray, FloatArray, LabelledScores, IntArray | None]:
+        """Fit; return the scores, the mean log-scores, the labelled rows and the session codes."""
         table, shape = self._as_table(X, reset=True)
-        if groups is not None:
-            check_groups(groups, len(table))
+        session = None if groups is None else check_groups(groups, len(table))
         codes = self._set_layout(table, shape, y)
         self.score_type_ = self._resolve_score_type(table)
         self._set_scale(table)
         pieces = self._pieces(table)
-        offsets = _mean_over_rows(self._to_distributions(rows).log for rows in pieces)
+        offsets = mean_over_rows(self._to_distributions(rows).log for rows in pieces)
         self._seen = ~np.isnan(offsets[:, 0])
         if not self._seen.any():
             raise ValueError("llm_scores has no row with a score; pass at least one.")
         labelled = self._take_labelled(table, codes, offsets)
         self._model, self.method_ = self._learn(offsets, labelled, np.arange(len(labelled.row)))
         self._set_attributes()
-        return table, offsets, labelled
+        return table, offsets, labelled, session
 
     def _as_table(self, X, *, reset: bool) -> tuple[FloatArray, tuple[int, int] | None]:
         """Check the scores; return them as a table, and (n_prompts, n_classes) if X is 3-D."""
-        # np.ndim would call __array_function__, which an array-like need not support.
-        n_dims, shape = getattr(X, "ndim", None) or np.asarray(X).ndim, None
-        if n_dims not in (2, 3):
+        scores, shape = read_numbers(X, "llm_scores"), None
+        if scores.ndim not in (2, 3):
             raise ValueError(
-                f"llm_scores has {n_dims} dimensions, not 2 or 3. Reshape your data: pass shape "
-                "(n_utterances, n_prompts, n_classes), or (n_utterances, n_prompts) with the "
+                f"llm_scores has {scores.ndim} dimensions, not 2 or 3. Reshape your data: pass "
+                "shape (n_utterances, n_prompts, n_classes), or (n_utterances, n_prompts) with the "
                 "positive class's scores of a binary task."
             )
-        if n_dims == 3:
-            X = check_llm_scores(X)
-            shape = X.shape[1:]
+        if scores.ndim == 3:
+            scores = check_llm_scores(scores)
+            shape = scores.shape[1:]
             if not reset and shape != (self.n_prompts_, self._n_columns):
                 raise ValueError(
                     f"llm_scores has {shape} prompts and columns per prompt but fit saw "
                     f"{(self.n_prompts_, self._n_columns)}; pass scores in the same form as in fit."
                 )
-            X = X.reshape(len(X), math.prod(X.shape[1:]))
-        table = validate_data(
-            self, X, reset=reset, dtype=[np.float64, np.float32], ensure_all_finite="allow-nan"
+            scores = scores.reshape(len(scores), math.prod(scores.shape[1:]))
+        table = check_array(
+            scores,
+            dtype=[np.float64, np.float32],
+            ensure_all_finite="allow-nan",
+            input_name="llm_scores",
+            estimator=self,
         )
+        # Only a frame has names of columns.
+        named = X if shape is None and hasattr(X, "columns") else table
+        validate_data(self, named, reset=reset, skip_check_array=True)
         return table, shape
 
     def _set_layout(self, table: FloatArray, shape: tuple[int, int] | None, y) -> IntArray:
@@ -571,22 +383,20 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
                 "llm_scores has shape (n_utterances, n_prompts, 1), a single class; pass "
                 "(n_utterances, n_prompts) with the positive class's scores of a binary task."
             )
-        if not len(classes):
-            classes = np.arange(n_classes)
-        if len(classes) != n_classes:
+        if len(classes) not in (0, n_classes):
             source = "y" if self.classes is None else "classes"
             raise ValueError(
                 f"llm_scores has {n_classes} classes but {source} names {len(classes)} "
                 f"class{'es' if len(classes) > 1 else ''}: {classes.tolist()!r}. Pass classes with "
                 "one label per class of the scores, in their order."
             )
-        self.classes_ = classes
+        self.classes_, self._score_of_class = score_order(classes, self.classes, n_classes)
         self._n_columns = 1 if shape is None and n_classes == 2 else n_classes
         if table.shape[1] % self._n_columns:
             raise ValueError(
                 f"llm_scores has {table.shape[1]} columns, not a multiple of the {n_classes} "
-                f"classes {classes.tolist()!r}; pass (n_utterances, n_prompts, n_classes), or "
-                "n_prompts * n_classes columns."
+                f"classes {self.classes_.tolist()!r}; pass (n_utterances, n_prompts, n_classes), "
+                "or n_prompts * n_classes columns."
             )
         self.n_prompts_ = table.shape[1] // self._n_columns
         return codes
@@ -600,19 +410,24 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
     def _pieces(self, table: FloatArray, rows: IntArray | None = None) -> Iterable[FloatArray]:
         """Yield the table, or only the given rows of it, in chunks of bounded size."""
         n_rows = len(table) if rows is None else len(rows)
-        for part in _chunks(n_rows, table.shape[1]):
+        for part in chunks(n_rows, table.shape[1]):
             yield table[part if rows is None else rows[part]]
 
     def _set_scale(self, table: FloatArray) -> None:
         """Learn the location and scale by which ratings are standardised."""
         self._seen = np.ones(self.n_prompts_, dtype=bool)
+        self._exponent = np.zeros((self.n_prompts_, 1), dtype=np.int64)
         if self.score_type_ != "raw":
             return
+        # Powers of 2 change no digit, and the squares of what remains neither overflow nor vanish.
+        largest = np.fmax.reduce(np.abs(table), axis=0).reshape(self.n_prompts_, -1)
+        largest = np.fmax.reduce(largest.astype(np.float64), axis=1)
+        self._exponent = np.frexp(np.where(np.isnan(largest), 1.0, largest))[1][:, None]
         # The classes of a prompt are missing together, so their means have equal weight.
         pieces = (self._as_scores(rows) for rows in self._pieces(table))
-        centre = _mean_over_rows(pieces).mean(axis=1, keepdims=True)
+        centre = mean_over_rows(pieces).mean(axis=1, keepdims=True)
         squares = ((self._as_scores(rows) - centre) ** 2 for rows in self._pieces(table))
-        spread = np.sqrt(_mean_over_rows(squares).mean(axis=1, keepdims=True))
+        spread = np.sqrt(mean_over_rows(squares).mean(axis=1, keepdims=True))
         self._centre, self._spread = centre, np.where(spread > 0, spread, 1.0)
 
     def _as_scores(self, table: FloatArray) -> FloatArray:
@@ -621,9 +436,9 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         # An incomplete distribution cannot be used, so the prompt is treated as missing there.
         scores[np.isnan(scores).any(axis=2)] = np.nan
         scores[:, ~self._seen] = np.nan
-        return scores
+        return np.ldexp(scores, -self._exponent) if self.score_type_ == "raw" else scores
 
-    def _to_distributions(self, table: FloatArray) -> _Scores:
+    def _to_distributions(self, table: FloatArray) -> PromptScores:
         """Turn rows of the table into distributions."""
         scores = self._as_scores(table)
         if self.score_type_ == "probability":
@@ -632,43 +447,43 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
                     "llm_scores has values outside [0, 1] but score_type_='probability'; "
                     "pass score_type='log_odds' or 'raw', or rescale the scores."
                 )
-            return _from_probabilities(scores)
+            return from_probabilities(scores).sort_classes(self._score_of_class)
         if self.score_type_ == "raw":
             scores = (scores - self._centre) / self._spread
-        return _from_log_odds(scores)
+        return from_log_odds(scores).sort_classes(self._score_of_class)
 
-    def _predict(
-        self, model: _Model, table: FloatArray, rows: IntArray | None = None
-    ) -> FloatArray:
+    def _predict(self, model: Model, table: FloatArray, rows: IntArray | None = None) -> FloatArray:
         """Return the distributions of all or the given rows, in the float type of the table."""
         n_rows = len(table) if rows is None else len(rows)
         prob = np.empty((n_rows, len(self.classes_)), dtype=table.dtype)
         done = 0
         for piece in self._pieces(table, rows):
-            prob[done : done + len(piece)] = _predict(model, self._to_distributions(piece))
+            prob[done : done + len(piece)] = predict_rows(model, self._to_distributions(piece))
             done += len(piece)
         return prob
 
-    def _take_labelled(self, table: FloatArray, codes: IntArray, offsets: FloatArray) -> _Labelled:
+    def _take_labelled(
+        self, table: FloatArray, codes: IntArray, offsets: FloatArray
+    ) -> LabelledScores:
         """Collect the labelled rows from which `method` learns; none for label-free methods."""
-        pool = _label_free_pool(offsets, self.method)
+        pool = label_free_pool(offsets, self.method)
         row = np.flatnonzero(codes >= 0) if self.method not in _LABEL_FREE else np.arange(0)
         n_features = np.count_nonzero(pool.weights) if self.method == "log_pool" else 1
         features = np.empty((len(row), len(pool.bias), n_features), dtype=table.dtype)
         has_score = np.zeros(len(row), dtype=bool)
         done = 0
-        for part in _chunks(len(row), table.shape[1]):
+        for part in chunks(len(row), table.shape[1]):
             scores = self._to_distributions(table[row[part]])
-            values = _features(pool, self.method, scores)
+            values = pool_features(pool, self.method, scores)
             has_score[part] = ~np.isnan(values[:, 0, 0])
             values = values[has_score[part]]
             features[done : done + len(values)] = values
             done += len(values)
-        return _Labelled(row[has_score], codes[row[has_score]], features[:done])
+        return LabelledScores(row[has_score], codes[row[has_score]], features[:done])
 
     def _learn(
-        self, offsets: FloatArray, labelled: _Labelled, train: IntArray
-    ) -> tuple[_Model, str]:
+        self, offsets: FloatArray, labelled: LabelledScores, train: IntArray
+    ) -> tuple[Model, str]:
         """Fit `method`, or the label-free fallback, on the labelled rows at `train`."""
         method = self.method
         if method not in _LABEL_FREE and labelled.n_classes(train) < 2:
@@ -681,22 +496,22 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
                 stacklevel=5,
             )
         if method == "mean":
-            return _Mean(), method
-        pool = _label_free_pool(offsets, method)
+            return Mean(), method
+        pool = label_free_pool(offsets, method)
         if method == "batch":
             return pool, method
         if method == "isotonic":
-            return _fit_isotonic(pool, labelled, train), method
-        return _fit_pool(pool, labelled, train, method, self.C), method
+            return fit_isotonic(pool, labelled, train), method
+        return fit_pool(pool, labelled, train, method, self.C), method
 
     def _set_attributes(self) -> None:
         for name in _LEARNED:
             self.__dict__.pop(name, None)
-        if isinstance(self._model, _Mean):
+        if isinstance(self._model, Mean):
             return
-        pool = self._model.pool if isinstance(self._model, _Isotonic) else self._model
+        pool = self._model.pool if isinstance(self._model, Isotonic) else self._model
         self.prompt_weights_, self.prompt_offsets_ = pool.weights, pool.offsets
-        if isinstance(self._model, _Pool):
+        if isinstance(self._model, Pool):
             self.class_scales_, self.class_bias_ = pool.scales, pool.bias
         if self.method_ == "temperature":
             self.temperature_ = float(1 / pool.scales[0]) if pool.scales[0] else np.inf

@@ -75,12 +75,12 @@ def read_column(values: Any, name: str, *, entry: str = "value") -> np.ndarray:
     ValueError
         If there is not one value per row.
     """
-    if isinstance(values, str | bytes | Mapping | Set) or not isinstance(values, Iterable):
-        if not hasattr(values, "__array__"):
-            raise ValueError(
-                f"{name} is {values!r:.60} of type {type(values).__name__}; pass a list or an "
-                f"array with one {entry} per row."
-            )
+    is_iterable = isinstance(values, Iterable) or hasattr(values, "__array__")
+    if not is_iterable or isinstance(values, str | bytes | Mapping | Set):
+        raise ValueError(
+            f"{name} is {values!r:.60} of type {type(values).__name__}; pass a list or an array "
+            f"with one {entry} per row."
+        )
     if sparse.issparse(values):
         raise ValueError(f"{name} is sparse; pass a dense array with one {entry} per row.")
     try:
@@ -164,7 +164,10 @@ def _to_array(values: Any, *, rows_are_entries: bool = True) -> np.ndarray:
         return np.asarray(values)
     if hasattr(values, "detach"):  # a tensor, perhaps on a device and with a gradient
         return _tensor_to_array(values)
-    if type(values).__module__.partition(".")[0] == "pyarrow" and hasattr(values, "to_pylist"):
+    if hasattr(values, "iloc") and values.ndim == 2:  # names need not be distinct, nor strings
+        columns = [_to_array(values.iloc[:, k]) for k in range(values.shape[1])]
+        return _join_columns(columns, len(values))
+    if hasattr(values, "to_pylist") and hasattr(values, "null_count"):
         return _arrow_to_array(values)
     frame = nw.from_native(values, pass_through=True, allow_series=True)
     if isinstance(frame, nw.LazyFrame):
@@ -172,7 +175,7 @@ def _to_array(values: Any, *, rows_are_entries: bool = True) -> np.ndarray:
     if isinstance(frame, nw.Series):
         return _series_to_array(frame)
     if isinstance(frame, nw.DataFrame):
-        return _frame_to_array(frame)
+        return _join_columns(list(map(_series_to_array, frame.iter_columns())), len(frame))
     if hasattr(values, "to_numpy"):
         return np.asarray(values.to_numpy())
     if hasattr(values, "__array__"):
@@ -203,9 +206,7 @@ def _tensor_to_array(tensor: Any) -> np.ndarray:
 
 
 def _arrow_to_array(values: Any) -> np.ndarray:
-    """Read an array, chunked array or table of pyarrow."""
-    if hasattr(values, "column_names"):
-        return _frame_to_array(nw.from_native(values, eager_only=True))
+    """Read an array or chunked array of pyarrow."""
     if hasattr(values, "dictionary_decode"):
         values = values.dictionary_decode()
     # Integers with gaps would become floats, which hold fewer digits.
@@ -224,10 +225,10 @@ def _series_to_array(series: nw.Series) -> np.ndarray:
     return np.asarray(series.to_numpy())
 
 
-def _frame_to_array(frame: nw.DataFrame) -> np.ndarray:
-    columns = [_series_to_array(frame[name]) for name in frame.columns]
+def _join_columns(columns: list[np.ndarray], n_rows: int) -> np.ndarray:
+    """Return columns as one array; of objects if they are not all numbers."""
     if not columns:
-        return np.empty((len(frame), 0))
+        return np.empty((n_rows, 0))
     kinds = {column.dtype.kind for column in columns}
     if len(kinds) > 1 and not kinds <= set("fiub"):
         columns = [column.astype(object) for column in columns]

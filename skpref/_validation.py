@@ -383,7 +383,8 @@ def sort_scores(scores: FloatArray, columns: IntArray) -> FloatArray:
 
     Parameters
     ----------
-    scores : ndarray of shape (n_samples, n_prompts, n_classes), (n_samples, n_prompts) or             (n_samples, n_prompts * n_classes)
+    scores : ndarray of shape (n_samples, n_prompts, n_classes), (n_samples, n_prompts) or \
+            (n_samples, n_prompts * n_classes)
         Scores in the order of the parameter `classes`.
     columns : ndarray of int, shape (n_classes,)
         As in `ScoreOrder`.

@@ -268,14 +268,43 @@ def test_a_partly_missing_vector_is_a_missing_prompt(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_renaming_and_reordering_classes_permutes_the_columns(method):
+def test_the_order_of_the_scores_does_not_change_the_columns(method):
     scores, y = simulate()
     names = np.array(["b", "a", "c"])
     order = [2, 0, 1]
     one = LLMScoreCalibrator(method, classes=names).fit(scores, names[y])
     two = LLMScoreCalibrator(method, classes=names[order]).fit(scores[:, :, order], names[y])
-    assert_array_equal(two.classes_, ["c", "b", "a"])
-    assert_allclose(one.transform(scores)[:, order], two.transform(scores[:, :, order]), atol=1e-4)
+    assert_array_equal(one.classes_, ["a", "b", "c"])
+    assert_array_equal(two.classes_, ["a", "b", "c"])
+    expected = LLMScoreCalibrator(method).fit(scores[:, :, [1, 0, 2]], names[y])
+    assert_allclose(one.transform(scores), two.transform(scores[:, :, order]), atol=1e-12)
+    assert_allclose(one.transform(scores), expected.transform(scores[:, :, [1, 0, 2]]), atol=1e-12)
+    for name in ("prompt_offsets_", "class_bias_"):
+        if hasattr(one, name):
+            assert_allclose(getattr(one, name), getattr(expected, name), atol=1e-12)
+
+
+@pytest.mark.parametrize("score_type", ["probability", "log_odds", "raw"])
+def test_two_dimensions_hold_the_scores_of_the_second_class_given(score_type):
+    scores, y = simulate(n_classes=2)
+    labels = np.array(["negative", "positive"])[y]
+    options = {"score_type": score_type}
+    one = LLMScoreCalibrator(classes=["negative", "positive"], **options)
+    two = LLMScoreCalibrator(classes=["positive", "negative"], **options)
+    table, other = scores[:, :, 1], scores[:, :, 0]
+    if score_type == "log_odds":
+        table, other = (log_softmax(scores, axis=2) @ [-1, 1] * s for s in (1, -1))
+    assert_array_equal(two.fit(other, labels).classes_, ["negative", "positive"])
+    assert_allclose(one.fit(table, labels).transform(table), two.transform(other), atol=1e-4)
+
+
+def test_columns_of_prompts_and_classes_are_in_the_order_of_classes():
+    scores, y = simulate()
+    calibrator = LLMScoreCalibrator(classes=[2, 0, 1]).fit(scores[:, :, [2, 0, 1]], y)
+    table = LLMScoreCalibrator(classes=[2, 0, 1]).fit(scores[:, :, [2, 0, 1]].reshape(400, -1), y)
+    expected = LLMScoreCalibrator().fit_transform(scores, y)
+    assert_allclose(calibrator.transform(scores[:, :, [2, 0, 1]]), expected, atol=1e-12)
+    assert_allclose(table.transform(scores[:, :, [2, 0, 1]].reshape(400, -1)), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -405,7 +434,7 @@ def test_label_free_methods_ignore_labels_and_do_not_warn(method):
         ((6, 4), None, None, [0, 1]),
         ((6, 6), None, ["x", "y", "z"], ["x", "y", "z"]),
         ((6, 2, 3), [2, 5, 9, 2, 5, 9], None, [2, 5, 9]),
-        ((6, 2, 3), [2, 5, -1, 2, 5, -1], [9, 5, 2], [9, 5, 2]),
+        ((6, 2, 3), [2, 5, -1, 2, 5, -1], [9, 5, 2], [2, 5, 9]),
         ((6, 4), ["no", "yes", None, None, "no", "yes"], None, ["no", "yes"]),
     ],
 )
@@ -475,6 +504,65 @@ def test_invalid_parameters_are_named(params):
 def test_transform_needs_fit():
     with pytest.raises(NotFittedError):
         LLMScoreCalibrator().transform(np.eye(2))
+
+
+@pytest.mark.parametrize("method", ["fit", "fit_transform"])
+def test_a_failed_fit_leaves_the_calibrator_as_it_was(method):
+    scores, y = simulate(60)
+    unfitted = LLMScoreCalibrator()
+    with pytest.raises(ValueError, match="no row with a score"):
+        getattr(unfitted, method)(np.full_like(scores, np.nan), y)
+    with pytest.raises(NotFittedError):
+        unfitted.transform(scores)
+    fitted = LLMScoreCalibrator().fit(scores, y)
+    before = fitted.transform(scores)
+    with pytest.raises(ValueError, match="no row with a score"):
+        getattr(fitted, method)(np.full((60, 2, 2), np.nan), np.array(["a", "b"])[y % 2])
+    assert_array_equal(fitted.classes_, [0, 1, 2])
+    assert_array_equal(fitted.transform(scores), before)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e153, 1e300])
+def test_ratings_of_any_size(scale):
+    rng = np.random.default_rng(0)
+    y = np.arange(200) % 2
+    scores = rng.normal(size=(200, 3)) + 2 * y[:, None]
+    expected = LLMScoreCalibrator(score_type="raw").fit_transform(scores, y)
+    assert np.ptp(expected) > 0.9
+    found = LLMScoreCalibrator(score_type="raw").fit_transform(scores * scale, y)
+    assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_log_odds_of_any_size(method):
+    y = np.arange(20) % 2
+    scores = np.where(y, 1.0, -1.0)[:, None, None] * [[-1e300, 1e300], [-1.0, 1.0]]
+    calibrator = LLMScoreCalibrator(method, score_type="log_odds").fit(scores, y)
+    prob = calibrator.transform(scores)
+    assert_allclose(prob.sum(axis=1), 1)
+    assert_array_equal(prob.argmax(axis=1), y)
+
+
+@pytest.mark.parametrize("kind", ["masked", "Float64", "double[pyarrow]", "objects"])
+def test_masked_and_nullable_scores_are_missing_ones(kind):
+    scores, y = simulate(n_classes=2)
+    table = scores[:, :, 1]
+    gone = np.random.default_rng(0).random(table.shape) < 0.2
+    plain = np.where(gone, np.nan, table)
+    given = {
+        "masked": lambda: np.ma.masked_array(np.where(gone, 999.0, table), mask=gone),
+        "objects": lambda: pd.DataFrame(plain).astype("Float64").astype(object),
+    }.get(kind, lambda: pd.DataFrame(plain).astype(kind))()
+    expected = LLMScoreCalibrator().fit(plain, y).transform(plain)
+    assert_array_equal(LLMScoreCalibrator().fit(given, y).transform(given), expected)
+
+
+def test_generators_are_read_once():
+    scores, y = simulate(60)
+    groups = np.arange(60) // 6
+    expected = LLMScoreCalibrator().fit_transform(scores, y, groups)
+    found = LLMScoreCalibrator().fit_transform((row for row in scores), iter(y), iter(groups))
+    assert_array_equal(found, expected)
 
 
 # --- cross-fitting ------------------------------------------------------------------------------
@@ -556,7 +644,7 @@ def test_the_chunk_size_changes_nothing(method, score_type, monkeypatch):
     calibrator = LLMScoreCalibrator(method, score_type=score_type)
     crossed = calibrator.fit_transform(scores, human, groups)
     plain = calibrator.transform(scores)
-    monkeypatch.setattr("skpref._calibrator._CHUNK_SIZE", 20)
+    monkeypatch.setattr("skpref._pools._CHUNK_SIZE", 20)
     assert_allclose(calibrator.transform(scores), plain, rtol=1e-12)
     assert_allclose(calibrator.fit_transform(scores, human, groups), crossed, rtol=1e-5)
 
@@ -567,7 +655,7 @@ def test_the_chunk_size_changes_nothing(method, score_type, monkeypatch):
 )
 def test_memory_stays_within_twice_the_scores(method, share, dtype, monkeypatch):
     # The memory of a chunk does not depend on the number of rows; this size suits 100,000 rows.
-    monkeypatch.setattr("skpref._calibrator._CHUNK_SIZE", 1 << 13)
+    monkeypatch.setattr("skpref._pools._CHUNK_SIZE", 1 << 13)
     n = 100_000
     scores = np.random.default_rng(0).random((n, 6, 5), dtype=np.float32).astype(dtype)
     y = np.random.default_rng(1).integers(5, size=n)

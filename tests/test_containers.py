@@ -135,6 +135,8 @@ TABLES = {
     "tensor": lambda: torch.tensor(np.array(TABLE, dtype=float), requires_grad=True),
     "bfloat16": lambda: torch.tensor(np.array(TABLE, dtype=float)).bfloat16(),
     "DataFrame": lambda: pd.DataFrame(COLUMNS),
+    "names that are numbers": lambda: pd.DataFrame(COLUMNS).set_axis([1, 0], axis=1),
+    "repeated names": lambda: pd.DataFrame(COLUMNS).set_axis(["a", "a"], axis=1),
     "DataFrame of objects": lambda: pd.DataFrame(COLUMNS, dtype=object),
     "Float64": lambda: pd.DataFrame(COLUMNS).astype("Float64"),
     "Float32": lambda: pd.DataFrame(COLUMNS).astype("Float32"),

@@ -1,0 +1,245 @@
+"""Pools of the prompts' scores: how they combine scores, and how they learn from labels."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
+from sklearn.isotonic import IsotonicRegression
+
+from skpref._typing import BoolArray, FloatArray, IntArray
+
+# Added to every probability before its logarithm is taken, so that a vote (0 or 1) counts as strong
+# but finite evidence.
+_SMOOTHING = 1e-3
+# Number of scores to process at a time, so that intermediate arrays fit into the cache and memory
+# does not grow with the number of rows.
+_CHUNK_SIZE = 1 << 16
+# Log-odds of any size give finite log-probabilities.
+_LEAST_LOG = -1e30
+
+
+class PromptScores(NamedTuple):
+    """The prompts' scores as distributions (n, n_prompts, n_classes), NaN if missing."""
+
+    prob: FloatArray
+    log: FloatArray
+
+    def sort_classes(self, columns: IntArray) -> "PromptScores":
+        """Return the classes in the order in which `columns` lists their positions."""
+        if (columns == np.arange(len(columns))).all():
+            return self
+        return PromptScores(self.prob[:, :, columns], self.log[:, :, columns])
+
+    def take(self, rows: IntArray | BoolArray) -> "PromptScores":
+        return PromptScores(self.prob[rows], self.log[rows])
+
+    def has_score(self) -> BoolArray:
+        """Return which rows have the scores of at least one prompt."""
+        return np.asarray((~np.isnan(self.log[:, :, 0])).any(axis=1))
+
+
+def chunks(n_rows: int, n_columns: int) -> list[slice]:
+    """Split rows into chunks of about `_CHUNK_SIZE` scores."""
+    step = max(_CHUNK_SIZE // n_columns, 1)
+    return [slice(start, start + step) for start in range(0, n_rows, step)]
+
+
+def _mean_over_prompts(values: FloatArray) -> FloatArray:
+    """Compute the mean over the prompts, ignoring NaN; NaN if no prompt has a value."""
+    present = ~np.isnan(values)
+    count = present.sum(axis=1)
+    return np.where(present, values, 0).sum(axis=1) / np.where(count, count, np.nan)
+
+
+def mean_over_rows(chunks: Iterable[FloatArray]) -> FloatArray:
+    """Compute the mean over the rows of all chunks, ignoring NaN; NaN if no row has a value."""
+    total = count = np.zeros(1)
+    for values in chunks:
+        present = ~np.isnan(values)
+        total = total + np.where(present, values, 0).sum(axis=0)
+        count = count + present.sum(axis=0)
+    return total / np.where(count, count, np.nan)
+
+
+def from_probabilities(scores: FloatArray) -> PromptScores:
+    if scores.shape[2] == 1:
+        scores = np.concatenate([1 - scores, scores], axis=2)
+    total = scores.sum(axis=2, keepdims=True)
+    # Zero for every class carries no information, so it is treated as a missing score.
+    prob = scores / np.where(total > 0, total, np.nan)
+    return PromptScores(prob, np.log((prob + _SMOOTHING) / (1 + _SMOOTHING * prob.shape[2])))
+
+
+def from_log_odds(scores: FloatArray) -> PromptScores:
+    if scores.shape[2] == 1:
+        scores = np.concatenate([np.zeros_like(scores), scores], axis=2)
+    with np.errstate(over="ignore"):
+        log = np.maximum(log_softmax(scores, axis=2), _LEAST_LOG)
+    return PromptScores(np.exp(log), log)
+
+
+class Mean:
+    """Arithmetic mean of the prompts' distributions."""
+
+    def predict(self, scores: PromptScores) -> FloatArray:
+        return _mean_over_prompts(scores.prob)
+
+
+class Pool(NamedTuple):
+    """Logarithmic opinion pool `softmax(scales * log_softmax(sum_p w_p (log s_p - o_p)) + b)`."""
+
+    offsets: FloatArray
+    weights: FloatArray
+    scales: FloatArray
+    bias: FloatArray
+
+    def corrected(self, scores: PromptScores) -> FloatArray:
+        """Subtract the offsets from the log-scores; fill missing prompts with the row's mean.
+
+        The mean lets the other prompts of the row share the weight of a missing one.
+        """
+        log = scores.log - self.offsets
+        return np.where(np.isnan(log), _mean_over_prompts(log)[:, None], log)
+
+    def ensemble(self, scores: PromptScores) -> FloatArray:
+        return log_softmax(np.einsum("npk,p->nk", self.corrected(scores), self.weights), axis=1)
+
+    def predict(self, scores: PromptScores) -> FloatArray:
+        return softmax(self.scales * self.ensemble(scores) + self.bias, axis=1)
+
+
+class Isotonic(NamedTuple):
+    """One increasing step function per class of the label-free pool's probability."""
+
+    pool: Pool
+    steps: list[IsotonicRegression]
+
+    def predict(self, scores: PromptScores) -> FloatArray:
+        prob = self.pool.predict(scores)
+        prob = np.column_stack([s.predict(p) for s, p in zip(self.steps, prob.T, strict=True)])
+        return prob / prob.sum(axis=1, keepdims=True)
+
+
+Model = Mean | Pool | Isotonic
+
+
+class LabelledScores(NamedTuple):
+    """The rows that have a label and a score, their classes, and the features of the method.
+
+    `features` has shape (n_rows, n_classes, n_features) and the float type of the scores, because
+    with "log_pool" and labels on all rows it is as large as the scores.
+    """
+
+    row: IntArray
+    codes: IntArray
+    features: FloatArray
+
+    def n_classes(self, train: IntArray) -> int:
+        """Count the classes that occur at the positions `train`."""
+        return len(np.unique(self.codes[train]))
+
+
+def label_free_pool(offsets: FloatArray, method: str) -> Pool:
+    """Build a pool with equal weights; most methods subtract each prompt's mean log-score."""
+    seen = ~np.isnan(offsets[:, 0])
+    # Subtracting the offsets pulls the bias towards equal classes, which takes more labels to
+    # overcome than a bias pulled towards the LLM's class shares.
+    if method in ("temperature", "log_pool"):
+        offsets = 0 * offsets
+    n_classes = offsets.shape[1]
+    return Pool(offsets, seen / seen.sum(), np.ones(n_classes), np.zeros(n_classes))
+
+
+def pool_features(pool: Pool, method: str, scores: PromptScores) -> FloatArray:
+    """Return the features from which `method` learns, (n, n_classes, n_features)."""
+    if method == "log_pool":
+        return pool.corrected(scores)[:, pool.weights > 0].transpose(0, 2, 1)
+    reduced = pool.predict(scores) if method == "isotonic" else pool.ensemble(scores)
+    return reduced[:, :, None]
+
+
+def _fit_softmax(
+    labelled: LabelledScores,
+    train: IntArray,
+    start: FloatArray,
+    penalty: FloatArray,
+    with_bias: bool,
+) -> tuple[FloatArray, FloatArray]:
+    """Fit `softmax(sum_f theta_kf features_kf + b_k)`, theta >= 0, by penalised likelihood.
+
+    `start` is (n_classes, n_features), or (1, n_features) if all classes share theta. The penalty
+    is `sum(penalty / 2 * (params - start)**2)`, where `params` is theta followed by b, which
+    starts at 0.
+    """
+    n_classes, n_features = labelled.features.shape[1:]
+    origin = np.append(start, np.zeros(n_classes))
+    parts = chunks(len(train), n_classes * n_features)
+
+    def objective(params):
+        theta, bias = params[: start.size].reshape(start.shape), params[start.size :]
+        shift = params - origin
+        loss, gradient = 0.5 * penalty @ shift**2, penalty * shift
+        for part in parts:
+            features = labelled.features[train[part]].astype(np.float64)
+            codes = labelled.codes[train[part]]
+            rows = np.arange(len(codes))
+            log_odds = np.einsum("nkf,kf->nk", features, np.broadcast_to(theta, features.shape[1:]))
+            log_prob = log_softmax(log_odds + bias, axis=1)
+            loss -= log_prob[rows, codes].sum()
+            error = np.exp(log_prob)
+            error[rows, codes] -= 1
+            slope = np.einsum("nkf,nk->kf", features, error)
+            slope = slope if len(start) > 1 else slope.sum(axis=0)
+            gradient += np.append(slope, error.sum(axis=0))
+        return loss, gradient
+
+    bias_bounds = (None, None) if with_bias else (0, 0)
+    bounds = [(0, None)] * start.size + [bias_bounds] * n_classes
+    params = minimize(objective, origin, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return params[: start.size], params[start.size :]
+
+
+def fit_pool(pool: Pool, labelled: LabelledScores, train: IntArray, method: str, C: float) -> Pool:
+    """Learn the weights, scales or bias of a pool from the labelled rows at `train`."""
+    n_classes, seen = len(pool.bias), pool.weights > 0
+    start: FloatArray = np.ones((n_classes if method == "beta" else 1, 1))
+    if method == "log_pool":
+        start = pool.weights[None, seen]
+    # Duplicating every prompt halves the weights; this factor keeps their penalty unchanged.
+    strength = start.shape[1] / C
+    theta, bias = _fit_softmax(
+        labelled,
+        train,
+        start,
+        penalty=np.repeat([strength, 1 / C], [start.size, n_classes]),
+        with_bias=method != "temperature",
+    )
+    if method == "log_pool":
+        weights = np.zeros(len(seen))
+        weights[seen] = theta
+        return pool._replace(weights=weights, bias=bias)
+    return pool._replace(scales=theta * np.ones(n_classes), bias=bias)
+
+
+def fit_isotonic(pool: Pool, labelled: LabelledScores, train: IntArray) -> Isotonic:
+    codes = labelled.codes[train]
+    # Platt's smoothed targets as limits. No class gets probability zero, so no row sums to zero.
+    low = 1 / (len(codes) + 2)
+    steps = [
+        IsotonicRegression(y_min=low, y_max=1 - low, out_of_bounds="clip").fit(
+            labelled.features[train, k, 0], codes == k
+        )
+        for k in range(len(pool.bias))
+    ]
+    return Isotonic(pool, steps)
+
+
+def predict_rows(model: Model, scores: PromptScores) -> FloatArray:
+    """Compute the distributions; rows without any score are NaN."""
+    has_score = scores.has_score()
+    prob = np.full((len(has_score), scores.log.shape[2]), np.nan)
+    if has_score.any():
+        prob[has_score] = model.predict(scores.take(has_score))
+    return prob
