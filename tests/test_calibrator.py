@@ -649,6 +649,7 @@ def test_the_chunk_size_changes_nothing(method, score_type, monkeypatch):
     assert_allclose(calibrator.fit_transform(scores, human, groups), crossed, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     ("method", "share"), [*((method, 0.05) for method in METHODS), ("log_pool", 1.0)]

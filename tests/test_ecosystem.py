@@ -188,6 +188,7 @@ def search(n_jobs):
     return GridSearchCV(pipe, grid, cv=GroupKFold(3), n_jobs=n_jobs, error_score="raise")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_dask_workers_run_the_search_with_the_same_result(data, routing):
@@ -234,6 +235,7 @@ np.save(sys.argv[3], joblib.load(sys.argv[1]).predict_proba(X))
 """
 
 
+@pytest.mark.slow
 def test_joblib_file_is_read_by_another_process(data, tmp_path):
     pipe = make_pipeline(StandardScaler(), classifier(classes=[0, 1]))
     pipe.fit(data.X, data.y, **given(data, step=STEP))

@@ -356,6 +356,7 @@ def _start(model, cache, n_chunks):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
 def test_a_crash_costs_one_chunk(tiny_model, tmp_path, encoded):
     process = _start(tiny_model, tmp_path, 4)
@@ -368,6 +369,7 @@ def test_a_crash_costs_one_chunk(tiny_model, tmp_path, encoded):
     assert_allclose(X, SentenceEncoder(tiny_model).fit(texts).transform(texts), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_cache(tiny_model, tmp_path):
     processes = [_start(tiny_model, tmp_path, 1000) for _ in range(2)]
     results = []
@@ -381,6 +383,7 @@ def test_two_processes_share_a_cache(tiny_model, tmp_path):
         assert_allclose(embeddings, X, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_grid_search_in_processes_with_a_cache(tiny_model, tmp_path):
     texts = [f"{word} number {i}" for i in range(20) for word in ("parcel", "jazz")]
     pipeline = make_pipeline(

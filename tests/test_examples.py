@@ -9,6 +9,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 # The first example is the README's main job, which the gate runs by itself.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "says", "draws"),
     [

@@ -58,6 +58,7 @@ def make_pipeline(**params):
     return Pipeline([("scale", StandardScaler()), ("clf", clf)])
 
 
+@pytest.mark.slow
 def test_grid_search_over_every_part_with_group_folds(data, routing):
     search = GridSearchCV(
         make_pipeline(),

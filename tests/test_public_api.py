@@ -67,6 +67,7 @@ def test_private_scikit_learn_names_come_through_one_file():
                 assert not any(n.strip().startswith("_") for n in names.split(",")), line
 
 
+@pytest.mark.slow
 def test_readme_example_runs(capsys):
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     code = readme.split("```python\n")[1].split("```")[0]

@@ -136,6 +136,7 @@ def test_max_pairs_per_session_caps_each_session(strategy, cap):
         assert len(set(keys(pairs))) == len(pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["all", "adjacent"])
 @pytest.mark.parametrize("cap", [2, 5])
 def test_capped_pairs_are_a_uniform_subset(strategy, cap):

@@ -21,6 +21,7 @@ def no_proxies(monkeypatch):
         monkeypatch.delenv(name.upper(), raising=False)
 
 
+@pytest.mark.slow
 def test_small_run_writes_what_it_counts(tmp_path, capsys):
     result = labeling.main(["--calls", "57", "--rounds", "1", "--out", str(tmp_path)])
     assert json.loads((tmp_path / "labeling.json").read_text()) == result

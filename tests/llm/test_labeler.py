@@ -336,6 +336,7 @@ def test_a_server_that_is_gone_stops_the_run(stub):
     stub.server.socket.close()
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_and_comes_back_is_waited_for(monkeypatch):
     monkeypatch.setattr("skpref._llm._runner.back_off", lambda retries: 0.4)
     texts = [f"text {i}" for i in range(60)]
@@ -419,6 +420,7 @@ def start(stub, cache, first, last):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT], ids=["kill", "interrupt"])
 def test_a_run_that_was_killed_goes_on_where_it_was(stub, tmp_path, sign):
     stub.delay = 0.01
@@ -714,6 +716,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_of_a_dask_cluster_label_by_session_and_share_the_cache(stub, tmp_path):
     pytest.importorskip("distributed", reason="needs distributed, of the extra test")
     script = tmp_path / "cluster.py"

