@@ -978,7 +978,7 @@ def test_the_global_output_setting_does_not_reach_the_parts(data, output):
     assert_array_equal(parts.predict_proba(data.X), expected)
 
 
-@pytest.mark.parametrize("order", permutations([0, 1, 2]), ids=str)
+@pytest.mark.parametrize("order", list(permutations([0, 1, 2])), ids=str)
 def test_the_order_of_the_scores_changes_nothing_but_how_they_are_read(data3, order):
     order = list(order)
     expected = fit(fast(), data3)
