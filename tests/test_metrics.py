@@ -294,7 +294,7 @@ def test_calibration_error_without_labels_is_nan_with_a_warning(proba):
         ),
         ({"y_prob": [0.5, np.nan, 0.1]}, "Input y_prob contains NaN."),
         ({"y_prob": np.zeros((3, 3))}, "y_prob has 3 columns but there are 2 classes [0, 1]"),
-        ({"y_true": [1, 1, 1]}, "so it is unclear which class y_prob is the probability of"),
+        ({"y_true": [1, 1, 1]}, "y_true has only the label 1, so it is unclear which class y_prob"),
         ({"labels": [0, 2]}, "y_true has labels [1] that are not in labels=[0, 2]."),
         ({"n_bins": 0}, "The 'n_bins' parameter of expected_calibration_error must be an int"),
         ({"strategy": "kmeans"}, "The 'strategy' parameter of expected_calibration_error must be"),
