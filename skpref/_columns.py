@@ -98,6 +98,25 @@ def read_column(values: Any, name: str, *, entry: str = "value") -> np.ndarray:
     return _by_value(column) if column.dtype.kind == "O" else column
 
 
+def is_table(values: Any) -> bool:
+    """Return whether a container has rows of several columns.
+
+    Parameters
+    ----------
+    values : array-like
+        As for `read_column` and `read_numbers`.
+
+    Returns
+    -------
+    bool
+        False for one value per row, also in a frame or array of one column.
+    """
+    if isinstance(values, list | tuple):
+        return len(values) > 0 and np.ndim(values[0]) > 0 and len(values[0]) != 1
+    shape = getattr(values, "shape", ())
+    return len(shape) > 1 and tuple(shape[1:]) != (1,)
+
+
 def read_numbers(values: Any, name: str) -> FloatArray:
     """Read an array of real numbers, of any shape.
 

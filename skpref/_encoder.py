@@ -27,6 +27,7 @@ from skpref._sentence_models import (
     model_identity,
 )
 from skpref._sklearn import DocLinkMixin, Interval, StrOptions, _fit_context
+from skpref._state import keeps_state_on_failure
 from skpref._typing import FloatArray
 from skpref._validation import check_texts, factorize
 
@@ -179,6 +180,7 @@ class SentenceEncoder(
         self.show_progress_bar = show_progress_bar
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @keeps_state_on_failure
     def fit(self, X, y=None):  # noqa: ARG002
         """Encode the first text to determine the number of dimensions.
 

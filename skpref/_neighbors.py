@@ -1,6 +1,7 @@
 """Search for the labelled rows that vote on the soft label of a row."""
 
 import hashlib
+from collections.abc import Iterable
 from itertools import pairwise
 
 import numpy as np
@@ -25,6 +26,18 @@ _SPARE = 16
 _N_PROBES, _MIN_RECALL = 8, 0.98
 
 _SINGLE = np.finfo(np.float32)
+
+# Rows that are so much larger than the voters are cut: to let their squares be finite, and to let
+# them be finite in single precision.
+_LARGEST, _FARTHEST = 1e150, 1e30
+
+# Powers of the scale of the features by which distances grow; 0 if they do not depend on it.
+_DEGREES = {
+    **dict.fromkeys(("euclidean", "l2", "manhattan", "l1", "cityblock"), 1),
+    **dict.fromkeys(("chebyshev", "minkowski", "nan_euclidean"), 1),
+    **dict.fromkeys(("correlation", "canberra", "braycurtis"), 0),
+    "sqeuclidean": 2,
+}
 
 
 def row_keys(X) -> np.ndarray:
@@ -131,11 +144,15 @@ class NeighborSearch:
         self.index = None
         dense = not sparse.issparse(X)
         self.fast = dense and isinstance(metric, str) and metric in FAST_METRICS
+        self.degree = _DEGREES.get(metric) if isinstance(metric, str) else None
+        self.exponent = 0 if self.degree is None else int(_exponents(self.rows).max())
         if self.fast:
             # Without centring and scaling, rows far from the origin would lose digits in single
             # precision.
-            self.center = self.rows.mean(axis=0, dtype=np.float64)
-            self.scale = np.ptp(self.rows, axis=0).max() or 1.0
+            sums = [self._rescale(self.rows[b]).sum(axis=0) for b in self._batches()]
+            self.center = np.sum(sums, axis=0) / len(self.rows)
+            ends = np.stack([self.rows.max(axis=0), self.rows.min(axis=0)])
+            self.scale = np.ptp(self._rescale(ends), axis=0).max() or 1.0
 
     def find(self, X, keys, session, device) -> tuple[IntArray, FloatArray]:
         """Find the voters of each row.
@@ -158,6 +175,17 @@ class NeighborSearch:
         distance : ndarray of shape (n_samples, k)
             Their distances, infinite if a row has fewer than k voters.
         """
+        voter, distance = self._find(X, keys, session, device)
+        if self.exponent:
+            there = np.isfinite(distance) & (distance > 0)
+            with np.errstate(over="ignore"):
+                scaled = np.ldexp(distance[there], self.degree * self.exponent)
+            # Neither zero, which is the distance of an equal row, nor infinite, which is no voter.
+            distance[there] = scaled.clip(1e-300, 1e308)
+        return voter, distance
+
+    def _find(self, X, keys, session, device) -> tuple[IntArray, FloatArray]:
+        """Find the voters of each row, and their distances after `_rescale`."""
         same = _find_sorted(keys, self.keys)
         if not self.fast or sparse.issparse(X):
             return self._compare_all(X, same, session)
@@ -213,14 +241,28 @@ class NeighborSearch:
 
     def _place(self, X) -> FloatArray:
         """Transform dense rows to the space in which they are compared, in single precision."""
-        X = X.astype(np.float64)
+        X = self._rescale(X)
         if self.metric == "cosine":
             return (X / _length(X)[:, None]).astype(np.float32)
-        return ((X - self.center) / self.scale).astype(np.float32)
+        return ((X - self.center) / self.scale).clip(-_FARTHEST, _FARTHEST).astype(np.float32)
+
+    def _rescale(self, X):
+        """Divide by a power of 2, which changes no digit: no square overflows or vanishes.
+
+        It is that of each row under the cosine metric, else that of the voters; rows that are far
+        larger than the voters are cut.
+        """
+        if self.metric == "cosine":
+            return _divide(X.astype(np.float64), _exponents(X))
+        if self.degree is None:
+            return X.astype(np.float64)
+        return _divide(X.astype(np.float64), np.full(X.shape[:-1], self.exponent))
 
     def _placed_rows(self) -> FloatArray:
-        batches = gen_batches(len(self.rows), 4096)
-        return np.concatenate([self._place(self.rows[batch]) for batch in batches])
+        return np.concatenate([self._place(self.rows[batch]) for batch in self._batches()])
+
+    def _batches(self) -> Iterable[slice]:
+        return gen_batches(len(self.rows), 4096)
 
     def _exact_candidates(self, X, session: IntArray, device: str) -> IntArray:
         """Find the contents nearest to each row by matrix products; pad with -1."""
@@ -283,7 +325,7 @@ class NeighborSearch:
 
     def _measure(self, X, content: IntArray) -> FloatArray:
         """Compute the distance of each dense row to each of its candidate contents."""
-        X, rows = X.astype(np.float64), self.rows[content].astype(np.float64)
+        X, rows = self._rescale(X), self._rescale(self.rows[content])
         if self.metric == "cosine":
             lengths = _length(X)[:, None] * _length(rows)
             return self._round(1 - np.einsum("ik,ijk->ij", X, rows) / lengths)
@@ -293,12 +335,12 @@ class NeighborSearch:
 
     def _compare_all(self, X, same, session) -> tuple[IntArray, FloatArray]:
         """Choose the nearest voters by scikit-learn's distances to all voters."""
-        rows, voters = self.rows.astype(np.float64), np.arange(len(self.content))
+        rows, voters = self._rescale(self.rows), np.arange(len(self.content))
         voter = np.empty((X.shape[0], self.k), dtype=np.int64)
         distance = np.empty((X.shape[0], self.k))
         # Besides the distances, a block needs about three arrays of the same size.
         for batch in gen_batches(X.shape[0], _block_rows(32 * len(voters))):
-            distances = pairwise_distances(X[batch].astype(np.float64), rows, metric=self.metric)
+            distances = pairwise_distances(self._rescale(X[batch]), rows, metric=self.metric)
             has_same = np.flatnonzero(same[batch] >= 0)
             distances[has_same, same[batch][has_same]] = 0.0
             distances = self._round(distances)[:, self.content]
@@ -312,6 +354,24 @@ class NeighborSearch:
             distance[distance < _SINGLE.eps**2] = 0.0
         # Adding 0.0 makes -0.0 positive. NaN becomes the largest distance.
         return (np.fmin(np.maximum(distance, 0.0), _SINGLE.max) + 0.0).astype(np.float32)
+
+
+def _exponents(X) -> IntArray:
+    """Return the exponent to base 2 of the largest number in each row, 0 for rows of zeros."""
+    if sparse.issparse(X):
+        largest = abs(X).max(axis=1).toarray().ravel()
+    else:
+        largest = np.maximum(X.max(axis=-1), -X.min(axis=-1))
+    return np.frexp(largest.astype(np.float64))[1]
+
+
+def _divide(X, exponents: IntArray):
+    """Divide the rows of a float64 array or matrix, which may be changed, by powers of 2."""
+    if sparse.issparse(X):
+        X.data = _divide(X.data[:, None], np.repeat(exponents, np.diff(X.indptr)))[:, 0]
+        return X
+    with np.errstate(over="ignore"):
+        return np.ldexp(X, -exponents[..., None]).clip(-_LARGEST, _LARGEST)
 
 
 def _length(X: FloatArray) -> FloatArray:

@@ -2,15 +2,18 @@
 
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import narwhals as nw
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_consistent_length, column_or_1d, validate_data
 
+from skpref._columns import is_missing, is_table, read_column, read_numbers
 from skpref._sessions import Ladder, build_ladder, concatenate_ranges, longest_prefix, run_starts
 from skpref._sklearn import DocLinkMixin, Interval, StrOptions, _fit_context
+from skpref._state import keeps_state_on_failure
 from skpref._typing import ArrayLike, FloatArray, IntArray, SessionIds
 from skpref._validation import check_groups
 
@@ -161,15 +164,13 @@ def _adjacent_pairs(ladder: Ladder) -> tuple[IntArray, IntArray]:
 
 
 def _check_scores(y: ArrayLike) -> FloatArray:
-    """Check the scores and return them as float64 of shape (n_samples, n_classes)."""
-    values = np.asarray(y)
-    if values.dtype.kind in "USO" and any(isinstance(v, str | bytes) for v in values.flat):
-        raise ValueError(
-            "y holds strings, which have no order; pass numeric y: real scores, soft labels, or "
-            "class labels encoded as numbers, of which the higher is preferred."
-        )
+    """Read the scores, and return them as float64 of shape (n_samples, n_classes).
+
+    Of class labels, which are integers, -1 marks a row without one as elsewhere.
+    """
+    values = read_numbers(y, "y") if is_table(y) else _read_scores(y)
     scores = check_array(
-        y,
+        values,
         dtype=np.float64,
         ensure_2d=False,
         ensure_all_finite="allow-nan",
@@ -177,6 +178,40 @@ def _check_scores(y: ArrayLike) -> FloatArray:
         input_name="y",
     )
     return scores.reshape(-1, 1) if scores.ndim == 1 else scores
+
+
+def _read_scores(y: ArrayLike) -> FloatArray:
+    """Return one score or label per row as floats, NaN if unknown."""
+    column = read_column(y, "y", entry="score or label")
+    known = ~is_missing(column)
+    values = column[known]
+    if values.dtype.kind == "O":
+        values = np.asarray(values.tolist())
+    if values.dtype.kind in "USO" and any(isinstance(v, str | bytes) for v in values.flat):
+        raise ValueError(
+            "y holds strings, which have no order; pass numeric y: real scores, soft labels, or "
+            "class labels encoded as numbers, of which the higher is preferred."
+        )
+    scores = np.full(len(column), np.nan)
+    scores[known] = read_numbers(values, "y")
+    if values.dtype.kind in "iu":
+        if (scores < -1).any() and (scores == -1).any():
+            raise ValueError(
+                "y holds integers below -1, so it is unclear whether -1 is a score or marks a row "
+                "without a label; pass scores as floats, with NaN if unknown."
+            )
+        scores[scores == -1] = np.nan
+    return scores
+
+
+def _like(X: Any, rows: Any) -> Any:
+    """Return rows as a frame if X is one: the next step must see the column names of `predict`."""
+    if hasattr(X, "iloc"):
+        return type(X)(rows, columns=X.columns)
+    frame = nw.from_native(X, pass_through=True)
+    if not isinstance(frame, nw.DataFrame):
+        return rows
+    return nw.from_numpy(rows, schema=frame.columns, backend=frame.implementation).to_native()
 
 
 class IntraSessionPairSampler(DocLinkMixin, BaseEstimator):
@@ -290,6 +325,7 @@ class IntraSessionPairSampler(DocLinkMixin, BaseEstimator):
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @keeps_state_on_failure
     def fit(self, X, y, groups=None):
         """Check the parameters and the input; nothing is learned.
 
@@ -298,7 +334,7 @@ class IntraSessionPairSampler(DocLinkMixin, BaseEstimator):
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Features of the utterances.
         y : array-like of shape (n_samples,) or (n_samples, n_classes)
-            Scores or soft labels.
+            Scores, soft labels or class labels, as in `sample`.
         groups : array-like of shape (n_samples,), default=None
             Session of each utterance.
 
@@ -307,9 +343,9 @@ class IntraSessionPairSampler(DocLinkMixin, BaseEstimator):
         IntraSessionPairSampler
             The sampler itself.
         """
-        self._check_inputs(X, y)
+        _, scores = self._check_inputs(X, y)
         if groups is not None:
-            check_groups(groups, len(y))
+            check_groups(groups, len(scores))
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -319,7 +355,9 @@ class IntraSessionPairSampler(DocLinkMixin, BaseEstimator):
         Parameters
         ----------
         y : array-like of shape (n_samples,) or (n_samples, n_classes)
-            Scores, or soft labels whose columns are compared independently. NaN is unknown.
+            Scores, or soft labels whose columns are compared independently; NaN is unknown. In
+            one dimension also class labels, as integers of which the higher is preferred; then -1
+            is unknown, as None and NaN are. Pass scores as floats, of which -1.0 is the score -1.
         groups : array-like of shape (n_samples,)
             Session of each row: any hashable values. Rows may be in any order. Required.
 
@@ -332,6 +370,7 @@ class IntraSessionPairSampler(DocLinkMixin, BaseEstimator):
         return self._draw(_check_scores(y), groups, check_random_state(self.random_state))
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @keeps_state_on_failure
     def fit_resample(self, X, y, groups=None):
         """Turn rows into differences of pairs, for use in imbalanced-learn's pipeline.
 
@@ -344,7 +383,7 @@ class IntraSessionPairSampler(DocLinkMixin, BaseEstimator):
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Features of the utterances.
         y : array-like of shape (n_samples,)
-            Scores, or class labels as numbers, of which the higher is preferred. NaN is unknown.
+            Scores, or class labels as integers, of which the higher is preferred, as in `sample`.
         groups : array-like of shape (n_samples,)
             Session of each utterance. Required. ``imblearn.pipeline.Pipeline`` passes it on only
             under ``sklearn.set_config(enable_metadata_routing=True)``.
@@ -352,7 +391,8 @@ class IntraSessionPairSampler(DocLinkMixin, BaseEstimator):
         Returns
         -------
         X_resampled : {ndarray, sparse matrix, DataFrame} of shape (n_pairs, n_features)
-            ``X[winner] - X[loser]`` or its negative; a pandas frame if `X` is one.
+            ``X[winner] - X[loser]`` or its negative; a frame of the same library
+            if `X` is one.
         y_resampled : ndarray of int, shape (n_pairs,)
             1 for winner minus loser, -1 for loser minus winner.
 
@@ -376,10 +416,7 @@ class IntraSessionPairSampler(DocLinkMixin, BaseEstimator):
         first = np.where(sign > 0, pairs.winner, pairs.loser)
         second = np.where(sign > 0, pairs.loser, pairs.winner)
         difference = values[first] - values[second]
-        if hasattr(X, "iloc"):
-            # The next step must see the same column names in `fit` as in `predict`.
-            difference = type(X)(difference, columns=X.columns)
-        return difference, sign
+        return _like(X, difference), sign
 
     def _check_inputs(self, X, y):
         """Check X and y; return the features and the scores, one column per class."""

@@ -8,10 +8,11 @@ from typing import ClassVar
 import numpy as np
 from scipy import sparse
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.neighbors import VALID_METRICS
+from sklearn.neighbors import VALID_METRICS, VALID_METRICS_SPARSE
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
+from skpref._columns import is_table, read_numbers
 from skpref._device import resolve_device
 from skpref._neighbors import FAST_METRICS, NeighborSearch, _find_sorted, row_keys
 from skpref._sklearn import (
@@ -21,13 +22,15 @@ from skpref._sklearn import (
     _check_feature_names_in,
     _fit_context,
 )
+from skpref._state import keeps_state_on_failure
 from skpref._typing import BoolArray, FloatArray, IntArray
-from skpref._validation import check_labels, read_numbers, read_session_ids
+from skpref._validation import check_labels, read_session_ids
 
 _SUM_TOLERANCE = 1e-6
 
 # The metrics left out need further parameters.
 _METRICS = set(VALID_METRICS["brute"]) - {"precomputed", "seuclidean", "mahalanobis"}
+_SPARSE_METRICS = set(VALID_METRICS_SPARSE["brute"]) & _METRICS
 
 # "auto" uses the exact search up to this many distinct labelled rows.
 _MAX_AUTO_EXACT = 30_000
@@ -63,17 +66,9 @@ def _check_soft_labels(y) -> FloatArray:
     return np.maximum(y, 0.0)
 
 
-def _is_table(y) -> bool:
-    """Return whether y has several columns, which hold soft labels."""
-    if isinstance(y, list | tuple):
-        return len(y) > 0 and np.ndim(y[0]) == 1 and len(y[0]) > 1
-    shape = getattr(y, "shape", ())
-    return len(shape) == 2 and shape[1] > 1
-
-
 def _label_distributions(y) -> tuple[np.ndarray, FloatArray]:
     """Read hard or soft labels; return the classes and one distribution per row, NaN if unknown."""
-    if _is_table(y):
+    if is_table(y):
         y = _check_soft_labels(y)
         return np.arange(y.shape[1]), y
     classes, codes = check_labels(y, partial=True)
@@ -255,6 +250,7 @@ class KNNLabelSmoother(DocLinkMixin, TransformerMixin, BaseEstimator):
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @keeps_state_on_failure
     def fit(self, X, y, groups=None):
         """Smooth the labels of the rows and store them for `transform`.
 
@@ -283,6 +279,7 @@ class KNNLabelSmoother(DocLinkMixin, TransformerMixin, BaseEstimator):
             If `algorithm` is "approximate" and faiss is not installed.
         """
         X = self._check_features(X, y if y is None else "no_validation", reset=True)
+        self._check_metric(X)
         self.classes_, given = _label_distributions(y)
         check_consistent_length(X, given)
         labelled = ~np.isnan(given).all(axis=1)
@@ -376,6 +373,9 @@ class KNNLabelSmoother(DocLinkMixin, TransformerMixin, BaseEstimator):
         prefix = type(self).__name__.lower()
         return np.asarray([f"{prefix}_{label}" for label in self.classes_], dtype=object)
 
+    def __sklearn_is_fitted__(self):
+        return "label_distributions_" in vars(self)
+
     def _check_features(self, X, y="no_validation", *, reset):
         """Check X; return it as float32 or float64, dense or CSR."""
         X = validate_data(
@@ -386,6 +386,20 @@ class KNNLabelSmoother(DocLinkMixin, TransformerMixin, BaseEstimator):
             indices, indptr = X.indices.astype(np.int32), X.indptr.astype(np.int32)
             return sparse.csr_array((X.data, indices, indptr), shape=X.shape)
         return X
+
+    def _check_metric(self, X) -> None:
+        """Raise if the metric does not suit the features."""
+        if self.metric == "haversine" and X.shape[1] != 2:
+            raise ValueError(
+                f"metric='haversine' needs X of 2 columns, latitude and longitude, but X has "
+                f"{X.shape[1]}; pass another metric."
+            )
+        is_name = isinstance(self.metric, str)
+        if sparse.issparse(X) and is_name and self.metric not in _SPARSE_METRICS:
+            raise ValueError(
+                f"metric={self.metric!r} cannot compare rows of a sparse X; pass X.toarray(), or "
+                f"one of {sorted(_SPARSE_METRICS)}."
+            )
 
     def _check_sessions(self, groups, n_samples: int) -> tuple[np.ndarray, IntArray]:
         """Return the session ids and codes; no id and zeros if sessions do not matter."""

@@ -141,7 +141,12 @@ def factorize(values: np.ndarray) -> tuple[np.ndarray, IntArray]:
 
 
 def check_labels(
-    y: ArrayLike, *, classes: ArrayLike | None = None, partial: bool, name: str = "y"
+    y: ArrayLike,
+    *,
+    classes: ArrayLike | None = None,
+    partial: bool,
+    minus_one_is_class: bool = False,
+    name: str = "y",
 ) -> tuple[np.ndarray, IntArray]:
     """Encode human labels as positions in the sorted class list.
 
@@ -154,6 +159,8 @@ def check_labels(
         The class labels, in any order. None takes the labels that occur in `y`.
     partial : bool
         Whether `y` may hold unlabelled rows. Without it -1 is an ordinary class.
+    minus_one_is_class : bool, default=False
+        Whether only None and NaN mark unlabelled rows.
     name : str, default="y"
         The argument, for errors.
 
@@ -169,7 +176,8 @@ def check_labels(
     ValueError
         If a label is not in `classes`, or `y` is not a classification target.
     """
-    labels, known = _read_labels(y, partial=partial, name=name)
+    marked = partial and not minus_one_is_class
+    labels, known = _read_labels(y, partial=partial, marked=marked, name=name)
     codes = np.full(len(known), -1, dtype=np.int64)
     if classes is None:
         found, codes[known] = np.unique(labels, return_inverse=True)
@@ -223,7 +231,8 @@ def read_truth(y: ArrayLike, classes: np.ndarray, name: str = "y") -> IntArray:
         If `y` holds no class labels, or strings where the classes are numbers, or the reverse.
     """
     classes = read_classes(classes)
-    labels, known = _read_labels(y, partial=-1 not in classes.tolist(), name=name)
+    marked = -1 not in classes.tolist()
+    labels, known = _read_labels(y, partial=True, marked=marked, name=name)
     if len(labels) and (labels.dtype.kind in "OU") != (classes.dtype.kind in "OU"):
         raise ValueError(
             f"{name} has labels such as {labels.tolist()[0]!r} but the classes are "
@@ -235,8 +244,13 @@ def read_truth(y: ArrayLike, classes: np.ndarray, name: str = "y") -> IntArray:
     return codes
 
 
-def _read_labels(y: ArrayLike, *, partial: bool, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the labels of the labelled rows, as an array of one type, and which rows these are."""
+def _read_labels(
+    y: ArrayLike, *, partial: bool, marked: bool, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels of the labelled rows, as an array of one type, and which rows these are.
+
+    `partial` allows unlabelled rows; with `marked`, -1 marks one like None and NaN.
+    """
     values = read_column(y, name, entry="label")
     if getattr(y, "ndim", 1) == 2:
         column_or_1d(np.empty((len(values), 1)), warn=True)
@@ -248,7 +262,7 @@ def _read_labels(y: ArrayLike, *, partial: bool, name: str) -> tuple[np.ndarray,
             "those rows out."
         )
     labels = values[known]
-    if partial:
+    if marked:
         is_object = values.dtype.kind == "O"
         is_label = [not _is_mark(v) for v in labels] if is_object else labels != -1
         known[known] = is_label
@@ -289,13 +303,15 @@ def _family(label: Any) -> type:
     return type(label)
 
 
-def read_classes(classes: ArrayLike) -> np.ndarray:
-    """Read the parameter `classes`.
+def read_classes(classes: ArrayLike, name: str = "classes") -> np.ndarray:
+    """Read the parameter `classes`, or `labels`.
 
     Parameters
     ----------
     classes : array-like of shape (n_classes,)
         Class labels, in any order.
+    name : str, default="classes"
+        The argument, for errors.
 
     Returns
     -------
@@ -307,13 +323,13 @@ def read_classes(classes: ArrayLike) -> np.ndarray:
     ValueError
         If a label is missing, occurs twice, or is of another type than the rest.
     """
-    labels = read_column(classes, "classes", entry="label")
+    labels = read_column(classes, name, entry="label")
     if is_missing(labels).any():
-        raise ValueError(f"classes={labels.tolist()!r} has None or NaN; name each class.")
+        raise ValueError(f"{name}={labels.tolist()!r} has None or NaN; name each class.")
     if labels.dtype.kind == "O":
-        labels = _as_one_type(labels.tolist(), "classes")
+        labels = _as_one_type(labels.tolist(), name)
     if len(set(labels.tolist())) < len(labels):
-        raise ValueError(f"classes={labels.tolist()!r} names a class twice.")
+        raise ValueError(f"{name}={labels.tolist()!r} names a class twice.")
     return labels
 
 

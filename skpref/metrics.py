@@ -9,12 +9,11 @@ import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils.metadata_routing import MetadataRequest
-from sklearn.utils.validation import column_or_1d
 
 from skpref._sessions import won_and_compared
 from skpref._sklearn import Interval, StrOptions, validate_params
 from skpref._typing import ArrayLike, FloatArray, IntArray, SessionIds
-from skpref._validation import check_groups, check_labels, is_missing
+from skpref._validation import check_groups, check_labels, read_classes, read_numbers
 
 __all__ = [
     "expected_calibration_error",
@@ -22,42 +21,45 @@ __all__ = [
     "within_session_concordance_scorer",
 ]
 
+# A softmax in single precision may be off by this much.
+_ROUNDING = 8 * float(np.finfo(np.float32).eps)
 
-def _check_predictions(y_true: ArrayLike, values: ArrayLike, name: str) -> FloatArray:
-    """Return predictions as a float array of one or two dimensions, one row per label."""
-    out = check_array(values, dtype=np.float64, ensure_2d=False, allow_nd=True, input_name=name)
+
+def _check_predictions(values: ArrayLike, name: str) -> FloatArray:
+    """Return predictions as a float array of one or two dimensions."""
+    out = check_array(
+        read_numbers(values, name),
+        dtype=np.float64,
+        ensure_2d=False,
+        allow_nd=True,
+        input_name=name,
+    )
     if out.ndim not in (1, 2):
         raise ValueError(
             f"{name} has shape {out.shape}; pass (n_samples,) or (n_samples, n_classes)."
         )
-    check_consistent_length(y_true, out)
     return out
 
 
 def _encode_labels(y_true: ArrayLike, labels: ArrayLike | None) -> tuple[np.ndarray, IntArray]:
     """Return the classes and the position of each label in them, -1 for an unlabelled row."""
-    wanted = None if labels is None else column_or_1d(labels).tolist()
-    if isinstance(y_true, list | tuple):
-        # NumPy makes ["a", nan] two strings.
-        y_true = np.asarray(y_true, dtype=object)
-    y = column_or_1d(y_true)
-    labelled = ~is_missing(y)
+    if labels is None:
+        return check_labels(y_true, partial=True, name="y_true")
+    wanted = read_classes(labels, name="labels")
     # If `labels` names -1, it is a class, not the mark of an unlabelled row.
-    present, present_codes = check_labels(y[labelled], partial=wanted is None or -1 not in wanted)
-    codes = np.full(len(y), -1, dtype=np.int64)
-    codes[labelled] = present_codes
-    if wanted is None:
-        return present, codes
-
-    position = {label: i for i, label in enumerate(wanted)}
-    if len(position) < len(wanted):
-        raise ValueError(f"labels={wanted!r} names a class twice.")
+    partial = -1 not in wanted.tolist()
+    present, present_codes = check_labels(
+        y_true, partial=True, minus_one_is_class=not partial, name="y_true"
+    )
+    position = {label: i for i, label in enumerate(wanted.tolist())}
     unknown = [label for label in present.tolist() if label not in position]
     if unknown:
-        raise ValueError(f"y_true has labels {unknown!r} that are not in labels={wanted!r}.")
+        raise ValueError(
+            f"y_true has labels {unknown!r} that are not in labels={wanted.tolist()!r}."
+        )
     # Code -1 takes the last entry.
     recode = np.array([*(position[label] for label in present.tolist()), -1], dtype=np.int64)
-    return np.asarray(wanted), recode[codes]
+    return wanted, recode[present_codes]
 
 
 def _check_columns(values: FloatArray, classes: np.ndarray, name: str) -> None:
@@ -164,8 +166,9 @@ def within_session_concordance(
     >>> within_session_concordance(y_true, y_score, groups=groups, average="macro")
     0.75
     """
-    scores = _check_predictions(y_true, y_score, "y_score")
+    scores = _check_predictions(y_score, "y_score")
     classes, codes = _encode_labels(y_true, labels)
+    check_consistent_length(codes, scores)
     session = check_groups(groups, len(codes))
     labelled = codes >= 0
     _check_columns(scores, classes, "y_score")
@@ -386,13 +389,15 @@ def expected_calibration_error(
     >>> round(expected_calibration_error(y_true, [0.0, 1.0, 1.0, 1.0]), 3)
     0.25
     """
-    probabilities = _check_predictions(y_true, y_prob, "y_prob")
-    low, high = probabilities.min(), probabilities.max()
-    if low < 0 or high > 1:
+    probabilities = _check_predictions(y_prob, "y_prob")
+    low, high = float(probabilities.min()), float(probabilities.max())
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
         raise ValueError(
-            f"y_prob must be probabilities between 0 and 1; got values from {low:g} to {high:g}."
+            f"y_prob must be probabilities between 0 and 1; got values from {low!r} to {high!r}."
         )
+    probabilities = probabilities.clip(0, 1)
     classes, codes = _encode_labels(y_true, labels)
+    check_consistent_length(codes, probabilities)
     _check_columns(probabilities, classes, "y_prob")
     labelled = codes >= 0
     if not labelled.any():
@@ -400,8 +405,8 @@ def expected_calibration_error(
     if probabilities.ndim == 1:
         if len(classes) < 2:
             raise ValueError(
-                f"y_true has only the label {classes[0]!r}, so it is unclear which class y_prob is "
-                "the probability of; pass labels=[negative, positive]."
+                f"y_true has only the label {classes.tolist()[0]!r}, so it is unclear which class "
+                "y_prob is the probability of; pass labels=[negative, positive]."
             )
         probabilities = np.column_stack([1 - probabilities, probabilities])
 

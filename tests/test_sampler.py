@@ -6,10 +6,13 @@ from collections import Counter
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from imblearn.pipeline import make_pipeline
+from numpy.testing import assert_array_equal
 from scipy import sparse
 from scipy.stats import chi2, chisquare
 from sklearn import config_context
@@ -19,7 +22,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.validation import check_is_fitted
 
 from skpref import IntraSessionPairSampler, Pairs
+from skpref._columns import read_column
 from skpref._sampler import _choose_distinct
+from tests.containers import INTEGERS, cases, hold
+from tests.helpers import raises
 
 STRATEGIES = ["all", "uniform", "margin", "adjacent"]
 
@@ -581,3 +587,73 @@ def test_sampler_pickles_and_clones():
     copy = pickle.loads(pickle.dumps(sampler.fit(X, y, groups)))
     check_is_fitted(copy)
     assert keys(copy.sample(y, groups)) == keys(clone(sampler).sample(y, groups))
+
+
+# --- marks and containers -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [3, 4], ids=["complete", "missing"])
+@pytest.mark.parametrize(("kind", "make"), cases(integers=INTEGERS))
+def test_labels_of_every_container_with_marks(kind, make, n):
+    values = [3, -1, 1, None][:n]
+    y = hold(make, values)
+    if y is not None:
+        are_floats = read_column(make(values), "y").dtype.kind == "f"
+        pairs = IntraSessionPairSampler().sample(y, ["s"] * n)
+        found = list(zip(pairs.winner.tolist(), pairs.loser.tolist(), strict=True))
+        labels = [(0, 2)]
+        scores = [(2, 1), (0, 1), (0, 2)]  # of floats -1 is a score
+        assert found == (scores if are_floats else labels)
+
+
+def test_marks_of_no_label_give_the_same_pairs():
+    marked = IntraSessionPairSampler().sample([1, 0, -1, -1], ["s"] * 4)
+    for y in ([1, 0, None, None], np.array([1.0, 0.0, np.nan, np.nan]), [True, False, None, None]):
+        pairs = IntraSessionPairSampler().sample(y, ["s"] * 4)
+        assert_array_equal(pairs.winner, marked.winner)
+        assert_array_equal(pairs.loser, marked.loser)
+    assert marked.winner.tolist() == [0]
+    assert marked.loser.tolist() == [1]
+
+
+def test_minus_one_among_lower_integers_is_refused():
+    for y in ([-2, -1, 0], pd.Series([-2, -1, None], dtype="Int64")):
+        with raises("y holds integers below -1, so it is unclear whether -1 is a score"):
+            IntraSessionPairSampler().sample(y, ["s"] * 3)
+    assert len(IntraSessionPairSampler().sample([-2.0, -1.0, 0.0], ["s"] * 3)) == 3
+    assert len(IntraSessionPairSampler().sample([-2, -3, 0], ["s"] * 3)) == 3
+
+
+def test_soft_labels_of_every_kind_of_table():
+    soft = np.array([[0.2, 0.8], [np.nan, np.nan], [0.6, 0.4]])
+    gaps = np.isnan(soft)
+    expected = IntraSessionPairSampler().sample(soft, ["s"] * 3)
+    for y in (
+        soft.tolist(),
+        np.ma.masked_array(np.where(gaps, 9.0, soft), mask=gaps),
+        pd.DataFrame(soft).astype("Float64"),
+        pl.DataFrame(soft),
+        torch.tensor(soft),
+        list(soft),
+    ):
+        pairs = IntraSessionPairSampler().sample(y, ["s"] * 3)
+        assert_array_equal(pairs.margin, expected.margin)
+        assert_array_equal(pairs.winner, expected.winner)
+
+
+def test_resampled_frames_keep_their_names():
+    X = np.random.default_rng(0).normal(size=(6, 2))
+    for frame in (pd.DataFrame(X, columns=["a", "b"]), pl.DataFrame(X, schema=["a", "b"])):
+        difference, _ = IntraSessionPairSampler().fit_resample(frame, [0, 1, 1, 0, 1, 1], [0] * 6)
+        assert type(difference) is type(frame)
+        assert list(difference.columns) == ["a", "b"]
+        assert difference.shape == (8, 2)
+
+
+def test_a_failed_fit_leaves_the_sampler_as_it_was():
+    X = np.eye(4)
+    sampler = IntraSessionPairSampler()
+    for call in (sampler.fit, sampler.fit_resample):
+        with pytest.raises(ValueError, match="groups has 3 entries"):
+            call(X, [0, 1, 0, 1], ["s"] * 3)
+    assert not hasattr(sampler, "n_features_in_")

@@ -3,23 +3,30 @@ import pickle
 import re
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from sklearn import config_context
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 
 from skpref import KNNLabelSmoother, _neighbors, _smoother
+from skpref._smoother import _SPARSE_METRICS
+from tests.containers import INTEGERS, STRINGS, cases, hold
+from tests.helpers import raises
 
 HAS_FAISS = importlib.util.find_spec("faiss") is not None
 needs_faiss = pytest.mark.skipif(not HAS_FAISS, reason="needs faiss, the extra 'approximate'")
@@ -727,3 +734,89 @@ for algorithm in ("approximate", "exact", "approximate"):
     KNNLabelSmoother(algorithm=algorithm, random_state=0, device="cpu").fit(X, y)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
+# --- inputs -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("as_sparse", [False, True])
+@pytest.mark.parametrize(
+    "metric", ["cosine", "euclidean", "sqeuclidean", "manhattan", "correlation"]
+)
+def test_features_of_any_size(metric, as_sparse):
+    if as_sparse and metric not in _SPARSE_METRICS:
+        pytest.skip("scikit-learn cannot compare sparse rows by it")
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 2
+    X, new = rng.normal(size=(60, 3)) + y[:, None], rng.normal(size=(20, 3))
+    convert = sparse.csr_array if as_sparse else np.asarray
+    for weights in ("uniform", "distance") if metric == "euclidean" else ("uniform",):
+        smoother = KNNLabelSmoother(3, metric=metric, weights=weights)
+        expected = smoother.fit(convert(X), y).transform(convert(new))
+        for scale in (1e-200, 1e-50, 1e50, 1e150, 1e160, 1e300):
+            found = smoother.fit(convert(X * scale), y).transform(convert(new * scale))
+            assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_new_row_of_another_size_gets_soft_labels():
+    X, y = np.eye(3) * 1e-200, [0, 1, 1]
+    for metric in ("cosine", "euclidean", "manhattan"):
+        prob = KNNLabelSmoother(1, metric=metric).fit(X, y).transform([[0.0, 1e200, 0.0]])
+        assert_allclose(prob.sum(), 1)
+
+
+def test_metrics_that_do_not_suit_the_features_are_named():
+    with raises("metric='haversine' needs X of 2 columns, latitude and longitude, but X has 3"):
+        KNNLabelSmoother(metric="haversine").fit(np.eye(3), [0, 1, 1])
+    with raises("metric='braycurtis' cannot compare rows of a sparse X; pass X.toarray()"):
+        KNNLabelSmoother(metric="braycurtis").fit(sparse.csr_array(np.eye(3)), [0, 1, 1])
+    for metric in _SPARSE_METRICS:
+        KNNLabelSmoother(2, metric=metric).fit(sparse.csr_array(np.eye(3)), [0, 1, 1])
+
+
+def test_a_failed_fit_leaves_the_smoother_as_it_was():
+    X, y = np.eye(4), [0, 1, 0, 1]
+    unfitted = KNNLabelSmoother()
+    with raises("y has no known label"):
+        unfitted.fit(X, np.full(4, -1))
+    with pytest.raises(NotFittedError):
+        unfitted.transform(X)
+    fitted = KNNLabelSmoother().fit(X, y)
+    before = fitted.transform(X)
+    with raises("groups has 3 entries"):
+        fitted.fit(np.eye(4)[:, :2], ["a", "b", "c", "a"], groups=[0, 0, 1])
+    assert fitted.classes_.tolist() == [0, 1]
+    assert_array_equal(fitted.transform(X), before)
+
+
+@pytest.mark.parametrize(("kind", "make"), cases(strings=STRINGS, integers=INTEGERS))
+def test_labels_and_sessions_of_every_container(kind, make):
+    X = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0], [1.0, 0.1]])
+    values = {"strings": ["b", "a", "b", None], "integers": [1, 0, 1, -1]}[kind]
+    y = hold(make, values)
+    if y is None:
+        return
+    smoother = KNNLabelSmoother(2, exclude_same_group=True)
+    expected = smoother.fit_transform(X, values, groups=[0, 0, 1, 1])
+    ids = {"strings": ["x", "x", "y", "y"], "integers": [7, 7, 8, 8]}[kind]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataConversionWarning)
+        found = smoother.fit_transform(X, y, groups=make(ids))
+    assert_array_equal(found, expected)
+    assert_array_equal(smoother.transform(X, groups=make(ids)), expected)
+
+
+def test_soft_labels_of_every_kind_of_table():
+    X = np.eye(3)
+    soft = np.array([[0.2, 0.8], [np.nan, np.nan], [0.6, 0.4]])
+    gaps = np.isnan(soft)
+    expected = KNNLabelSmoother().fit_transform(X, soft)
+    for y in (
+        soft.tolist(),
+        np.ma.masked_array(np.where(gaps, 9.0, soft), mask=gaps),
+        pd.DataFrame(soft).astype("Float64"),
+        pl.DataFrame(soft, schema=["a", "b"]),
+        torch.tensor(soft),
+        list(soft),
+    ):
+        assert_array_equal(KNNLabelSmoother().fit_transform(X, y), expected)
