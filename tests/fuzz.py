@@ -276,7 +276,9 @@ def try_extreme(subject, rng, notes):
     if not present:
         return "works"
     argument, power = choose(rng, present), int(choose(rng, POWERS))
-    value = np.asarray(getattr(data, argument), dtype=np.float64) * 10.0**power
+    with np.errstate(over="ignore"):
+        value = np.asarray(getattr(data, argument), dtype=np.float64) * 10.0**power
+    value = np.clip(value, -1e308, 1e308)
     if rng.random() < 0.3:  # one outlier among ordinary numbers
         ordinary = np.asarray(getattr(data, argument), dtype=np.float64).copy()
         ordinary.reshape(-1)[0] = value.reshape(-1)[0]
@@ -369,7 +371,9 @@ def _sparse(subject, setting, data, rng, notes, model, out):
     notes.append(kind.__name__)
     X = np.where(np.abs(data.X) < np.median(np.abs(data.X)), 0, data.X).astype(data.X.dtype)
     dense = run(subject, setting, data._replace(X=X))[1]
-    ensure_same(dense, run(subject, setting, data._replace(X=kind(X)))[1], subject, "sparse")
+    found = run_legally(subject, setting, data._replace(X=kind(X)))
+    if found is not None:
+        ensure_same(dense, found[1], subject, "sparse")
 
 
 def _containers(subject, setting, data, rng, notes, model, out):

@@ -65,8 +65,22 @@ def _draw_text(rng, names):
 
 
 def _draw_confidences(rng, names):
-    odd = [0.3, 1, 0, "70%", "0.5", None, True, -1, 1e9, 1e400, float("nan"), [], {}, "x", 10**400]
-    values = {n: choose(rng, [0.2, 0.7, *odd]) for n in names if rng.random() < 0.9}
+    odd = [
+        *[0.3, 1, 0] * 4,
+        "70%",
+        "0.5",
+        None,
+        True,
+        -1,
+        1e9,
+        1e400,
+        float("nan"),
+        [],
+        {},
+        "x",
+        10**400,
+    ]
+    values = {n: choose(rng, [0.2, 0.7, *odd]) for n in names if rng.random() < 0.95}
     try:
         return json.dumps(values)
     except ValueError:
@@ -74,37 +88,43 @@ def _draw_confidences(rng, names):
 
 
 def _draw_logprobs(rng, names):
-    tokens = [*names, *"ABC", " A", "ĠB", "The", "", "▁C", "<think>"]
+    tokens = [*names, *names, *"ABCABC", " A", "ĠB", "The", "", "▁C", "<think>"]
     odd = [-0.1, -3.0, -1e4, 0.0, 0.5, 2.0, float("nan"), float("-inf"), None, "x"]
     places = []
     for _ in range(rng.integers(0, 4)):
         top = [
-            {"token": choose(rng, tokens), "logprob": choose(rng, [-0.2, -1.5, *odd])}
+            {"token": choose(rng, tokens), "logprob": choose(rng, [*[-0.2, -1.5, -2.5] * 6, *odd])}
             for _ in range(rng.integers(0, 6))
         ]
         place = {"token": choose(rng, tokens), "logprob": -0.1, "top_logprobs": top}
         places.append(place)
-    return choose(rng, [{"content": places}, {"content": places}, None, {}, {"content": None}, 5])
+    return choose(rng, [*[{"content": places}] * 12, None, {}, {"content": None}, 5])
 
 
-def _draw_completion(rng, names):
-    text = choose(rng, [_draw_text, _draw_confidences])(rng, names)
-    text = choose(rng, names) if rng.random() < 0.2 else text
+def _draw_completion(rng, names, scoring):
+    draw = {"verbalized": _draw_confidences, "label": _draw_text}.get(scoring, _draw_text)
+    if rng.random() < 0.2:
+        draw = choose(rng, [_draw_text, _draw_confidences])
+    text = draw(rng, names)
+    if rng.random() < 0.2:
+        text = choose(rng, [choose(rng, names), f"<think>{text}</think>{choose(rng, names)}"])
     content = choose(
         rng,
         [text] * 9 + [None, [{"type": "text", "text": text}], [{"type": "thinking"}], [], 7],
     )
     message = {"role": "assistant", "content": content}
-    if rng.random() < 0.2:
+    if rng.random() < 0.05:
         message[choose(rng, ["refusal", "reasoning_content", "reasoning"])] = "because"
     choice = {
         "message": message,
         "finish_reason": choose(rng, ["stop"] * 9 + ["length", "content_filter", None, "error", 5]),
     }
-    if rng.random() < 0.7:
+    if rng.random() < 0.9:
         choice["logprobs"] = _draw_logprobs(rng, names)
     whole = {"choices": [choice]}
-    return choose(rng, [whole] * 9 + [{}, {"choices": []}, {"error": {"code": 429}}, "no JSON", []])
+    return choose(
+        rng, [whole] * 60 + [{}, {"choices": []}, {"error": {"code": 429}}, "no JSON", []]
+    )
 
 
 def try_answer(rng, notes):
@@ -112,7 +132,7 @@ def try_answer(rng, notes):
     names = choose(rng, _NAMES)
     answers = choose(rng, [list(names), list("ABCDEF")[: len(names)]])
     scoring = choose(rng, ["logprobs", "verbalized", "label"])
-    body = _draw_completion(rng, names)
+    body = _draw_completion(rng, names, scoring)
     notes += [f"{scoring}, {names}, {answers}", repr(body)[:2000]]
     try:
         completion = read_completion(body)

@@ -76,6 +76,10 @@ class Subject:
     def used(self, setting):
         return self.arguments
 
+    def takes_anyway(self, argument, data):
+        """What SPOILT holds of an argument and this one takes."""
+        return self.legal_anyway.get(argument, ())
+
     def refusals(self, setting, data):
         """Pairs: whether it holds, and then what the refusal may say."""
         return []
@@ -102,7 +106,8 @@ class Subject:
     def spoil(self, rng, data, setting):
         """Data with one argument that must be refused, how, and the names to expect."""
         argument = choose(rng, self.used(setting))
-        kinds = [k for k in SPOILT[argument] if k not in self.legal_anyway.get(argument, ())]
+        taken = self.takes_anyway(argument, data)
+        kinds = [k for k in SPOILT[argument] if k not in taken]
         kind = choose(rng, kinds)
         data = data._replace(**{argument: SPOILT[argument][kind](getattr(data, argument))})
         names = self.all_names() if kind in LENGTHS else self.names_of(argument)
@@ -220,6 +225,11 @@ class Smoother(Estimator):
     )
     extremes = ("X",)
     share = 0.4
+    any_metric = ("cosine", "euclidean", "l2", "l1")
+
+    def refusals(self, setting, data):
+        dense = setting.params.get("metric", "cosine") not in self.any_metric
+        return [(dense, "cannot compare rows of a sparse X")]
 
     def own(self, rng, data):
         return {
@@ -361,7 +371,7 @@ class Classifier(Estimator):
         }
 
     def draw(self, rng, data):
-        params = {"max_epochs": 1, "random_state": 0}
+        params = {"max_epochs": 1, "max_iter": 15, "random_state": 0}
         if rng.random() < 0.4:
             params["module"] = "linear"
         drawn = super().draw(rng, data)
@@ -562,7 +572,9 @@ class Labeler(Estimator):
 
     def use(self, model, data, setting):
         frame = Context().frame(data, setting)
-        return {"scores": np.asarray(model.fit(frame, data.y).transform(frame))}
+        scores = np.asarray(model.fit(frame, data.y).transform(frame))
+        # A table, if the user's setting asks for frames.
+        return {"scores": scores.reshape(len(frame), -1, len(data.classes))}
 
     def check(self, model, data, setting, out):
         n, k = len(data.texts), len(data.classes)
@@ -610,6 +622,10 @@ class Concordance(Function):
 
     def own(self, rng, data):
         return {"labels": lambda rng: list(data.classes)}
+
+    def takes_anyway(self, argument, data):
+        # One dimension is the positive class of a binary task.
+        return ("flat",) if argument == "soft" and len(data.classes) == 2 else ()
 
     def use(self, model, data, setting):
         return {"value": np.array(model(data.y, data.soft, groups=data.groups))}
@@ -722,7 +738,7 @@ class Comparison(Function):
 
     def draw(self, rng, data):
         clf = PairwisePreferenceClassifier(
-            "linear", max_epochs=1, random_state=0, classes=data.classes
+            "linear", max_epochs=1, max_iter=15, random_state=0, classes=data.classes
         )
         params = {"estimator": clf, "n_bootstrap": 8, "random_state": 0, "cv": 2}
         return Setting(params, {})
