@@ -14,7 +14,6 @@ from skpref._sklearn import (
     HasMethods,
     Interval,
     StrOptions,
-    _check_sample_weight,
     _fit_context,
     _is_fitted,
 )
@@ -32,8 +31,8 @@ from skpref._student._training_set import (
     make_smoother,
     prepare,
 )
-from skpref._typing import FloatArray
-from skpref._validation import check_labels
+from skpref._typing import FloatArray, IntArray
+from skpref._validation import check_weights, read_classes, read_truth
 
 _MODULE = "module__"
 
@@ -304,13 +303,14 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         self._check_options()
         first = not _is_fitted(self)
         network = None if first else self._network_to_continue(in_place=True)
+        classes = self._classes_of_partial_fit(classes, first)
         prepared = self._prepare(
             X,
             y,
             groups,
             llm_scores,
             sample_weight,
-            classes=self._classes_of_partial_fit(classes, first),
+            classes=classes,
             network=network,
             fitted_calibrator=None if first else vars(self).get("calibrator_"),
         )
@@ -329,7 +329,7 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
                 stage1.check_finite(network, training.X)
                 kind = None if self.stage2 is None else "offsets"
                 adapted = self._adapt(net, training, held_out, class_weight, kind)
-        self._set_fitted(prepared, class_weight, net, adapted)
+        self._set_fitted(prepared, class_weight, net, adapted, classes)
         self.n_iter_ = 1 if first else self.n_iter_ + 1
         self.history_ = ([] if first else self.history_) + _named("pairs", losses)
         return self
@@ -339,14 +339,15 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
 
     def _classes_of_partial_fit(self, classes, first: bool):
         """Return the classes of this call of `partial_fit`, which are those of the first."""
-        known = self.classes if first else self.classes_
+        known = self.classes if self.classes is not None or first else self._classes_before
         known = classes if known is None else known
         if known is None:
             raise ValueError("classes must be given on the first call of partial_fit.")
-        if classes is not None and not np.array_equal(classes, known):
+        known = read_classes(known)
+        if classes is not None and set(read_classes(classes).tolist()) != set(known.tolist()):
             raise ValueError(
-                f"classes={np.asarray(classes).tolist()!r} is not the same as on the first call of "
-                f"partial_fit: {np.asarray(known).tolist()!r}."
+                f"classes={read_classes(classes).tolist()!r} is not the same as on the first call "
+                f"of partial_fit: {known.tolist()!r}."
             )
         return known
 
@@ -429,9 +430,10 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             finetune=finetune,
         )
 
-    def _set_fitted(self, prepared: Prepared, class_weight, net, adapted):
+    def _set_fitted(self, prepared: Prepared, class_weight, net, adapted, classes=None):
         """Set the fitted attributes that `fit` and `partial_fit` share."""
         self.classes_ = prepared.classes
+        self._classes_before = prepared.classes if classes is None else classes
         self.soft_labels_ = prepared.soft_labels()
         if prepared.calibrator is not None:
             self.calibrator_ = prepared.calibrator
@@ -498,8 +500,11 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         ndarray of shape (n_utterances,)
             Class labels.
         """
-        best = (self.predict_proba(X) * np.exp(self.decision_offsets_)).argmax(axis=1)
-        return self.classes_[best]
+        return self.classes_[self._predict_codes(X)]
+
+    def _predict_codes(self, X) -> IntArray:
+        """Return the position in `classes_` of the class that `decision` chooses."""
+        return (self.predict_proba(X) * np.exp(self.decision_offsets_)).argmax(axis=1)
 
     def score(self, X, y, sample_weight=None):
         """Accuracy on the labelled rows.
@@ -520,13 +525,12 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             Accuracy.
         """
         check_is_fitted(self)
-        partial_labels = -1 not in self.classes_.tolist()
-        labels, codes = check_labels(y, partial=partial_labels)
-        predicted = self.predict(X)
+        codes = read_truth(y, self.classes_)
+        predicted = self._predict_codes(X)
         check_consistent_length(predicted, codes)
-        weight = _check_sample_weight(sample_weight, predicted[:, None])
+        weight = check_weights(sample_weight, len(codes))
         labelled = codes >= 0
         if not labelled.any():
             raise ValueError("y has no labelled row to score.")
-        hit = labels[codes[labelled]] == predicted[labelled]
+        hit = codes[labelled] == predicted[labelled]
         return float(np.average(hit, weights=weight[labelled]))

@@ -198,6 +198,7 @@ class NetworkEstimator(DocLinkMixin, BaseEstimator, metaclass=ABCMeta):
             self.net_ = self._untrained_net(network, self.class_weight_, rng)
         self._layer_before_stage2 = stages().persistence.saved_layer(saved)
         self._network_params_before = self._network_params()
+        self._classes_before = self.classes_
         return self
 
     def to_onnx(self, path):

@@ -18,9 +18,10 @@ from skorch.setter import optimizer_setter
 from torch import nn
 from torch.optim import Adam, AdamW
 
-from skpref import _calibrator, _sampler, _smoother
+from skpref import _calibrator, _pools, _sampler, _smoother
 from skpref._torch import _batches, _losses, _modules, _net
 from skpref._torch._transformer import TransformerScorer
+from skpref._typing import FloatArray
 from skpref._version import __version__
 
 # Raise it when a folder is written that older code would read wrongly.
@@ -147,7 +148,7 @@ def _write_files(network, config, layer_before, folder: Path):
     # safetensors takes neither views nor tensors that share memory.
     state = network.state_dict()
     if layer_before is not None:
-        state = state | {_LAYER_BEFORE: layer_before}
+        state = state | {_LAYER_BEFORE: torch.from_numpy(layer_before)}
     state = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
     save_file(state, folder / _WEIGHTS)
     (folder / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -400,7 +401,7 @@ def load_weights(network: nn.Module, saved: Saved) -> None:
         ) from error
 
 
-def saved_layer(saved: Saved) -> torch.Tensor | None:
+def saved_layer(saved: Saved) -> FloatArray | None:
     """Return the weights of the last layer before stage 2, from which training continues.
 
     Parameters
@@ -410,10 +411,11 @@ def saved_layer(saved: Saved) -> torch.Tensor | None:
 
     Returns
     -------
-    Tensor or None
+    ndarray or None
         The weights; None if stage 2 did not change them.
     """
-    return load_file(saved.folder / _WEIGHTS).get(_LAYER_BEFORE)
+    weights = load_file(saved.folder / _WEIGHTS)
+    return weights[_LAYER_BEFORE].numpy() if _LAYER_BEFORE in weights else None
 
 
 def encoder_params(params: dict, saved: Saved, device: str) -> dict:
@@ -463,7 +465,7 @@ def trusted_types() -> list[str]:
     """
     ours = {
         kind
-        for module in (_calibrator, _sampler, _smoother, _batches, _losses, _modules, _net)
+        for module in (_calibrator, _pools, _sampler, _smoother, _batches, _losses, _modules, _net)
         for kind in vars(module).values()
         if isinstance(kind, type) and kind.__module__.startswith("skpref.")
     }

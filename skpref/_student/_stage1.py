@@ -386,7 +386,7 @@ def undone_on_failure(net: SessionNet) -> Iterator[None]:
         raise
 
 
-def restore_last_layer(network: nn.Module, weight: torch.Tensor | None) -> None:
+def restore_last_layer(network: nn.Module, weight: FloatArray | None) -> None:
     """Undo the change of the last layer by stage 2.
 
     Stage 1 scores without the scale that stage 2 fitted, so it continues from its own weights.
@@ -395,13 +395,13 @@ def restore_last_layer(network: nn.Module, weight: torch.Tensor | None) -> None:
     ----------
     network : nn.Module
         The network; changed in place.
-    weight : Tensor or None
+    weight : ndarray or None
         The layer's weights after stage 1; None if stage 2 did not change them.
     """
     layer = last_layer(network)
     if weight is not None and layer is not None:
         with torch.no_grad():
-            layer.weight.copy_(weight)
+            layer.weight.copy_(torch.from_numpy(weight))
 
 
 def check_finite(network: nn.Module, X) -> None:

@@ -48,7 +48,7 @@ class Adapted(NamedTuple):
         Shift of the log-probabilities that `predict` applies.
     variance : float
         Variance of the prior of the last layer's change, 0 for none.
-    layer_before : Tensor or None
+    layer_before : ndarray or None
         Weights of the last layer before stage 2; None if they have not changed.
     history : list of dict
         Losses of fine-tuning.
@@ -57,7 +57,7 @@ class Adapted(NamedTuple):
     output: Output
     decision: FloatArray
     variance: float
-    layer_before: torch.Tensor | None
+    layer_before: FloatArray | None
     history: list[dict]
 
 
@@ -162,7 +162,7 @@ def _evidence(scores, training: TrainingSet, class_weight) -> tuple[FloatArray, 
 
 def refit_last_layer(
     network: nn.Module, labelled: TrainingSet, output: Output, class_weight: FloatArray
-) -> tuple[Output, float, torch.Tensor]:
+) -> tuple[Output, float, FloatArray]:
     """Refit the last layer of a network on the human labels, with a ridge towards its weights.
 
     Parameters
@@ -183,7 +183,7 @@ def refit_last_layer(
         Scale and new offsets.
     variance : float
         Variance of the prior of the change, 0 for none.
-    layer_before : Tensor
+    layer_before : ndarray
         A copy of the layer's weights before the change.
     """
     scores, layer, inputs = score_by_last_layer(network, labelled.X)
@@ -196,7 +196,7 @@ def refit_last_layer(
         labelled.session,
         labelled.weight,
     )
-    layer_before = layer.weight.detach().clone()
+    layer_before = layer.weight.detach().cpu().numpy().copy()
     with torch.no_grad():
         layer.weight += torch.from_numpy(coef / output.scale).to(layer.weight)
     return output._replace(offsets=output.offsets + intercept), variance, layer_before

@@ -12,7 +12,7 @@ from skpref._sklearn import Interval, StrOptions
 from skpref._student._base import LARGEST_RATE, BasePreferenceClassifier
 from skpref._student._network_estimator import stages
 from skpref._student._output import n_scores_for
-from skpref._validation import check_texts
+from skpref._validation import check_texts, plain_output
 
 # Fine-tuning on labels is the default from this many on.
 _FINETUNE_LABELS = 200
@@ -274,7 +274,7 @@ class PairwisePreferenceTextClassifier(BasePreferenceClassifier):
         """Return the embeddings of the encoder as it was loaded."""
         revision = self._module_params().get("revision")
         encoder = SentenceEncoder(self.model_name, revision=revision, device=self.device)
-        return encoder.fit_transform(X)
+        return plain_output(encoder).fit_transform(X)
 
     def _network_params(self) -> dict:
         """Return the arguments of the network."""

@@ -4,21 +4,23 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.base import clone
 from sklearn.utils.validation import check_consistent_length
 
 from skpref._calibrator import LLMScoreCalibrator
+from skpref._columns import read_numbers
 from skpref._sampler import IntraSessionPairSampler
 from skpref._sessions import renumber
-from skpref._sklearn import _check_sample_weight
 from skpref._smoother import KNNLabelSmoother
 from skpref._typing import BoolArray, FloatArray, IntArray
 from skpref._validation import (
     check_groups,
     check_labels,
     check_llm_scores,
+    check_weights,
     labels_of_codes,
-    resolve_classes,
+    plain_output,
+    score_order,
+    sort_scores,
 )
 
 _ROUTING_HELP = (
@@ -162,8 +164,8 @@ def prepare(
             )
         llm_scores = check_llm_scores(llm_scores, n_rows)
     session = np.zeros(n_rows, dtype=int) if groups is None else check_groups(groups, n_rows)
-    classes, codes = _read_classes(y, llm_scores, classes)
-    weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+    classes, codes, llm_scores = _read_classes(y, llm_scores, classes)
+    weight = check_weights(sample_weight, n_rows)
     order = np.flatnonzero(weight)
     if not len(order):
         raise ValueError("sample_weight is zero on every row; give some row a weight.")
@@ -180,25 +182,27 @@ def prepare(
         if fitted_calibrator is None:
             soft, fitted_calibrator = _calibrate(calibrator, scores, codes, session, classes)
         else:
-            soft = fitted_calibrator.transform(scores)
+            soft = read_numbers(fitted_calibrator.transform(scores), "the output of calibrator")
         if smoother is not None:
             soft = smoother.fit_transform(features_to_smooth(X), soft, groups=session)
+            soft = read_numbers(soft, "the output of smoother")
     training = TrainingSet(X, codes, soft, weight, session, llm_scores is not None)
     return Prepared(training, order, n_rows, classes, fitted_calibrator)
 
 
-def _read_classes(y, llm_scores, classes) -> tuple[np.ndarray, IntArray]:
-    """Return the class labels, and the labels as positions in them, -1 where unlabelled."""
+def _read_classes(y, llm_scores, classes) -> tuple[np.ndarray, IntArray, FloatArray | None]:
+    """Return the sorted class labels, labels as positions in them, and scores in their order."""
     partial = llm_scores is not None
     labels, codes = check_labels(y, classes=classes, partial=partial)
     if partial:
         n_scores = llm_scores.shape[2] if llm_scores.ndim == 3 else 2
-        labels = resolve_classes(labels, classes, n_scores)
+        labels, columns = score_order(labels, classes, n_scores)
+        llm_scores = sort_scores(llm_scores, columns)
     if len(labels) < 2:
         raise ValueError(
             f"y has one class only ({labels.tolist()!r}); a classifier needs at least 2 classes."
         )
-    return labels, codes
+    return labels, codes, llm_scores
 
 
 def _calibrate(calibrator, scores, codes, session, classes) -> tuple[FloatArray, Any]:
@@ -206,7 +210,8 @@ def _calibrate(calibrator, scores, codes, session, classes) -> tuple[FloatArray,
     if "classes" in calibrator.get_params():
         calibrator.set_params(classes=classes)
     labels = labels_of_codes(codes, classes)
-    return calibrator.fit_transform(scores, labels, groups=session), calibrator
+    soft = calibrator.fit_transform(scores, labels, groups=session)
+    return read_numbers(soft, "the output of calibrator"), calibrator
 
 
 def labels_in_place(soft: FloatArray, codes: IntArray) -> FloatArray:
@@ -257,9 +262,9 @@ def canonical_order(X, session: IntArray) -> IntArray:
 
 def _part(value, name: str):
     """Return a clone of a calibrator, smoother or pair sampler; None for "passthrough"."""
-    if value is None:
-        return DEFAULT_PARTS[name]()
-    return None if isinstance(value, str) else clone(value)
+    if isinstance(value, str):
+        return None
+    return plain_output(DEFAULT_PARTS[name]() if value is None else value)
 
 
 def make_calibrator(value):
@@ -277,7 +282,7 @@ def make_calibrator(value):
     """
     if isinstance(value, str):
         # Scores of several prompts must become one distribution even without calibration.
-        return LLMScoreCalibrator("mean", score_type="probability")
+        return plain_output(LLMScoreCalibrator("mean", score_type="probability"))
     return _part(value, "calibrator")
 
 

@@ -107,7 +107,9 @@ def assert_same(first, second, X):
 # --- a folder -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("params", [{"module__hidden_units": (8, 4)}, {"module": "linear"}])
+@pytest.mark.parametrize(
+    "params", [{"module__hidden_units": (8, 4)}, {"module": "linear", "solver": "adam"}]
+)
 def test_loaded_classifier_predicts_the_same(data, params, tmp_path):
     clf = fit(data, **params)
     clf.save_pretrained(tmp_path / "new" / "model")
