@@ -74,12 +74,10 @@ def test_concordance_agrees_with_a_loop_over_pairs(case, average):
     columns = {1: score[:, 1]} if n_classes == 2 else {k: score[:, k] for k in range(n_classes)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UndefinedMetricWarning)
-        result = within_session_concordance(
+        found = within_session_concordance(
             codes, score, groups=groups, average=average, labels=range(n_classes)
         )
-    np.testing.assert_allclose(
-        result, slow_concordance(codes, columns, groups, average), rtol=1e-12
-    )
+    np.testing.assert_allclose(found, slow_concordance(codes, columns, groups, average), rtol=1e-12)
 
 
 @settings(deadline=None)
@@ -93,7 +91,7 @@ def test_concordance_does_not_change_with_row_order_session_names_or_session_shi
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UndefinedMetricWarning)
         expected = within_session_concordance(codes, score, groups=groups, **kwargs)
-        result = [
+        found = [
             within_session_concordance(codes[order], score[order], groups=groups[order], **kwargs),
             within_session_concordance(codes, score, groups=renamed, **kwargs),
             # Sevenths, so that a shift rounds ties alike.
@@ -101,14 +99,14 @@ def test_concordance_does_not_change_with_row_order_session_names_or_session_shi
                 codes, np.rint(score * 7) + shift[:, None], groups=groups, **kwargs
             ),
         ]
-    np.testing.assert_array_equal(result, [expected] * 3)
+    np.testing.assert_array_equal(found, [expected] * 3)
 
 
 def test_concordance_of_one_session_is_the_area_under_the_roc_curve():
     rng = np.random.default_rng(0)
     y, score = rng.integers(0, 2, 200), rng.integers(0, 20, 200)
-    result = within_session_concordance(y, score, groups=np.zeros(200))
-    assert result == pytest.approx(roc_auc_score(y, score), abs=1e-12)
+    found = within_session_concordance(y, score, groups=np.zeros(200))
+    assert found == pytest.approx(roc_auc_score(y, score), abs=1e-12)
 
 
 def test_binary_concordance_takes_one_column_or_the_second_of_two():
@@ -120,8 +118,8 @@ def test_binary_concordance_takes_one_column_or_the_second_of_two():
 
 
 def test_equal_scores_give_one_half():
-    result = within_session_concordance([0, 1, 2, 0], np.zeros((4, 3)), groups=list("aabb"))
-    assert result == 0.5
+    found = within_session_concordance([0, 1, 2, 0], np.zeros((4, 3)), groups=list("aabb"))
+    assert found == 0.5
 
 
 def test_long_sessions_weigh_more_in_micro_than_in_macro():
@@ -154,7 +152,7 @@ def test_unlabelled_rows_are_left_out(y):
     assert error == 0.0
 
 
-def test_minus_one_is_a_class_if_labels_name_it():
+def test_minus_one_is_a_class_where_labels_name_it():
     y, score, groups = [-1, 1, -1, 1], [0.0, 1.0, 2.0, 3.0], list("aaaa")
     assert within_session_concordance(y, score, groups=groups, labels=[-1, 1]) == 0.75
     assert expected_calibration_error(y, [0, 1, 1, 1], labels=[-1, 1]) == 0.25
@@ -165,20 +163,20 @@ def test_labels_give_the_order_of_the_columns():
     y, score = rng.choice(["a", "b", "c"], 40), rng.random((40, 3))
     groups = rng.integers(0, 4, 40)
     expected = within_session_concordance(y, score, groups=groups)
-    result = within_session_concordance(
+    found = within_session_concordance(
         y, score[:, [2, 0, 1]], groups=groups, labels=["c", "a", "b"]
     )
-    assert result == expected
+    assert found == expected
     binary = rng.choice(["a", "b"], 40)
-    result = within_session_concordance(binary, -score[:, 0], groups=groups, labels=["b", "a"])
-    assert result == within_session_concordance(binary, score[:, 0], groups=groups)
+    found = within_session_concordance(binary, -score[:, 0], groups=groups, labels=["b", "a"])
+    assert found == within_session_concordance(binary, score[:, 0], groups=groups)
 
 
 def test_concordance_takes_a_million_rows():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 2, 1_000_000)
-    result = within_session_concordance(y, rng.random(len(y)), groups=y * 0)
-    assert result == pytest.approx(0.5, abs=0.01)
+    found = within_session_concordance(y, rng.random(len(y)), groups=y * 0)
+    assert found == pytest.approx(0.5, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -190,8 +188,8 @@ def test_concordance_takes_a_million_rows():
 def test_concordance_without_a_pair_is_nan_with_a_warning(y, groups, average):
     message = "No session has two labelled rows of different classes to compare."
     with pytest.warns(UndefinedMetricWarning, match=re.escape(message)) as record:
-        result = within_session_concordance(y, [0.1, 0.2], groups=groups, average=average)
-    assert np.isnan(result)
+        found = within_session_concordance(y, [0.1, 0.2], groups=groups, average=average)
+    assert np.isnan(found)
     assert record[0].filename == __file__
 
 
@@ -242,8 +240,8 @@ def test_calibration_error_agrees_with_a_loop_over_bins(case, n_bins):
     proba = (score + 0.01) / (score + 0.01).sum(axis=1, keepdims=True)
     if not (codes >= 0).any():
         codes[0] = 0
-    result = expected_calibration_error(codes, proba, labels=range(proba.shape[1]), n_bins=n_bins)
-    assert result == pytest.approx(slow_calibration_error(codes, proba, n_bins), abs=1e-12)
+    found = expected_calibration_error(codes, proba, labels=range(proba.shape[1]), n_bins=n_bins)
+    assert found == pytest.approx(slow_calibration_error(codes, proba, n_bins), abs=1e-12)
 
 
 def test_calibration_error_by_hand():
@@ -257,8 +255,8 @@ def test_quantile_bins_hold_equal_numbers_of_rows():
     confidence = np.array([0.90, 0.91, 0.92, 0.93])
     y = [1, 1, 0, 0]
     expected = (abs(2 - 0.90 - 0.91) + abs(0 - 0.92 - 0.93)) / 4
-    result = expected_calibration_error(y, confidence, n_bins=2, strategy="quantile")
-    assert result == pytest.approx(expected)
+    found = expected_calibration_error(y, confidence, n_bins=2, strategy="quantile")
+    assert found == pytest.approx(expected)
     together = expected_calibration_error(y, confidence, n_bins=2)
     assert together == pytest.approx(0.915 - 0.5)
 
@@ -369,12 +367,12 @@ def test_scorer_agrees_with_one_made_by_make_scorer(dialogues):
 def test_scorer_takes_the_class_order_from_the_estimator():
     X = np.arange(6.0)[:, None]
     model = LogisticRegression().fit(X, [0, 0, 1, 1, 2, 2])
-    # There is no row of class 1, so the columns do not follow from the labels.
+    # No row of class 1, so that the labels alone do not tell the columns.
     y, groups = [0, 0, -1, -1, 2, 2], np.zeros(6)
     assert within_session_concordance_scorer(model, X, y, groups=groups) == 1.0
 
 
-def test_scorer_can_request_its_sessions_by_another_name(dialogues):
+def test_scorer_can_ask_for_its_sessions_under_another_name(dialogues):
     X, y, session = dialogues.X, dialogues.y_true, dialogues.groups
     customer = np.array([s[-1] for s in session])
     scorer = within_session_concordance_scorer.set_score_request(groups="session")
@@ -413,13 +411,13 @@ HOW_TO = (
 )
 
 
-def test_scorer_without_routing_explains_how_to_enable_it(dialogues):
+def test_scorer_without_routing_says_how_to_do_it(dialogues):
     X, y, groups = dialogues.X, dialogues.y_true, dialogues.groups
     with pytest.raises(ValueError, match=re.escape(HOW_TO)):
         make_search(error_score="raise").fit(X, y, groups=groups)
 
 
-def test_scorer_without_routing_warns_if_the_search_continues(dialogues):
+def test_scorer_without_routing_warns_where_the_search_keeps_going(dialogues):
     X, y, groups = dialogues.X, dialogues.y_true, dialogues.groups
     expected = f"{re.escape(HOW_TO)}|test scores are non-finite"
     with pytest.warns(UserWarning, match=expected) as record:
