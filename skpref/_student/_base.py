@@ -7,7 +7,7 @@ from numbers import Integral, Real
 
 import numpy as np
 from sklearn.base import ClassifierMixin
-from sklearn.utils.validation import check_consistent_length, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from skpref._device import resolve_device
 from skpref._sklearn import (
@@ -368,14 +368,9 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
 
     def _objective(self, class_weight):
         """Return the loss that the parameters describe."""
-        return stages().stage1.Objective(
-            self.loss,
-            self.margin,
-            self.margin_scale,
-            self.pairwise_weight,
-            self.pointwise_weight,
-            class_weight,
-        )
+        kind = stages().stage1.Objective
+        terms = {name: getattr(self, name) for name in kind._fields if name != "class_weight"}
+        return kind(**terms, class_weight=class_weight)
 
     def _network_to_continue(self, *, in_place=False):
         """Return the network of the last fit as stage 1 left it, None if there is none.
@@ -527,7 +522,11 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         check_is_fitted(self)
         codes = read_truth(y, self.classes_)
         predicted = self._predict_codes(X)
-        check_consistent_length(predicted, codes)
+        if len(codes) != len(predicted):
+            raise ValueError(
+                f"Found input variables with inconsistent numbers of samples: y has {len(codes)} "
+                f"entries but X has {len(predicted)} rows; pass one label per row."
+            )
         weight = check_weights(sample_weight, len(codes))
         labelled = codes >= 0
         if not labelled.any():

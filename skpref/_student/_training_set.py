@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.utils.validation import check_consistent_length
 
 from skpref._calibrator import LLMScoreCalibrator
 from skpref._columns import read_numbers
@@ -154,8 +153,6 @@ def prepare(
         If `llm_scores` come without `groups`, or arguments do not match.
     """
     n_rows = X.shape[0]
-    y = np.full(n_rows, -1) if y is None else y
-    check_consistent_length(X, y)
     if llm_scores is not None:
         if groups is None:
             raise ValueError(
@@ -164,7 +161,7 @@ def prepare(
             )
         llm_scores = check_llm_scores(llm_scores, n_rows)
     session = np.zeros(n_rows, dtype=int) if groups is None else check_groups(groups, n_rows)
-    classes, codes, llm_scores = _read_classes(y, llm_scores, classes)
+    classes, codes, llm_scores = _read_classes(y, n_rows, llm_scores, classes)
     weight = check_weights(sample_weight, n_rows)
     order = np.flatnonzero(weight)
     if not len(order):
@@ -190,10 +187,18 @@ def prepare(
     return Prepared(training, order, n_rows, classes, fitted_calibrator)
 
 
-def _read_classes(y, llm_scores, classes) -> tuple[np.ndarray, IntArray, FloatArray | None]:
+def _read_classes(
+    y, n_rows: int, llm_scores, classes
+) -> tuple[np.ndarray, IntArray, FloatArray | None]:
     """Return the sorted class labels, labels as positions in them, and scores in their order."""
     partial = llm_scores is not None
+    y = np.full(n_rows, -1) if y is None else y
     labels, codes = check_labels(y, classes=classes, partial=partial)
+    if len(codes) != n_rows:
+        raise ValueError(
+            f"Found input variables with inconsistent numbers of samples: y has {len(codes)} "
+            f"entries but X has {n_rows} rows; pass one label per row, -1 or None for none."
+        )
     if partial:
         n_scores = llm_scores.shape[2] if llm_scores.ndim == 3 else 2
         labels, columns = score_order(labels, classes, n_scores)
