@@ -307,8 +307,8 @@ def try_property(subject, rng, notes):
 
 
 def _row_order(subject, setting, data, rng, notes, model, out):
-    keeps = getattr(subject, "keeps_row_order", lambda setting: True)
-    if not keeps(setting):
+    keeps = getattr(subject, "keeps_row_order", lambda setting, data: True)
+    if not keeps(setting, data):
         return
     order = rng.permutation(len(data.truth))
     moved = data._replace(

@@ -419,7 +419,7 @@ _SPOILT_TABLE = {
     "four dimensions": lambda t: np.zeros((len(t), 2, 2, 2)),
     "a number": lambda t: 5,
     "a string": lambda t: "abc",
-    "ragged": lambda t: [[0.5], *t[1:].tolist()],
+    "ragged": lambda t: [[0.5] * 9, *t[1:].tolist()],
 }
 
 _SPOILT_COLUMN = {
