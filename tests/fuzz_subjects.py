@@ -1,5 +1,6 @@
 """What the fuzz calls: each estimator and function, its legal use, and what it promises."""
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -316,8 +317,8 @@ class Sampler(Estimator):
         ensure(not len(pairs) or np.isclose(pairs.weight.mean(), 1), "weights of mean 1")
         cap = model.max_pairs_per_session
         if cap is not None and len(pairs):
-            _, counts = np.unique(groups[pairs.winner].astype(str), return_counts=True)
-            ensure(counts.max() <= cap, "max_pairs_per_session")
+            counts = Counter(groups[pairs.winner].tolist())
+            ensure(max(counts.values()) <= cap, "max_pairs_per_session")
         if scores.shape[1] == 1 and len(pairs):
             X, sign = model.fit_resample(data.X, data.soft, groups=data.groups)
             ensure(X.shape == (len(sign), data.X.shape[1]), "one difference for each sign")
@@ -579,7 +580,12 @@ class Labeler(Estimator):
         frame = Context().frame(data, setting)
         scores = model.fit(frame, data.y).transform(frame)
         if not isinstance(scores, np.ndarray):  # the user's setting asks for frames
-            scores = model.from_frame(scores)
+            scores = np.asarray(scores)
+            if len(data.classes) > 2:
+                scores = scores.reshape(len(frame), -1, len(data.classes))
+            else:  # the second class alone
+                scores = scores[:, :, None]
+                scores = np.concatenate([1 - scores, scores], axis=2)
         return {"scores": scores}
 
     def check(self, model, data, setting, out):
