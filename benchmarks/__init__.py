@@ -1,4 +1,4 @@
-"""What skpref gains and what it costs. Each command is run as `python -m benchmarks.<name>`.
+"""Gains and costs of skpref. Each command is run as `python -m benchmarks.<name>`.
 
 Modules whose name begins with an underscore are shared by the commands.
 """

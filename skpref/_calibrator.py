@@ -39,6 +39,7 @@ from skpref._sklearn import (
 from skpref._state import keeps_state_on_failure
 from skpref._typing import ArrayLike, FloatArray, IntArray, SessionIds
 from skpref._validation import (
+    ScoreOrder,
     check_groups,
     check_labels,
     check_llm_scores,
@@ -320,6 +321,10 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         multi_class = self.classes is not None and np.size(self.classes) > 2
         tags.classifier_tags = ClassifierTags(multi_class=multi_class)
         return tags
+
+    def _classes_as_given(self) -> np.ndarray:
+        """Return the class labels in the order of the scores."""
+        return ScoreOrder(self.classes_, self._score_of_class).as_given
 
     def __sklearn_is_fitted__(self) -> bool:
         return "_model" in vars(self)

@@ -520,7 +520,7 @@ def check_texts(X) -> np.ndarray:
         raise ValueError("X is a single string; pass a list of texts, one per row.")
     if isinstance(X, list | tuple):
         X = np.fromiter(X, dtype=object, count=len(X))
-    shape = getattr(X, "shape", (0,) if isinstance(X, Iterable) else ())
+    shape: tuple = getattr(X, "shape", (0,) if isinstance(X, Iterable) else ())
     if len(shape) == 2 and shape[1] != 1:
         raise ValueError(
             f"X has {shape[1]} columns, but one text per row is needed; pick one column, "

@@ -1,4 +1,4 @@
-"""What can hold a column of values, with or without missing ones."""
+"""Containers of a column of values, with or without missing ones."""
 
 from collections import deque
 

@@ -164,7 +164,7 @@ FILLER = "the a i you we it is was my your to and not of in on for"
 
 @cache
 def texts(n_classes=2, n_sessions=16, length=5):
-    """Sentences with a word that tells the class, as `Data` whose X is a list of str."""
+    """Sentences with a word that shows the class, as `Data` whose X is a list of str."""
     rng = np.random.RandomState(3)
     words = ["happy love good thanks", "angry hate bad broken", "order parcel card bill"]
     y = rng.randint(n_classes, size=n_sessions * length)

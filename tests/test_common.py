@@ -24,19 +24,22 @@ ESTIMATORS = [
         for strategy in ("all", "uniform", "margin", "adjacent")
     ],
     IntraSessionPairSampler(max_pairs_per_session=5, session_weight="pairs", random_state=0),
-    # One setting per way through fit: the checks are about its conventions, not about what is
-    # learned. So each trains for a few epochs, and options that do not meet share a setting.
+    PairwisePreferenceClassifier(max_epochs=8, lr=0.03, random_state=0),
+    PairwisePreferenceClassifier("linear", solver="lbfgs", random_state=0),
+]
+# One setting for each other way through fit: the checks are about its conventions, not about what
+# is learned. So each trains for a few epochs, and options that do not meet share a setting.
+SLOW_ESTIMATORS = [
+    PairwisePreferenceClassifier(random_state=0),
     *[
         PairwisePreferenceClassifier(**params, max_epochs=8, lr=0.03, random_state=0)
         for params in (
-            {},
-            {"module": "linear", "loss": "hinge"},
+            {"module": "linear", "solver": "adam", "loss": "hinge"},
             {"loss": "logistic", "margin": "fixed", "class_weight": "balanced"},
             {"stage2": "finetune", "pointwise_weight": 0},
             {"stage2": None, "pairwise_weight": 0},
         )
     ],
-    PairwisePreferenceClassifier("linear", solver="lbfgs", random_state=0),
 ]
 
 
@@ -48,6 +51,6 @@ def test_estimator_follows_scikit_learn(estimator, check):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default::sklearn.exceptions.SkipTestWarning")
-@parametrize_with_checks([PairwisePreferenceClassifier(random_state=0)])
-def test_defaults_follow_scikit_learn(estimator, check):
+@parametrize_with_checks(SLOW_ESTIMATORS)
+def test_estimator_of_many_epochs_or_options_follows_scikit_learn(estimator, check):
     check(estimator)

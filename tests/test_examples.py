@@ -8,7 +8,7 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-# The first example is the README's main job, which the gate runs by itself.
+# The first example is the README's main job, which the gate runs separately.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "says", "draws"),

@@ -456,7 +456,7 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         return Output(self.scale_, self.offsets_).logits(scores).astype(scores.dtype)
 
     def decision_function(self, X):
-        """Score the rows in logits.
+        """Return the logits of the rows.
 
         Parameters
         ----------
@@ -472,7 +472,7 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         return logits[:, 0] if logits.shape[1] == 1 else logits
 
     def predict_proba(self, X):
-        """Probability of each class, calibrated by stage 2 (see Notes).
+        """Return the probability of each class, calibrated by stage 2.
 
         Parameters
         ----------
@@ -482,13 +482,13 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         Returns
         -------
         ndarray of shape (n_utterances, n_classes)
-            Softmax of ``scale_ * scores + offsets_``, which stage 2 fitted on the human labels and,
-            as a prior, on the calibrated soft labels.
+            Softmax of ``scale_ * scores + offsets_``. Stage 2 fitted scale and offsets on the human
+            labels and, as a prior, on the calibrated soft labels.
         """
         return probabilities(self._logits(X))
 
     def predict(self, X):
-        """Most probable class, or what `decision` chooses.
+        """Return the most probable class, or the one that `decision` chooses.
 
         Parameters
         ----------
@@ -507,7 +507,7 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         return (self.predict_proba(X) * np.exp(self.decision_offsets_)).argmax(axis=1)
 
     def score(self, X, y, sample_weight=None):
-        """Accuracy on the labelled rows.
+        """Return the accuracy on the labelled rows.
 
         Parameters
         ----------

@@ -24,7 +24,7 @@ _STEP = 2**18
 
 
 def pair_loss(violation: Tensor, loss: str) -> tuple[Tensor, Tensor]:
-    """Loss of a pair by how far the scores fall short of the margin, and its derivative.
+    """Return the loss of a pair by how far it falls short of the margin, and its derivative.
 
     Parameters
     ----------
@@ -210,7 +210,7 @@ def _halving_gains(elements: Tensor, leaf: int, n_halvings: int, power: int) -> 
 
 
 def _excess(value: Tensor, sums: Tensor, power: int) -> Tensor:
-    """Sum of weights, or of weighted distances from `value`, given counts and sums of values."""
+    """Return the sum of weights, or of weighted distances from `value`, given both sums."""
     return value * sums[0] - sums[1] if power == 2 else sums[0]
 
 

@@ -18,7 +18,7 @@ from skpref._torch._scoring import ROWS
 
 
 def _as_sparse_tensor(X) -> Tensor:
-    """COO tensor of a CSR matrix."""
+    """Return a CSR matrix as a COO tensor."""
     X = X.tocoo()
     place = torch.from_numpy(np.stack([X.row, X.col]))
     return torch.sparse_coo_tensor(place, as_tensor(X.data), X.shape, check_invariants=False)
@@ -100,7 +100,7 @@ def minimize_full_batch(net: NeuralNet, data: SessionDataset, *, l2, tol, max_it
 
 
 def accumulate_gradients(module, data, criterion, target, device, *, n_rows=ROWS) -> float:
-    """Loss of all rows, its gradient left in the module, by blocks of rows.
+    """Return the loss of all rows, and leave its gradient in the module, by blocks of rows.
 
     The loss needs the scores of all rows together, the network does not: it scores the rows in
     blocks, and again in blocks pulls back the gradient by the scores.

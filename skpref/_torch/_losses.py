@@ -67,7 +67,7 @@ def _sides(scores: Tensor, block: dict[str, Tensor], criterion: "PreferenceLoss"
 
 
 def _given_pairs(scores: Tensor, target: dict[str, Tensor], criterion: "PreferenceLoss"):
-    """Weighted mean of the losses of given pairs, and its gradient by the scores."""
+    """Return the weighted mean of the losses of given pairs, and its gradient by the scores."""
     column = target["class_index"]
     winner, loser = (target["winner"], column), (target["loser"], column)
     gap = target["margin"] if criterion.margin == "adaptive" else 1.0
@@ -236,7 +236,7 @@ class PreferenceLoss(nn.Module):
         return _WithGradient.apply(scores, value, gradient)
 
     def _pointwise(self, scores: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of the rows with their soft labels, and its gradient by the scores."""
+        """Return the cross-entropy of rows with soft labels, and its gradient by the scores."""
         soft, weight = target["soft"].to(scores), target["weight"].to(scores)
         logits = scores if self.output is None else self.output.logits(scores)
         if scores.shape[1] == 1:

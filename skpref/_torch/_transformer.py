@@ -114,7 +114,7 @@ class TransformerScorer(nn.Module):
             parameter.requires_grad = parameter in trained
 
     def tokenize(self, texts) -> np.ndarray:
-        """Token ids of each text.
+        """Return the token ids of each text.
 
         Parameters
         ----------

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
-from sklearn.base import clone
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.linear_model import LinearRegression
 from sklearn.utils import Bunch, check_random_state
@@ -14,7 +13,7 @@ from sklearn.utils import Bunch, check_random_state
 from skpref._calibrator import LLMScoreCalibrator
 from skpref._sklearn import HasMethods, Interval, StrOptions, validate_params
 from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
-from skpref._validation import check_groups, labels_of_codes
+from skpref._validation import check_groups
 from skpref.inspection._bootstrap import (
     MIN_SESSIONS,
     percentile_interval,
@@ -30,6 +29,7 @@ from skpref.inspection._report import (
 )
 from skpref.inspection._scores import (
     check_prompt_names,
+    fit_calibrator,
     log_losses,
     order_by_content,
     prompt_probabilities,
@@ -110,10 +110,9 @@ def _measure_drops(
     calibrator, scores, codes, classes, session, used, n_bootstrap, level, rng
 ) -> Bunch:
     """Return the loss of the cross-fitted pool without each prompt minus that with it."""
-    labels = labels_of_codes(codes, classes)
 
     def losses(part):
-        prob = clone(calibrator).fit_transform(part, labels, groups=session)
+        prob, _ = fit_calibrator(calibrator, part, codes, classes, session)
         return _row_losses(prob[used], codes[used])
 
     n_prompts = scores.shape[1]

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.metadata_routing import get_routing_for_object
 
 from skpref._typing import FloatArray, IntArray
-from skpref._validation import labels_of_codes
+from skpref._validation import labels_of_codes, read_numbers
 from skpref.inspection._pipeline import (
     find_classifier,
     new_calibrator,
@@ -19,6 +19,7 @@ from skpref.inspection._pipeline import (
     steps_before,
     takes_texts,
 )
+from skpref.inspection._scores import fit_calibrator
 
 
 class ComparisonData(NamedTuple):
@@ -151,8 +152,6 @@ def make_contenders(estimator: Any, classes: np.ndarray, seed: int) -> dict[str,
     balanced = Distillation(variant(**distil, class_weight="balanced"))
     on_labels = variant(**no_pairs, calibrator="passthrough", smoother="passthrough")
     calibrator = new_calibrator(classifier)
-    if "classes" in calibrator.get_params():
-        calibrator.set_params(classes=classes)
     return {
         "skpref": contender(variant()),
         "skpref, no pairs": contender(variant(**no_pairs)),
@@ -186,10 +185,10 @@ def _fit_on_scores(estimator: Any, data: ComparisonData, train, test) -> FloatAr
 
 def _calibrate_scores(calibrator: Any, data: ComparisonData, train, test) -> FloatArray:
     """Calibrate the LLM's own scores; it is asked about the test rows, too."""
-    scores, labels = data.llm_scores[train], data.labels(train)
-    return calibrator.fit(scores, labels, groups=data.session[train]).transform(
-        data.llm_scores[test]
+    _, calibrator = fit_calibrator(
+        calibrator, data.llm_scores[train], data.codes[train], data.classes, data.session[train]
     )
+    return read_numbers(calibrator.transform(data.llm_scores[test]), "the output of calibrator")
 
 
 def _fit_on_labels(estimator: Any, data: ComparisonData, train, test) -> FloatArray:

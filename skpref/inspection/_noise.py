@@ -54,7 +54,8 @@ class _DrawnPairs(NamedTuple):
 
 def _label_rows(llm_scores, y, groups, classes, layout) -> _LabelledRows:
     """Check the input and return the rows that pairs are made of."""
-    scores, classes, codes = read_scores(llm_scores, y, classes)
+    per_class = layout == "classes"
+    scores, classes, codes = read_scores(llm_scores, y, classes, per_class=per_class)
     session = check_groups(groups, len(scores))
     score = score_per_class(scores, classes, layout)
     usable = (codes >= 0) & ~np.isnan(score[:, 0])

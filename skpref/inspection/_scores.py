@@ -1,17 +1,31 @@
 """Read scores and labels, order rows and bin values: shared by the functions and the displays."""
 
+from typing import Any
+
 import numpy as np
 
 from skpref._calibrator import LLMScoreCalibrator
 from skpref._typing import ArrayLike, FloatArray, IntArray
-from skpref._validation import check_labels, check_llm_scores, resolve_classes
+from skpref._validation import (
+    check_labels,
+    check_llm_scores,
+    labels_of_codes,
+    plain_output,
+    read_numbers,
+    score_order,
+    sort_scores,
+)
 
 # A log loss counts smaller probabilities as this one; float32 has nothing finer next to 1.
 _SMALLEST = 1e-7
 
 
 def read_scores(
-    llm_scores: ArrayLike, y: ArrayLike | None, classes: ArrayLike | None
+    llm_scores: ArrayLike,
+    y: ArrayLike | None,
+    classes: ArrayLike | None,
+    *,
+    per_class: bool = False,
 ) -> tuple[FloatArray, np.ndarray, IntArray]:
     """Check LLM scores and human labels against each other.
 
@@ -23,13 +37,15 @@ def read_scores(
         Human labels; None if no row has one.
     classes : array-like of shape (n_classes,) or None
         Class labels in the order of the scores.
+    per_class : bool, default=False
+        Whether two-dimensional scores have a column for each class, also of a binary task.
 
     Returns
     -------
     scores : ndarray of float64, shape of `llm_scores`
-        The scores.
+        The scores, in the order of the sorted classes.
     classes : ndarray of shape (n_classes,)
-        Class labels.
+        Class labels, sorted.
     codes : ndarray of int, shape (n_samples,)
         Position of each label in the classes, -1 for none.
 
@@ -39,6 +55,8 @@ def read_scores(
         If scores, labels and classes do not match.
     """
     scores = check_llm_scores(llm_scores).astype(np.float64)
+    if not len(scores):
+        raise ValueError("llm_scores has no rows; pass the scores of at least one utterance.")
     labels = np.full(len(scores), -1) if y is None else y
     present, codes = check_labels(labels, classes=classes, partial=True)
     if len(codes) != len(scores):
@@ -47,7 +65,8 @@ def read_scores(
             "per row, -1 or None for an unlabelled one."
         )
     if scores.ndim == 3:
-        return scores, resolve_classes(present, classes, scores.shape[2]), codes
+        order = score_order(present, classes, scores.shape[2])
+        return sort_scores(scores, order.columns), order.classes, codes
     if len(present) == 0:
         present = np.arange(2)
     if len(present) < 2:
@@ -55,7 +74,10 @@ def read_scores(
             f"y has one class only ({present.tolist()!r}); pass classes=[...] with every label, in "
             "the order of the scores."
         )
-    return scores, present, codes
+    order = score_order(present, classes, len(present))
+    if per_class and scores.shape[1] == len(present):
+        return scores[:, order.columns], order.classes, codes
+    return sort_scores(scores, order.columns), order.classes, codes
 
 
 def _are_soft_labels(scores: FloatArray, n_classes: int) -> bool:
@@ -80,7 +102,48 @@ def score_per_class(scores: FloatArray, classes: np.ndarray, layout: str) -> Flo
     guessed = layout == "auto" and scores.ndim == 2 and _are_soft_labels(scores, n_classes)
     if layout == "classes" or guessed:
         return np.where(np.isnan(scores).any(axis=1, keepdims=True), np.nan, scores)
-    return LLMScoreCalibrator("mean", classes=classes).fit_transform(scores)
+    return mean_probabilities(scores, classes)
+
+
+def mean_probabilities(
+    scores: FloatArray, classes: np.ndarray, score_type: str = "auto"
+) -> FloatArray:
+    """Return the mean of the prompts' probabilities (n, n_classes), NaN in rows without scores."""
+    calibrator = LLMScoreCalibrator("mean", classes=classes, score_type=score_type)
+    return plain_output(calibrator).fit_transform(scores)
+
+
+def fit_calibrator(
+    calibrator: Any, scores: FloatArray, codes: IntArray, classes: np.ndarray, session: IntArray
+) -> tuple[FloatArray, Any]:
+    """Fit a clone of a calibrator, and return the probabilities that it gives.
+
+    Parameters
+    ----------
+    calibrator : transformer
+        Calibrator of the user.
+    scores : ndarray of shape (n_samples, n_prompts, n_classes) or (n_samples, n_prompts)
+        Raw scores in the order of `classes`.
+    codes : ndarray of int, shape (n_samples,)
+        Labels as class positions, -1 where unlabelled.
+    classes : ndarray of shape (n_classes,)
+        Sorted class labels.
+    session : ndarray of int, shape (n_samples,)
+        Session codes.
+
+    Returns
+    -------
+    prob : ndarray of shape (n_samples, n_classes)
+        Cross-fitted probabilities.
+    calibrator : transformer
+        The fitted clone, whose output is to be read by `read_numbers`.
+    """
+    calibrator = plain_output(calibrator)
+    if "classes" in calibrator.get_params():
+        calibrator.set_params(classes=classes)
+    labels = labels_of_codes(codes, classes)
+    prob = calibrator.fit_transform(scores, labels, groups=session)
+    return read_numbers(prob, "the output of calibrator"), calibrator
 
 
 def prompt_probabilities(scores: FloatArray, classes: np.ndarray) -> FloatArray:
@@ -89,11 +152,10 @@ def prompt_probabilities(scores: FloatArray, classes: np.ndarray) -> FloatArray:
     if scores.ndim == 2 and len(classes) > 2:
         scores = scores.reshape(len(scores), -1, len(classes))
     prob = np.full((len(scores), scores.shape[1], len(classes)), np.nan)
-    calibrator = LLMScoreCalibrator("mean", classes=classes, score_type=score_type)
     for p in range(scores.shape[1]):
         of_prompt = scores[:, [p]]
         if (~np.isnan(of_prompt).reshape(len(of_prompt), -1).any(axis=1)).any():
-            prob[:, p] = calibrator.fit_transform(of_prompt)
+            prob[:, p] = mean_probabilities(of_prompt, classes, score_type)
     return prob
 
 

@@ -28,6 +28,7 @@ def arguments(folders, monkeypatch):
     return lambda *more: study.parse_args([*given, *folders, *more])
 
 
+@pytest.mark.slow
 def test_study_writes_its_tables_and_resumes(arguments, monkeypatch):
     args = arguments()
     study.run(args)
@@ -135,6 +136,7 @@ def test_unknown_rows_are_named(arguments, capsys):
     assert "['magic']" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_settings_are_stored_with_the_predictions(arguments):
     args = arguments("--seeds", "1", "--rows", "distillation;distillation, balanced;skpref")
     study.run(args)

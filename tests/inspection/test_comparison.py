@@ -139,6 +139,7 @@ def test_comparison_with_itself_differs_by_nothing():
     assert not hasattr(clf, "net_")
 
 
+@pytest.mark.slow
 def test_comparison_takes_pipelines_frames_sparse_and_routing_on_or_off():
     data = make_dialogues(20, labelled_fraction=0.5, random_state=0, n_features=6)
     rest = (data.y, data.groups, data.llm_scores)
@@ -178,6 +179,7 @@ def test_comparison_fits_steps_that_want_groups_and_steps_in_steps():
         assert result.scores[name] == pytest.approx(expected.scores[name], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_comparison_of_a_text_classifier(tiny_model):
     rng = np.random.default_rng(0)
     y, groups = rng.integers(0, 2, 48), np.repeat(np.arange(12), 4)

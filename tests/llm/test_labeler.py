@@ -441,6 +441,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(stub, tmp_path, sign):
     np.testing.assert_array_equal(scores, make(stub, prompts).fit_transform(texts))
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_cache_and_ask_each_question_once(stub, tmp_path):
     stub.delay = 0.05
     processes = [start(stub, tmp_path, 0, 80), start(stub, tmp_path, 40, 120)]

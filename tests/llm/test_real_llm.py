@@ -8,7 +8,10 @@ from sklearn.pipeline import make_pipeline
 
 from skpref import LLMLabeler, LLMScoreCalibrator, PromptBank
 
-pytestmark = pytest.mark.filterwarnings("ignore:With the prompt:UserWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:With the prompt:UserWarning"),
+]
 
 CLASSES = ["negative", "positive"]
 SOUNDS = {"sounds": "{answer}\n\nMessage: {utterance}\n\nThe speaker sounds\n{options}"}

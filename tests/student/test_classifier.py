@@ -68,6 +68,7 @@ def many():
     return make_dialogues(n_sessions=200, random_state=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["hinge", "squared_hinge", "logistic"])
 @pytest.mark.parametrize("module", ["linear", "mlp"])
 def test_each_loss_beats_the_scores_it_learned_from(many, loss, module):
@@ -364,6 +365,7 @@ def test_lbfgs_prints_a_line_per_iteration(data, capsys):
 # --- invariance -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params",
     [
@@ -487,6 +489,7 @@ def test_each_pair_sampler_trains(data3, sampler):
     assert concordance > 0.8
 
 
+@pytest.mark.slow
 def test_strategies_of_pair_samplers_make_different_networks(data3):
     samplers = [
         None,

@@ -441,7 +441,7 @@ def test_pickle_of_a_text_model(text_student, how, tmp_path):
         joblib.dump(text_student, path)
         again = joblib.load(path)
     assert_same(text_student, again, TEXTS)
-    # As large as the weights are the moments of the optimiser, with which partial_fit goes on.
+    # As large as the weights are the moments of the optimiser, with which partial_fit continues.
     words = text_student.net_.module_.encoder[0].model.get_input_embeddings().weight
     assert path.read_bytes().count(words.detach().numpy().tobytes()) == 1
     again.partial_fit(TEXTS, MOODS)

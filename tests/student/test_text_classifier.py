@@ -35,7 +35,7 @@ NOISE = "the a i you we it is was my your to and not of in on for can do have wi
 
 
 def make_texts(n_sessions=40, length=6, seed=0):
-    """Texts of random words; one word out of two lists of 20 tells the class."""
+    """Texts of random words; one word out of two lists of 20 shows the class."""
     rng = np.random.RandomState(seed)
     told, noise = [words.split() for words in TOLD], NOISE.split()
     y = rng.randint(2, size=n_sessions * length)
@@ -95,7 +95,7 @@ class Recorder(Callback):
 
 
 def recorded(clf, *args, **kwargs):
-    """What a recorder saw of a fit."""
+    """Return the recorder of a fit."""
     clf.set_params(callbacks=[Recorder()]).fit(*args, **kwargs)
     return next(c for _, c in clf.net_.callbacks_ if isinstance(c, Recorder))
 

@@ -7,8 +7,8 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
-from skpref._calibrator import LLMScoreCalibrator
 from skpref._typing import ArrayLike, FloatArray, IntArray, SessionIds
+from skpref._validation import read_numbers
 from skpref.inspection._plot._style import (
     BLUE,
     ORANGE,
@@ -20,6 +20,7 @@ from skpref.inspection._plot._style import (
 from skpref.inspection._scores import (
     assign_bins,
     check_prompt_names,
+    mean_probabilities,
     prompt_probabilities,
     quantile_edges,
     read_scores,
@@ -221,7 +222,7 @@ class ScoreReliabilityDisplay:
             If no row is labelled, or scores, labels and classes do not match.
         """
         check_is_fitted(calibrator)
-        classes = calibrator.classes_
+        classes = calibrator._classes_as_given()
         if groups is None:
             calibrated = calibrator.transform(llm_scores)
         else:
@@ -262,7 +263,8 @@ class ScoreReliabilityDisplay:
         llm_scores : array-like of shape (n_samples, n_prompts, n_classes) or (n_samples, n_prompts)
             Raw LLM scores. Ratings are standardised first.
         calibrated : array-like of shape (n_samples, n_classes), default=None
-            Calibrated probabilities, NaN in rows that have none.
+            Calibrated probabilities, NaN in rows that have none. The columns are those of the
+            sorted classes, as a calibrator gives them.
         classes : array-like of shape (n_classes,), default=None
             Class labels in the order of the last axis of the scores. None takes the sorted labels
             of `y`.
@@ -303,10 +305,10 @@ class ScoreReliabilityDisplay:
             for p, name in enumerate(names)
             if not np.isnan(prob[labelled, p]).all()
         }
-        mean = LLMScoreCalibrator("mean", classes=class_labels).fit_transform(scores)[labelled]
+        mean = mean_probabilities(scores, class_labels)[labelled]
         after = None
         if calibrated is not None:
-            table = np.asarray(calibrated, dtype=np.float64)
+            table = read_numbers(calibrated, "calibrated")
             shape = (len(codes), len(class_labels))
             if table.shape != shape:
                 raise ValueError(

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import column_or_1d
 
-from skpref._calibrator import LLMScoreCalibrator
+from skpref._columns import read_column
 from skpref._typing import ArrayLike, FloatArray
-from skpref._validation import check_labels, check_llm_scores
+from skpref._validation import check_labels, check_llm_scores, read_numbers, score_order
 from skpref.inspection._plot._style import (
     BLUE,
     GREEN,
@@ -22,6 +23,7 @@ from skpref.inspection._plot._style import (
     get_axes,
     style_axes,
 )
+from skpref.inspection._scores import mean_probabilities
 
 # Styles of the lines that have a role; other lines get the remaining colours.
 _ROLES: dict[str, dict[str, Any]] = {
@@ -35,11 +37,7 @@ _OTHERS = [GREEN, PURPLE, SKY, "black"]
 def _check_lengths(lines: Mapping[str, FloatArray], optional: Mapping[str, Any]) -> int:
     """Return the number of utterances, the same in all that is given."""
     lengths = {f"scores[{name!r}]": len(line) for name, line in lines.items()}
-    lengths |= {
-        name: len(np.asarray(values, dtype=object))
-        for name, values in optional.items()
-        if values is not None
-    }
+    lengths |= {name: len(values) for name, values in optional.items() if values is not None}
     first, n_turns = next(iter(lengths.items()))
     for name, length in lengths.items():
         if length != n_turns:
@@ -62,6 +60,13 @@ def _compare_labels(y: ArrayLike, pos_label: Any) -> tuple[FloatArray, Any]:
         )
     is_pos = [c >= 0 and labels.tolist()[c] == pos_label for c in codes]
     return np.where(codes < 0, np.nan, np.array(is_pos, dtype=np.float64)), pos_label
+
+
+def _classes_of_scores(estimator: Any) -> Any:
+    """Return the parameter `classes` of a classifier, or of the last step of a pipeline."""
+    while isinstance(estimator, Pipeline):
+        estimator = estimator.steps[-1][1]
+    return getattr(estimator, "classes", None)
 
 
 class SessionTrajectoryDisplay:
@@ -243,18 +248,20 @@ class SessionTrajectoryDisplay:
                 'scores={} has no line to draw; pass for example {"student": proba[:, 1]}.'
             )
         lines = {
-            name: column_or_1d(np.asarray(score, dtype=np.float64))
+            name: column_or_1d(read_numbers(score, f"scores[{name!r}]").astype(np.float64))
             for name, score in scores.items()
         }
-        n_turns = _check_lengths(lines, {"y": y, "texts": texts, "turns": turns})
         is_class = None
         if y is not None:
             is_class, pos_label = _compare_labels(y, pos_label)
+        given_texts = None if texts is None else read_column(texts, "texts", entry="text")
+        given_turns = None if turns is None else read_column(turns, "turns", entry="turn number")
+        n_turns = _check_lengths(lines, {"y": is_class, "texts": given_texts, "turns": given_turns})
         display = cls(
-            np.arange(n_turns) if turns is None else column_or_1d(np.asarray(turns)),
+            np.arange(n_turns) if given_turns is None else given_turns,
             lines,
             is_class=is_class,
-            texts=None if texts is None else [str(text) for text in texts],
+            texts=None if given_texts is None else list(map(str, given_texts.tolist())),
             pos_label=pos_label,
         )
         return display.plot(ax=ax, **kwargs)
@@ -318,9 +325,10 @@ class SessionTrajectoryDisplay:
         prob = np.asarray(estimator.predict_proba(X))[:, k]
         if llm_scores is not None:
             raw = check_llm_scores(llm_scores, len(prob))
-            lines["LLM"] = LLMScoreCalibrator("mean", classes=classes).fit_transform(raw)[:, k]
+            order = score_order(classes, _classes_of_scores(estimator), len(classes))
+            lines["LLM"] = mean_probabilities(raw, order.as_given)[:, k]
         if soft_labels is not None:
-            lines["soft label"] = np.asarray(soft_labels, dtype=np.float64)[:, k]
+            lines["soft label"] = read_numbers(soft_labels, "soft_labels")[:, k]
         lines["student"] = prob
         return cls.from_predictions(
             turns, lines, y, texts=texts, pos_label=classes.tolist()[k], ax=ax, **kwargs
