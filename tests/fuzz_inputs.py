@@ -129,7 +129,9 @@ def _draw_scores(rng, codes, k, kind):
         "log_odds": lambda: logits,
         "raw": lambda: np.clip(np.round(3 + 2 * logits), 1, 9),
     }[kind]()
-    scores[rng.random(scores.shape[:2]) < choose(rng, [0, 0, 0.2])] = np.nan
+    missing = rng.random(scores.shape[:2]) < choose(rng, [0, 0, 0.2])
+    if missing.all(axis=1).mean() <= 0.25:  # else there might be no pair of soft labels
+        scores[missing] = np.nan
     return scores[:, :, 1] if k == 2 and rng.random() < 0.5 else scores
 
 
@@ -419,7 +421,7 @@ _SPOILT_TABLE = {
     "four dimensions": lambda t: np.zeros((len(t), 2, 2, 2)),
     "a number": lambda t: 5,
     "a string": lambda t: "abc",
-    "ragged": lambda t: [[0.5], *t[1:].tolist()],
+    "ragged": lambda t: [[0.5] * 9, *t[1:].tolist()],
 }
 
 _SPOILT_COLUMN = {

@@ -1,5 +1,6 @@
 """What the fuzz calls: each estimator and function, its legal use, and what it promises."""
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -227,6 +228,11 @@ class Smoother(Estimator):
     share = 0.4
     any_metric = ("cosine", "euclidean", "l2", "l1")
 
+    def keeps_row_order(self, setting, data):
+        # Of neighbours at the same distance the first is taken. With these, many distances tie.
+        metric = setting.params.get("metric", "cosine")
+        return metric != "canberra" and not (metric == "cosine" and data.X.shape[1] == 1)
+
     def refusals(self, setting, data):
         dense = setting.params.get("metric", "cosine") not in self.any_metric
         return [(dense, "cannot compare rows of a sparse X")]
@@ -288,7 +294,7 @@ class Sampler(Estimator):
     def adapt(self, data, setting):
         return data._replace(soft=data.soft[:, 1]) if setting.options["column"] else data
 
-    def keeps_row_order(self, setting):
+    def keeps_row_order(self, setting, data):
         drawn = setting.params.get("strategy", "all") in ("uniform", "margin")
         return not drawn and setting.params.get("max_pairs_per_session") is None
 
@@ -311,8 +317,8 @@ class Sampler(Estimator):
         ensure(not len(pairs) or np.isclose(pairs.weight.mean(), 1), "weights of mean 1")
         cap = model.max_pairs_per_session
         if cap is not None and len(pairs):
-            _, counts = np.unique(groups[pairs.winner].astype(str), return_counts=True)
-            ensure(counts.max() <= cap, "max_pairs_per_session")
+            counts = Counter(groups[pairs.winner].tolist())
+            ensure(max(counts.values()) <= cap, "max_pairs_per_session")
         if scores.shape[1] == 1 and len(pairs):
             X, sign = model.fit_resample(data.X, data.soft, groups=data.groups)
             ensure(X.shape == (len(sign), data.X.shape[1]), "one difference for each sign")
@@ -466,7 +472,7 @@ class Context(Estimator):
         plain = data.groups.dtype.kind in "iufUM"
         return {"polars": plain and rng.random() < 0.4}
 
-    def keeps_row_order(self, setting):
+    def keeps_row_order(self, setting, data):
         return setting.params.get("turn", "turn") is not None
 
     def frame(self, data, setting):
@@ -567,14 +573,20 @@ class Labeler(Estimator):
     def options(self, rng, data):
         return {"polars": False}
 
-    def keeps_row_order(self, setting):
+    def keeps_row_order(self, setting, data):
         return setting.params.get("turn", "turn") is not None
 
     def use(self, model, data, setting):
         frame = Context().frame(data, setting)
-        scores = np.asarray(model.fit(frame, data.y).transform(frame))
-        # A table, if the user's setting asks for frames.
-        return {"scores": scores.reshape(len(frame), -1, len(data.classes))}
+        scores = model.fit(frame, data.y).transform(frame)
+        if not isinstance(scores, np.ndarray):  # the user's setting asks for frames
+            scores = np.asarray(scores)
+            if len(data.classes) > 2:
+                scores = scores.reshape(len(frame), -1, len(data.classes))
+            else:  # the second class alone
+                scores = scores[:, :, None]
+                scores = np.concatenate([1 - scores, scores], axis=2)
+        return {"scores": scores}
 
     def check(self, model, data, setting, out):
         n, k = len(data.texts), len(data.classes)
