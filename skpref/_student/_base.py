@@ -26,13 +26,14 @@ from skpref._student._training_set import (
     check_has_pairs,
     check_same_classes,
     class_weights,
+    classes_to_continue,
     hold_out_sessions,
     make_calibrator,
     make_smoother,
     prepare,
 )
 from skpref._typing import FloatArray, IntArray
-from skpref._validation import check_weights, read_classes, read_truth
+from skpref._validation import check_weights, read_truth
 
 _MODULE = "module__"
 
@@ -303,7 +304,8 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         self._check_options()
         first = not _is_fitted(self)
         network = None if first else self._network_to_continue(in_place=True)
-        classes = self._classes_of_partial_fit(classes, first)
+        before = self.classes if first or self.classes is not None else self._classes_before
+        classes = classes_to_continue(before, classes)
         prepared = self._prepare(
             X,
             y,
@@ -336,20 +338,6 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
 
     def __sklearn_is_fitted__(self):
         return "net_" in vars(self)
-
-    def _classes_of_partial_fit(self, classes, first: bool):
-        """Return the classes of this call of `partial_fit`, which are those of the first."""
-        known = self.classes if self.classes is not None or first else self._classes_before
-        known = classes if known is None else known
-        if known is None:
-            raise ValueError("classes must be given on the first call of partial_fit.")
-        known = read_classes(known)
-        if classes is not None and set(read_classes(classes).tolist()) != set(known.tolist()):
-            raise ValueError(
-                f"classes={read_classes(classes).tolist()!r} is not the same as on the first call "
-                f"of partial_fit: {known.tolist()!r}."
-            )
-        return known
 
     def _check_trainable(self, training: TrainingSet):
         """Raise if the rows lack what the parameters need."""

@@ -18,6 +18,7 @@ from skpref._validation import (
     check_weights,
     labels_of_codes,
     plain_output,
+    read_classes,
     score_order,
     sort_scores,
 )
@@ -386,6 +387,37 @@ def check_same_classes(classes: np.ndarray, before: np.ndarray) -> None:
             f"training continues with the classes of the last fit, {before.tolist()!r}, but y and "
             f"llm_scores have {classes.tolist()!r}; fit a new classifier for other classes."
         )
+
+
+def classes_to_continue(before, classes) -> np.ndarray:
+    """Return the classes of a call of `partial_fit`, in the order of the scores.
+
+    Parameters
+    ----------
+    before : array-like of shape (n_classes,) or None
+        Classes of the parameter or of the first call.
+    classes : array-like of shape (n_classes,) or None
+        Classes that this call names.
+
+    Returns
+    -------
+    ndarray of shape (n_classes,)
+        The classes.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or both are given and differ.
+    """
+    if before is None and classes is None:
+        raise ValueError("classes must be given on the first call of partial_fit.")
+    known = read_classes(classes if before is None else before)
+    if classes is not None and set(read_classes(classes).tolist()) != set(known.tolist()):
+        raise ValueError(
+            f"classes={read_classes(classes).tolist()!r} is not the same as on the first call "
+            f"of partial_fit: {known.tolist()!r}."
+        )
+    return known
 
 
 def check_has_pairs(training: TrainingSet, min_margin: float) -> None:
