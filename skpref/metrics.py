@@ -32,8 +32,8 @@ __all__ = [
 _ROUNDING = 8 * float(np.finfo(np.float32).eps)
 
 
-def _check_predictions(y_true: ArrayLike, values: ArrayLike, name: str) -> FloatArray:
-    """Return predictions as a float array of one or two dimensions, one row per label."""
+def _check_predictions(values: ArrayLike, name: str) -> FloatArray:
+    """Return predictions as a float array of one or two dimensions."""
     out = check_array(
         read_numbers(values, name),
         dtype=np.float64,
@@ -45,7 +45,6 @@ def _check_predictions(y_true: ArrayLike, values: ArrayLike, name: str) -> Float
         raise ValueError(
             f"{name} has shape {out.shape}; pass (n_samples,) or (n_samples, n_classes)."
         )
-    check_consistent_length(y_true, out)
     return out
 
 
@@ -174,8 +173,9 @@ def within_session_concordance(
     >>> within_session_concordance(y_true, y_score, groups=groups, average="macro")
     0.75
     """
-    scores = _check_predictions(y_true, y_score, "y_score")
+    scores = _check_predictions(y_score, "y_score")
     classes, codes = _encode_labels(y_true, labels)
+    check_consistent_length(codes, scores)
     session = check_groups(groups, len(codes))
     labelled = codes >= 0
     _check_columns(scores, classes, "y_score")
@@ -529,7 +529,7 @@ def expected_calibration_error(
     >>> round(expected_calibration_error(y_true, [0.0, 1.0, 1.0, 1.0]), 3)
     0.25
     """
-    probabilities = _check_predictions(y_true, y_prob, "y_prob")
+    probabilities = _check_predictions(y_prob, "y_prob")
     low, high = float(probabilities.min()), float(probabilities.max())
     if low < -_ROUNDING or high > 1 + _ROUNDING:
         raise ValueError(
@@ -537,6 +537,7 @@ def expected_calibration_error(
         )
     probabilities = probabilities.clip(0, 1)
     classes, codes = _encode_labels(y_true, labels)
+    check_consistent_length(codes, probabilities)
     _check_columns(probabilities, classes, "y_prob")
     labelled = codes >= 0
     if not labelled.any():

@@ -25,6 +25,7 @@ def test_all_names_what_is_there():
         "LLMLabeler",
         "LLMScoreCalibrator",
         "PairwisePreferenceClassifier",
+        "PairwisePreferenceTextClassifier",
         "SentenceEncoder",
     }
 
