@@ -1,6 +1,6 @@
 """Small utterance classifiers from noisy LLM scores, by preferences within dialogue sessions."""
 
-from skpref import datasets, inspection, metrics
+from skpref import datasets, inspection, metrics, model_selection
 from skpref._calibrator import LLMScoreCalibrator
 from skpref._context import DialogueContext
 from skpref._encoder import SentenceEncoder
@@ -37,4 +37,5 @@ __all__ = [
     "datasets",
     "inspection",
     "metrics",
+    "model_selection",
 ]

@@ -5,6 +5,7 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, metadata
 
 from sklearn.base import _fit_context
+from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
@@ -24,6 +25,7 @@ __all__ = [
     "_fit_context",
     "_get_output_config",
     "_is_fitted",
+    "_safe_indexing",
     "validate_params",
 ]
 

@@ -2,21 +2,28 @@
 
 import warnings
 from dataclasses import dataclass, replace
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.metrics import get_scorer
 from sklearn.utils import check_array, check_consistent_length
-from sklearn.utils.metadata_routing import MetadataRequest
+from sklearn.utils.metadata_routing import MetadataRequest, get_routing_for_object
 
 from skpref._sessions import won_and_compared
-from skpref._sklearn import Interval, StrOptions, validate_params
+from skpref._sklearn import Interval, StrOptions, _safe_indexing, validate_params
 from skpref._typing import ArrayLike, FloatArray, IntArray, SessionIds
-from skpref._validation import check_groups, check_labels, read_classes, read_numbers
+from skpref._validation import (
+    check_groups,
+    check_labels,
+    read_classes,
+    read_numbers,
+)
 
 __all__ = [
     "expected_calibration_error",
+    "make_labelled_scorer",
     "within_session_concordance",
     "within_session_concordance_scorer",
 ]
@@ -25,8 +32,8 @@ __all__ = [
 _ROUNDING = 8 * float(np.finfo(np.float32).eps)
 
 
-def _check_predictions(values: ArrayLike, name: str) -> FloatArray:
-    """Return predictions as a float array of one or two dimensions."""
+def _check_predictions(y_true: ArrayLike, values: ArrayLike, name: str) -> FloatArray:
+    """Return predictions as a float array of one or two dimensions, one row per label."""
     out = check_array(
         read_numbers(values, name),
         dtype=np.float64,
@@ -38,6 +45,7 @@ def _check_predictions(values: ArrayLike, name: str) -> FloatArray:
         raise ValueError(
             f"{name} has shape {out.shape}; pass (n_samples,) or (n_samples, n_classes)."
         )
+    check_consistent_length(y_true, out)
     return out
 
 
@@ -166,9 +174,8 @@ def within_session_concordance(
     >>> within_session_concordance(y_true, y_score, groups=groups, average="macro")
     0.75
     """
-    scores = _check_predictions(y_score, "y_score")
+    scores = _check_predictions(y_true, y_score, "y_score")
     classes, codes = _encode_labels(y_true, labels)
-    check_consistent_length(codes, scores)
     session = check_groups(groups, len(codes))
     labelled = codes >= 0
     _check_columns(scores, classes, "y_score")
@@ -307,6 +314,139 @@ class _WithinSessionConcordanceScorer:
 within_session_concordance_scorer = _WithinSessionConcordanceScorer()
 
 
+@dataclass(frozen=True)
+class _LabelledScorer:
+    """Scorer of the labelled rows, as `make_labelled_scorer` makes it.
+
+    Parameters
+    ----------
+    scorer : callable
+        Scorer of scikit-learn's protocol.
+    if_undefined : float
+        Score of rows on which it has none.
+    """
+
+    scorer: Any
+    if_undefined: float = 0.0
+
+    def __call__(self, estimator: Any, X: Any, y_true: ArrayLike, **params: Any) -> float:
+        """Score a fitted classifier on the labelled rows; higher is better.
+
+        Parameters
+        ----------
+        estimator : object
+            Fitted classifier or pipeline with `classes_`.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows to score.
+        y_true : array-like of shape (n_samples,)
+            Human labels; rows may be unlabelled.
+        **params : dict
+            Metadata of the rows, such as `sample_weight` or `groups`.
+
+        Returns
+        -------
+        float
+            The score, or `if_undefined`.
+        """
+        is_class = -1 in np.asarray(estimator.classes_).tolist()
+        labels, codes = check_labels(
+            y_true, partial=True, minus_one_is_class=is_class, name="y_true"
+        )
+        rows = np.flatnonzero(codes >= 0)
+        params = {
+            name: value if value is None else _safe_indexing(_as_array(value), rows)
+            for name, value in params.items()
+        }
+        score = self._score(estimator, _safe_indexing(X, rows), labels[codes[rows]], params)
+        if np.isnan(score):
+            _undefined(
+                f"The score of {len(rows)} labelled rows is undefined, so it is "
+                f"{self.if_undefined}; use LabelledGroupKFold or fewer folds."
+            )
+            return self.if_undefined
+        return float(score)
+
+    def _score(self, estimator, X, truth, params) -> float:
+        """Return the score, NaN if it needs a class that these rows lack."""
+        if not len(truth):
+            return float("nan")
+        has_all = set(truth.tolist()) >= set(np.asarray(estimator.classes_).tolist())
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UndefinedMetricWarning)
+                return self.scorer(estimator, X, truth, **params)
+        except ValueError:
+            if has_all:
+                raise
+            return float("nan")
+
+    def get_metadata_routing(self) -> MetadataRequest:
+        """Return which metadata the scorer requests.
+
+        Returns
+        -------
+        MetadataRequest
+            The request of the scorer of the labelled rows.
+        """
+        return get_routing_for_object(self.scorer)
+
+    def _accept_sample_weight(self) -> bool:
+        # GridSearchCV calls this on each of several scorers if it gets sample weights.
+        return self.scorer._accept_sample_weight()
+
+
+def _as_array(values: Any) -> Any:
+    return np.asarray(values, dtype=object) if isinstance(values, list | tuple) else values
+
+
+@validate_params(
+    {"scoring": [str, callable], "if_undefined": [Real]},
+    prefer_skip_nested_validation=True,
+)
+def make_labelled_scorer(scoring: Any, *, if_undefined: float = 0.0) -> _LabelledScorer:
+    """Make a scorer that leaves out unlabelled rows and is never NaN.
+
+    The scorers of scikit-learn take the mark of an unlabelled row for a class, or raise. On a test
+    fold without a labelled row a score is undefined, and a search with one NaN among the scores of
+    a candidate cannot rank it. This scorer counts the labelled rows only, and gives every candidate
+    the same number if there is none, which leaves their order unchanged.
+
+    Parameters
+    ----------
+    scoring : str or callable
+        Name of a scorer, such as "neg_log_loss", or a scorer.
+    if_undefined : float, default=0.0
+        Score of a fold in which no row is labelled, or a class that the metric needs is missing.
+        It is part of the mean over the folds, so ``best_score_`` is comparable between candidates
+        only.
+
+    Returns
+    -------
+    scorer : callable
+        Scorer for ``scoring=``.
+
+    Warns
+    -----
+    UndefinedMetricWarning
+        If a score is undefined.
+
+    See Also
+    --------
+    skpref.model_selection.LabelledGroupKFold : Splits such that all folds have labels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from skpref.metrics import make_labelled_scorer
+    >>> X, y = np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([0, 0, 1, 1])
+    >>> model = LogisticRegression().fit(X, y)
+    >>> make_labelled_scorer("accuracy")(model, X, [0, None, 1, None])
+    1.0
+    """
+    return _LabelledScorer(get_scorer(scoring), float(if_undefined))
+
+
 def _bin_confidence(confidence: FloatArray, n_bins: int, strategy: str) -> IntArray:
     """Return the bin of each confidence; a bin holds its upper edge."""
     edges = np.linspace(0, 1, n_bins + 1)
@@ -389,7 +529,7 @@ def expected_calibration_error(
     >>> round(expected_calibration_error(y_true, [0.0, 1.0, 1.0, 1.0]), 3)
     0.25
     """
-    probabilities = _check_predictions(y_prob, "y_prob")
+    probabilities = _check_predictions(y_true, y_prob, "y_prob")
     low, high = float(probabilities.min()), float(probabilities.max())
     if low < -_ROUNDING or high > 1 + _ROUNDING:
         raise ValueError(
@@ -397,7 +537,6 @@ def expected_calibration_error(
         )
     probabilities = probabilities.clip(0, 1)
     classes, codes = _encode_labels(y_true, labels)
-    check_consistent_length(codes, probabilities)
     _check_columns(probabilities, classes, "y_prob")
     labelled = codes >= 0
     if not labelled.any():

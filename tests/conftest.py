@@ -1,11 +1,56 @@
 import os
+import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import sklearn
+from sklearn.utils import _set_output
 
 # No test downloads anything.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+class _GlobalOutput(str):
+    """The global output of transformers that SKPREF_TRANSFORM_OUTPUT sets, not that of a test."""
+
+
+def _is_for_a_test(frame):
+    """Whether a test, and neither the library nor a tool of scikit-learn, called a transformer."""
+    sources = {Path(_set_output.__file__), Path(sklearn.__file__).with_name("base.py")}
+    while frame is not None and Path(frame.f_code.co_filename) in sources:
+        frame = frame.f_back
+    name = "" if frame is None else frame.f_globals.get("__name__", "")
+    return name.partition(".")[0] not in ("skpref", "sklearn", "imblearn")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _transform_output():
+    """Run all tests under the global setting that SKPREF_TRANSFORM_OUTPUT names.
+
+    As a user's notebook does: ``SKPREF_TRANSFORM_OUTPUT=pandas pytest``, or polars. What a test
+    itself gets from a transformer stays an array; what the library and scikit-learn's tools call
+    inside obeys the setting.
+    """
+    wanted = os.environ.get("SKPREF_TRANSFORM_OUTPUT")
+    if not wanted:
+        yield
+        return
+    wrap = _set_output._wrap_data_with_container
+
+    def wrap_unless_for_a_test(method, data, original_input, estimator):
+        is_global = isinstance(sklearn.get_config()["transform_output"], _GlobalOutput)
+        has_own = method in getattr(estimator, "_sklearn_output_config", {})
+        if is_global and not has_own and _is_for_a_test(sys._getframe(1)):
+            return data
+        return wrap(method, data, original_input, estimator)
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        sklearn.config_context(transform_output=_GlobalOutput(wanted)),
+    ):
+        patch.setattr(_set_output, "_wrap_data_with_container", wrap_unless_for_a_test)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,8 @@ from skpref._validation import (
     check_weights,
     read_classes,
     read_truth,
+    score_order,
+    sort_scores,
 )
 from tests.containers import BOOLEANS, DATES, FLOATS, INTEGERS, STRINGS, cases, hold
 from tests.helpers import raises
@@ -285,3 +287,39 @@ def test_truth_is_compared_with_any_classes():
     assert read_truth([1, -1], [-1, 1]).tolist() == [1, 0]
     with raises("y has labels such as '1' but the classes are [0, 1]"):
         read_truth(["1", "0"], [0, 1])
+
+
+def test_labels_that_a_tool_numbered_are_pointed_out():
+    hint = "Does a tool such as cross_val_predict, VotingClassifier or StackingClassifier number"
+    for y, classes in (([0, 1, 1], ["no", "yes"]), ([0, 1, 2], [0, 1])):
+        with raises(hint):
+            check_labels(y, classes=classes, partial=True)
+    with raises(hint):
+        score_order(np.arange(3), None, 2)
+    for y, classes in ((["a", "b"], ["b", "c"]), ([5, 7], [5, 6])):
+        with pytest.raises(ValueError, match="y has labels that are not in classes") as error:
+            check_labels(y, classes=classes, partial=True)
+        assert hint not in str(error.value)
+
+
+@pytest.mark.parametrize("classes", [["b", "a", "c"], [2, 0, 1], [True, False]])
+def test_scores_are_brought_to_the_order_of_the_sorted_classes(classes):
+    n = len(classes)
+    order = score_order(np.array([]), classes, n)
+    assert order.classes.tolist() == sorted(classes)
+    assert order.as_given.tolist() == classes
+    scores = np.random.default_rng(0).random((4, 3, n))
+    by_class = dict(zip(classes, np.moveaxis(scores, 2, 0), strict=True))
+    expected = np.stack([by_class[c] for c in sorted(classes)], axis=2)
+    np.testing.assert_array_equal(sort_scores(scores, order.columns), expected)
+    if n > 2:
+        table = sort_scores(scores.reshape(4, -1), order.columns)
+        np.testing.assert_array_equal(table, expected.reshape(4, -1))
+
+
+def test_two_dimensional_scores_of_the_second_class_given():
+    columns = score_order(np.array([]), ["yes", "no"], 2).columns
+    np.testing.assert_array_equal(
+        sort_scores(np.array([[0.25, np.nan]]), columns), [[0.75, np.nan]]
+    )
+    np.testing.assert_array_equal(sort_scores(np.array([[3.0, -1.0]]), columns), [[-3.0, 1.0]])
