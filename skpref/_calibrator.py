@@ -1,10 +1,8 @@
 """Calibrate LLM scores: turn the raw scores of several prompts into one distribution per row."""
 
 import math
-from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import ClassVar
-from warnings import warn
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -13,6 +11,7 @@ from sklearn.utils import ClassifierTags, Tags, check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skpref._pools import (
+    LABEL_FREE,
     Isotonic,
     LabelledScores,
     Mean,
@@ -20,14 +19,15 @@ from skpref._pools import (
     Pool,
     PromptScores,
     chunks,
-    fit_isotonic,
-    fit_pool,
     from_log_odds,
     from_probabilities,
     label_free_pool,
+    learn,
     mean_over_rows,
+    pieces,
     pool_features,
     predict_rows,
+    resolve_score_type,
 )
 from skpref._sklearn import (
     DocLinkMixin,
@@ -47,7 +47,6 @@ from skpref._validation import (
     score_order,
 )
 
-_LABEL_FREE = ("mean", "batch")
 _LEARNED = ["prompt_weights_", "prompt_offsets_", "class_scales_", "class_bias_", "temperature_"]
 
 
@@ -169,7 +168,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
 
     _parameter_constraints: ClassVar[dict] = {
         "method": [
-            StrOptions({*_LABEL_FREE, "temperature", "sigmoid", "isotonic", "beta", "log_pool"})
+            StrOptions({*LABEL_FREE, "temperature", "sigmoid", "isotonic", "beta", "log_pool"})
         ],
         "score_type": [StrOptions({"auto", "probability", "log_odds", "raw"})],
         "classes": ["array-like", None],
@@ -263,7 +262,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         table, offsets, labelled, session = self._fit(X, y, groups)
         prob = self._predict(self._model, table)
         n_labelled = len(labelled.row)
-        if session is None or self.method_ in _LABEL_FREE or not n_labelled:
+        if session is None or self.method_ in LABEL_FREE or not n_labelled:
             return prob
         sessions = session[labelled.row]
         n_folds = min(self.cv, len(np.unique(sessions)))
@@ -271,7 +270,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         if n_folds > 1:
             folds = GroupKFold(n_folds).split(sessions, groups=sessions)
         for train, test in folds:
-            model, _ = self._learn(offsets, labelled, train)
+            model, _ = learn(self.method, self.C, offsets, labelled, train)
             prob[labelled.row[test]] = self._predict(model, table, labelled.row[test])
         return prob
 
@@ -334,15 +333,16 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         table, shape = self._as_table(X, reset=True)
         session = None if groups is None else check_groups(groups, len(table))
         codes = self._set_layout(table, shape, y)
-        self.score_type_ = self._resolve_score_type(table)
+        self.score_type_ = resolve_score_type(self.score_type, table)
         self._set_scale(table)
-        pieces = self._pieces(table)
-        offsets = mean_over_rows(self._to_distributions(rows).log for rows in pieces)
+        rows_of_table = (self._to_distributions(rows).log for rows in pieces(table))
+        offsets = mean_over_rows(rows_of_table)
         self._seen = ~np.isnan(offsets[:, 0])
         if not self._seen.any():
             raise ValueError("llm_scores has no row with a score; pass at least one.")
         labelled = self._take_labelled(table, codes, offsets)
-        self._model, self.method_ = self._learn(offsets, labelled, np.arange(len(labelled.row)))
+        everything = np.arange(len(labelled.row))
+        self._model, self.method_ = learn(self.method, self.C, offsets, labelled, everything)
         self._set_attributes()
         return table, offsets, labelled, session
 
@@ -406,18 +406,6 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         self.n_prompts_ = table.shape[1] // self._n_columns
         return codes
 
-    def _resolve_score_type(self, table: FloatArray) -> str:
-        if self.score_type != "auto":
-            return self.score_type
-        low, high = np.fmin.reduce(table, axis=None), np.fmax.reduce(table, axis=None)
-        return "raw" if low < 0 or high > 1 else "probability"
-
-    def _pieces(self, table: FloatArray, rows: IntArray | None = None) -> Iterable[FloatArray]:
-        """Yield the table, or only the given rows of it, in chunks of bounded size."""
-        n_rows = len(table) if rows is None else len(rows)
-        for part in chunks(n_rows, table.shape[1]):
-            yield table[part if rows is None else rows[part]]
-
     def _set_scale(self, table: FloatArray) -> None:
         """Learn the location and scale by which ratings are standardised."""
         self._seen = np.ones(self.n_prompts_, dtype=bool)
@@ -429,9 +417,9 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         largest = np.fmax.reduce(largest.astype(np.float64), axis=1)
         self._exponent = np.frexp(np.where(np.isnan(largest), 1.0, largest))[1][:, None]
         # The classes of a prompt are missing together, so their means have equal weight.
-        pieces = (self._as_scores(rows) for rows in self._pieces(table))
-        centre = mean_over_rows(pieces).mean(axis=1, keepdims=True)
-        squares = ((self._as_scores(rows) - centre) ** 2 for rows in self._pieces(table))
+        scores = (self._as_scores(rows) for rows in pieces(table))
+        centre = mean_over_rows(scores).mean(axis=1, keepdims=True)
+        squares = ((self._as_scores(rows) - centre) ** 2 for rows in pieces(table))
         spread = np.sqrt(mean_over_rows(squares).mean(axis=1, keepdims=True))
         self._centre, self._spread = centre, np.where(spread > 0, spread, 1.0)
 
@@ -462,7 +450,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         n_rows = len(table) if rows is None else len(rows)
         prob = np.empty((n_rows, len(self.classes_)), dtype=table.dtype)
         done = 0
-        for piece in self._pieces(table, rows):
+        for piece in pieces(table, rows):
             prob[done : done + len(piece)] = predict_rows(model, self._to_distributions(piece))
             done += len(piece)
         return prob
@@ -472,7 +460,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
     ) -> LabelledScores:
         """Collect the labelled rows from which `method` learns; none for label-free methods."""
         pool = label_free_pool(offsets, self.method)
-        row = np.flatnonzero(codes >= 0) if self.method not in _LABEL_FREE else np.arange(0)
+        row = np.flatnonzero(codes >= 0) if self.method not in LABEL_FREE else np.arange(0)
         n_features = np.count_nonzero(pool.weights) if self.method == "log_pool" else 1
         features = np.empty((len(row), len(pool.bias), n_features), dtype=table.dtype)
         has_score = np.zeros(len(row), dtype=bool)
@@ -485,29 +473,6 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
             features[done : done + len(values)] = values
             done += len(values)
         return LabelledScores(row[has_score], codes[row[has_score]], features[:done])
-
-    def _learn(
-        self, offsets: FloatArray, labelled: LabelledScores, train: IntArray
-    ) -> tuple[Model, str]:
-        """Fit `method`, or the label-free fallback, on the labelled rows at `train`."""
-        method = self.method
-        if method not in _LABEL_FREE and labelled.n_classes(train) < 2:
-            method = "batch"
-            warn(
-                f"method={self.method!r} needs human labels of at least two classes on rows with "
-                "scores, from more than one session if it is cross-fitted; the label-free method "
-                f"{method!r} is used instead. Label more sessions, or pass method={method!r}.",
-                UserWarning,
-                stacklevel=5,
-            )
-        if method == "mean":
-            return Mean(), method
-        pool = label_free_pool(offsets, method)
-        if method == "batch":
-            return pool, method
-        if method == "isotonic":
-            return fit_isotonic(pool, labelled, train), method
-        return fit_pool(pool, labelled, train, method, self.C), method
 
     def _set_attributes(self) -> None:
         for name in _LEARNED:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from typing import NamedTuple
+from warnings import warn
 
 import numpy as np
 from scipy.optimize import minimize
@@ -10,6 +11,8 @@ from sklearn.isotonic import IsotonicRegression
 
 from skpref._typing import BoolArray, FloatArray, IntArray
 
+# Methods that learn nothing from labels.
+LABEL_FREE = ("mean", "batch")
 # Added to every probability before its logarithm is taken, so that a vote (0 or 1) counts as strong
 # but finite evidence.
 _SMOOTHING = 1e-3
@@ -243,3 +246,42 @@ def predict_rows(model: Model, scores: PromptScores) -> FloatArray:
     if has_score.any():
         prob[has_score] = model.predict(scores.take(has_score))
     return prob
+
+
+def pieces(table: FloatArray, rows: IntArray | None = None) -> Iterable[FloatArray]:
+    """Yield a table, or only the given rows of it, in chunks of bounded size."""
+    n_rows = len(table) if rows is None else len(rows)
+    for part in chunks(n_rows, table.shape[1]):
+        yield table[part if rows is None else rows[part]]
+
+
+def resolve_score_type(score_type: str, table: FloatArray) -> str:
+    """Return the type of the scores, by their range for "auto"."""
+    if score_type != "auto":
+        return score_type
+    low, high = np.fmin.reduce(table, axis=None), np.fmax.reduce(table, axis=None)
+    return "raw" if low < 0 or high > 1 else "probability"
+
+
+def learn(
+    method: str, C: float, offsets: FloatArray, labelled: LabelledScores, train: IntArray
+) -> tuple[Model, str]:
+    """Fit a method, or the label-free fallback, on the labelled rows at `train`."""
+    used = method
+    if method not in LABEL_FREE and labelled.n_classes(train) < 2:
+        used = "batch"
+        warn(
+            f"method={method!r} needs human labels of at least two classes on rows with "
+            "scores, from more than one session if it is cross-fitted; the label-free method "
+            f"{used!r} is used instead. Label more sessions, or pass method={used!r}.",
+            UserWarning,
+            stacklevel=5,
+        )
+    if used == "mean":
+        return Mean(), used
+    pool = label_free_pool(offsets, used)
+    if used == "batch":
+        return pool, used
+    if used == "isotonic":
+        return fit_isotonic(pool, labelled, train), used
+    return fit_pool(pool, labelled, train, used, C), used

@@ -53,6 +53,10 @@ class LabelledGroupKFold(BaseCrossValidator):
 
     __metadata_request__split: ClassVar[dict] = {"groups": True}
 
+    n_splits: int
+    shuffle: bool
+    random_state: Any
+
     def __init__(
         self,
         n_splits: int = 5,

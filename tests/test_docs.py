@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 GUIDE = sorted((DOCS / "user_guide").glob("*.rst"))
 PAGES = [DOCS / "install.rst", DOCS / "getting_started.rst", *GUIDE]
-# They start processes, or load large packages and models.
-SLOW_PAGES = {"encoders", "other_tools", "scaling_out"}
+# They start processes, load large packages and models, or search.
+SLOW_PAGES = {"encoders", "evaluating", "other_tools", "routing", "scaling_out"}
 
 
 @pytest.mark.parametrize(

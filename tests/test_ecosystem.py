@@ -120,6 +120,7 @@ def test_learning_curve_grows_by_sessions(data, full, routing):
     assert np.isfinite(test).all()
 
 
+@pytest.mark.slow
 def test_halving_search_routes_sessions_and_scores(data, full, routing):
     X, y, groups = full
     search = HalvingGridSearchCV(
@@ -207,6 +208,7 @@ def test_dask_workers_run_the_search_with_the_same_result(data, routing):
     assert_array_equal(alone.predict_proba(data.X), spread.predict_proba(data.X))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:OptunaSearchCV is experimental", "ignore::FutureWarning")
 def test_optuna_searches_by_session(data):
     optuna = pytest.importorskip("optuna")
@@ -246,6 +248,7 @@ def test_joblib_file_is_read_by_another_process(data, tmp_path):
     assert_array_equal(np.load(paths[2]), pipe.predict_proba(data.X))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_mlflow_reloads_a_fitted_pipeline(data, tmp_path):

@@ -186,6 +186,7 @@ def test_uniform_draws_are_uniform_over_sessions_of_very_unequal_length(min_marg
     assert chisquare([counts[key] for key in expected]).pvalue > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("min_margin", [0.0, 0.25])
 @pytest.mark.parametrize("cap", [2, 15, 100])
 @pytest.mark.parametrize("strategy", ["all", "uniform"])

@@ -720,6 +720,7 @@ def test_a_missing_faiss_names_the_extra(monkeypatch):
         KNNLabelSmoother(algorithm="approximate").fit(X, y)
 
 
+@pytest.mark.slow
 @needs_faiss
 @pytest.mark.skipif(sys.platform == "darwin", reason="two OpenMP runtimes crash on macOS")
 @pytest.mark.parametrize("first", ["torch", "faiss"])

@@ -7,7 +7,7 @@ from numbers import Integral, Real
 
 import numpy as np
 from sklearn.base import ClassifierMixin
-from sklearn.utils.validation import check_consistent_length, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from skpref._device import resolve_device
 from skpref._sklearn import (
@@ -26,13 +26,14 @@ from skpref._student._training_set import (
     check_has_pairs,
     check_same_classes,
     class_weights,
+    classes_to_continue,
     hold_out_sessions,
     make_calibrator,
     make_smoother,
     prepare,
 )
 from skpref._typing import FloatArray, IntArray
-from skpref._validation import check_weights, read_classes, read_truth
+from skpref._validation import check_weights, read_truth
 
 _MODULE = "module__"
 
@@ -303,7 +304,8 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         self._check_options()
         first = not _is_fitted(self)
         network = None if first else self._network_to_continue(in_place=True)
-        classes = self._classes_of_partial_fit(classes, first)
+        before = self.classes if first or self.classes is not None else self._classes_before
+        classes = classes_to_continue(before, classes)
         prepared = self._prepare(
             X,
             y,
@@ -337,20 +339,6 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
     def __sklearn_is_fitted__(self):
         return "net_" in vars(self)
 
-    def _classes_of_partial_fit(self, classes, first: bool):
-        """Return the classes of this call of `partial_fit`, which are those of the first."""
-        known = self.classes if self.classes is not None or first else self._classes_before
-        known = classes if known is None else known
-        if known is None:
-            raise ValueError("classes must be given on the first call of partial_fit.")
-        known = read_classes(known)
-        if classes is not None and set(read_classes(classes).tolist()) != set(known.tolist()):
-            raise ValueError(
-                f"classes={read_classes(classes).tolist()!r} is not the same as on the first call "
-                f"of partial_fit: {known.tolist()!r}."
-            )
-        return known
-
     def _check_trainable(self, training: TrainingSet):
         """Raise if the rows lack what the parameters need."""
         if self.stage2 in ("offsets", "head", "finetune") and not (training.codes >= 0).any():
@@ -368,14 +356,9 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
 
     def _objective(self, class_weight):
         """Return the loss that the parameters describe."""
-        return stages().stage1.Objective(
-            self.loss,
-            self.margin,
-            self.margin_scale,
-            self.pairwise_weight,
-            self.pointwise_weight,
-            class_weight,
-        )
+        kind = stages().stage1.Objective
+        terms = {name: getattr(self, name) for name in kind._fields if name != "class_weight"}
+        return kind(**terms, class_weight=class_weight)
 
     def _network_to_continue(self, *, in_place=False):
         """Return the network of the last fit as stage 1 left it, None if there is none.
@@ -527,7 +510,11 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         check_is_fitted(self)
         codes = read_truth(y, self.classes_)
         predicted = self._predict_codes(X)
-        check_consistent_length(predicted, codes)
+        if len(codes) != len(predicted):
+            raise ValueError(
+                f"Found input variables with inconsistent numbers of samples: y has {len(codes)} "
+                f"entries but X has {len(predicted)} rows; pass one label per row."
+            )
         weight = check_weights(sample_weight, len(codes))
         labelled = codes >= 0
         if not labelled.any():

@@ -337,6 +337,11 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
         dtype: Any = [np.float64, np.float32] if keeps else np.float32
         if network is not None:
             dtype = stages().scoring.precision(network)
+        if np.ma.is_masked(X):
+            raise ValueError(
+                "X has masked entries, and features may not be missing; fill them first, for "
+                "example by sklearn.impute.SimpleImputer on X.filled(np.nan)."
+            )
         return validate_data(self, X, accept_sparse="csr", dtype=dtype, reset=reset)
 
     def _network_params(self) -> dict:

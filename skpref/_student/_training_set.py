@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.utils.validation import check_consistent_length
 
 from skpref._calibrator import LLMScoreCalibrator
 from skpref._columns import read_numbers
@@ -19,6 +18,7 @@ from skpref._validation import (
     check_weights,
     labels_of_codes,
     plain_output,
+    read_classes,
     score_order,
     sort_scores,
 )
@@ -154,8 +154,6 @@ def prepare(
         If `llm_scores` come without `groups`, or arguments do not match.
     """
     n_rows = X.shape[0]
-    y = np.full(n_rows, -1) if y is None else y
-    check_consistent_length(X, y)
     if llm_scores is not None:
         if groups is None:
             raise ValueError(
@@ -164,7 +162,7 @@ def prepare(
             )
         llm_scores = check_llm_scores(llm_scores, n_rows)
     session = np.zeros(n_rows, dtype=int) if groups is None else check_groups(groups, n_rows)
-    classes, codes, llm_scores = _read_classes(y, llm_scores, classes)
+    classes, codes, llm_scores = _read_classes(y, n_rows, llm_scores, classes)
     weight = check_weights(sample_weight, n_rows)
     order = np.flatnonzero(weight)
     if not len(order):
@@ -190,10 +188,18 @@ def prepare(
     return Prepared(training, order, n_rows, classes, fitted_calibrator)
 
 
-def _read_classes(y, llm_scores, classes) -> tuple[np.ndarray, IntArray, FloatArray | None]:
+def _read_classes(
+    y, n_rows: int, llm_scores, classes
+) -> tuple[np.ndarray, IntArray, FloatArray | None]:
     """Return the sorted class labels, labels as positions in them, and scores in their order."""
     partial = llm_scores is not None
+    y = np.full(n_rows, -1) if y is None else y
     labels, codes = check_labels(y, classes=classes, partial=partial)
+    if len(codes) != n_rows:
+        raise ValueError(
+            f"Found input variables with inconsistent numbers of samples: y has {len(codes)} "
+            f"entries but X has {n_rows} rows; pass one label per row, -1 or None for none."
+        )
     if partial:
         n_scores = llm_scores.shape[2] if llm_scores.ndim == 3 else 2
         labels, columns = score_order(labels, classes, n_scores)
@@ -381,6 +387,37 @@ def check_same_classes(classes: np.ndarray, before: np.ndarray) -> None:
             f"training continues with the classes of the last fit, {before.tolist()!r}, but y and "
             f"llm_scores have {classes.tolist()!r}; fit a new classifier for other classes."
         )
+
+
+def classes_to_continue(before, classes) -> np.ndarray:
+    """Return the classes of a call of `partial_fit`, in the order of the scores.
+
+    Parameters
+    ----------
+    before : array-like of shape (n_classes,) or None
+        Classes of the parameter or of the first call.
+    classes : array-like of shape (n_classes,) or None
+        Classes that this call names.
+
+    Returns
+    -------
+    ndarray of shape (n_classes,)
+        The classes.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or both are given and differ.
+    """
+    if before is None and classes is None:
+        raise ValueError("classes must be given on the first call of partial_fit.")
+    known = read_classes(classes if before is None else before)
+    if classes is not None and set(read_classes(classes).tolist()) != set(known.tolist()):
+        raise ValueError(
+            f"classes={read_classes(classes).tolist()!r} is not the same as on the first call "
+            f"of partial_fit: {known.tolist()!r}."
+        )
+    return known
 
 
 def check_has_pairs(training: TrainingSet, min_margin: float) -> None:

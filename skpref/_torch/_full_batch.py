@@ -1,6 +1,8 @@
 """Training on all rows at once, by L-BFGS."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -64,9 +66,7 @@ def minimize_full_batch(net: NeuralNet, data: SessionDataset, *, l2, tol, max_it
     def objective(theta):
         vector_to_parameters(torch.from_numpy(theta).to(net.device), module.parameters())
         module.zero_grad()
-        # The draws of the logistic loss in long sessions must be the same in each evaluation.
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
+        with _same_draws(criterion):
             value = accumulate_gradients(module, data, criterion, target, net.device)
         gradient = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
         gradient = parameters_to_vector(gradient).cpu().numpy()
@@ -97,6 +97,20 @@ def minimize_full_batch(net: NeuralNet, data: SessionDataset, *, l2, tol, max_it
             stacklevel=6,  # the line that called fit
         )
     return values
+
+
+@contextmanager
+def _same_draws(criterion) -> Iterator[None]:
+    """Let the logistic loss draw the same pairs of long sessions in each evaluation.
+
+    The other losses draw nothing, and seeding takes torch several milliseconds.
+    """
+    if criterion.loss != "logistic":
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
 
 
 def accumulate_gradients(module, data, criterion, target, device, *, n_rows=ROWS) -> float:

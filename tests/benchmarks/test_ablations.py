@@ -22,6 +22,7 @@ def args(folders, monkeypatch):
     return lambda part: ablations.parse_args([part, *given, *folders])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", COLUMNS)
 def test_part_writes_its_tables_and_resumes(part, args, monkeypatch):
     found = ablations.run(args(part))

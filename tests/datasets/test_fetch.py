@@ -468,6 +468,7 @@ def test_parameters_are_checked(parameters, server):
     assert server.requested == []
 
 
+@pytest.mark.slow
 def test_importing_needs_none_of_the_packages():
     code = (
         "import sys, skpref.datasets._fetch; "

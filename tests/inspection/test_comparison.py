@@ -47,6 +47,7 @@ def compared():
     return data, clf, compare_with_distillation(clf, *given, cv=3, random_state=0)
 
 
+@pytest.mark.slow
 def test_comparison_scores_are_those_of_the_pooled_predictions(compared):
     data, _, result = compared
     assert list(result.scores) == NAMES
@@ -118,6 +119,7 @@ def test_comparison_differences_hold_the_observed_ones(compared):
     assert len(result.summary.splitlines()) == 1 + 6 + 2 + 5
 
 
+@pytest.mark.slow
 def test_comparison_with_itself_differs_by_nothing():
     data = make_dialogues(20, labelled_fraction=0.5, random_state=0, n_features=6)
     given = (data.X, data.y, data.groups, data.llm_scores)
@@ -156,6 +158,7 @@ def test_comparison_takes_pipelines_frames_sparse_and_routing_on_or_off():
         assert result.scores[name] == pytest.approx(expected.scores[name], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_comparison_fits_steps_that_want_groups_and_steps_in_steps():
     data = make_dialogues(20, labelled_fraction=0.5, random_state=0, n_features=6)
     given = (data.X, data.y, data.groups, data.llm_scores)

@@ -70,6 +70,7 @@ def refuse(rows, reply):
 # --- a run gets past rows that fail for good, and can be repeated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 413, 422, 500])
 @pytest.mark.parametrize("max_concurrency", [1, 8])
 def test_one_row_that_always_fails_is_missing_in_each_run(stub, tmp_path, status, max_concurrency):

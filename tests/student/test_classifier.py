@@ -469,6 +469,7 @@ def test_unscored_rows_are_filled_by_the_smoother_or_left_out(data):
     assert np.isfinite(left.predict_proba(data.X)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler",
     [

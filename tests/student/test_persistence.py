@@ -469,6 +469,7 @@ def export(tmp_path):
     return export
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["linear", "mlp", Deep])
 @pytest.mark.parametrize("task", ["binary", "data"])
 def test_onnx_graph_gives_the_probabilities(module, task, export, request):

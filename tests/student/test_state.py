@@ -207,7 +207,7 @@ def test_score_checks_the_lengths(data):
         (data.X[:9], data.y_true[:9], np.ones(n)),
         (data.X, data.y_true, np.ones(9)),
     ]:
-        with pytest.raises(ValueError, match=r"inconsistent|shape"):
+        with pytest.raises(ValueError, match=r"inconsistent|sample_weight has"):
             clf.score(X, y, sample_weight=weight)
 
 

@@ -210,6 +210,7 @@ def test_pickle_holds_the_network_once(tiny_model):
     assert "net_" not in vars(clone(found))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pandas", "polars"])
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_dialogue_goes_through_a_pipeline_and_a_search(tiny_model, tmp_path, kind, frozen):
