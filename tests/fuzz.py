@@ -27,6 +27,7 @@ from sklearn.exceptions import NotFittedError
 
 from tests.fuzz_inputs import (
     SPARSE,
+    SPOILT,
     choose,
     containers_for,
     draw_data,
@@ -35,7 +36,7 @@ from tests.fuzz_inputs import (
     put_into,
 )
 from tests.fuzz_parsers import PARSERS
-from tests.fuzz_subjects import SUBJECTS, Broken, ensure
+from tests.fuzz_subjects import LENGTHS, SUBJECTS, Broken, ensure
 from tests.fuzz_texts import TEXTS
 
 REFUSALS = (ValueError, TypeError)  # NotFittedError is a ValueError
@@ -177,7 +178,7 @@ def _expect_refusal(subject, setting, data, names):
 def _refusals(subject, setting, data):
     """The refusals of other things than what was spoilt, which may come first."""
     try:
-        return subject.refusals(setting, data)
+        return [(bool(holds), words) for holds, words in subject.refusals(setting, data)]
     except Exception:  # of data that no longer have the form that is looked at
         return []
 
@@ -289,6 +290,41 @@ def try_extreme(subject, rng, notes):
 
 # Beyond 1e300 the sum with which scikit-learn checks X overflows.
 POWERS = [-320, -300, -200, -150, -40, -20, -9, 9, 20, 36, 40, 100, 150, 160, 200, 300]
+
+
+def try_illegal_use(subject, rng, notes):
+    """What is illegal after the fit, or without one, is refused as well."""
+    setting, data = draw_legal(subject, rng, notes)
+    if not subject.uses:
+        return "works"
+    _ensure_not_fitted(subject, setting, data)
+    found = run_legally(subject, setting, data)
+    if found is None:
+        return "refused"
+    argument = choose(rng, subject.uses)
+    kinds = {**SPOILT[argument], "wider": lambda table: np.concatenate([table, table], axis=1)}
+    taken = (*subject.takes_anyway(argument, data), *LENGTHS[:2])
+    kind = choose(rng, [k for k in kinds if k not in taken])
+    notes.append(f"after the fit, {argument}: {kind}")
+    if getattr(data, argument) is None:
+        return "works"
+    spoilt = data._replace(**{argument: kinds[kind](getattr(data, argument))})
+    try:
+        subject.use(found[0], spoilt, setting)
+    except REFUSALS as error:
+        ensure_named(error, subject.names_of(argument))
+        return "refused"
+    raise Broken(f"a refusal that names {argument}, but it works")
+
+
+def _ensure_not_fitted(subject, setting, data):
+    try:
+        subject.use(subject.build(setting), data, setting)
+    except NotFittedError:
+        return
+    except Exception as error:
+        raise Broken(f"NotFittedError before the fit, not {error!r}") from error
+    raise Broken("NotFittedError before the fit, but it works")
 
 
 def try_property(subject, rng, notes):
@@ -434,6 +470,37 @@ def _is_rows(name, value):
     return name in _ROWS and value is not None
 
 
+def _continue(subject, setting, data, rng, notes, model, out):
+    """Training goes on with the same kind of data in another precision, and with no other kind."""
+    model.set_params(warm_start=True)
+    other = np.float32 if data.X.dtype == np.float64 else np.float64
+    for X in (data.X, data.X.astype(other)):
+        again = data._replace(X=X)
+        subject.fit(model, again, setting)
+        subject.check(model, again, setting, subject.use(model, again, setting))
+    before = subject.use(model, data, setting)
+    try:
+        subject.fit(model, data._replace(X=np.hstack([data.X, data.X])), setting)
+    except REFUSALS as error:
+        ensure_named(error, ("X",))
+        ensure_same(before, subject.use(model, data, setting), subject, "after a refused fit")
+        return
+    raise Broken("a refusal of more features, but training goes on")
+
+
+def _scoring(subject, setting, data, rng, notes, model, out):
+    """`score` refuses what `fit` refuses."""
+    kind = choose(rng, [k for k in SPOILT["y"] if k != "continuous"])
+    spoilt = SPOILT["y"][kind](data.truth)
+    notes.append(f"score with y: {kind}")
+    try:
+        model.score(data.X, spoilt)
+    except REFUSALS as error:
+        ensure_named(error, ("y", "X"))
+        return
+    raise Broken("a refusal that names y, but it is scored")
+
+
 def _state(subject, setting, data, rng, notes, model, out):
     """A refused fit leaves a fitted model as it was, and a new one plainly unfitted."""
     spoilt, what, _ = subject.spoil(rng, data, setting)
@@ -472,12 +539,15 @@ PROPERTIES = {
     "output": _output,
     "refit": _refit,
     "state": _state,
+    "continue": _continue,
+    "scoring": _scoring,
 }
 
 MODES = {
     "legal": (try_legal, 4),
     "illegal parameter": (try_illegal_parameter, 3),
     "illegal data": (try_illegal_data, 5),
+    "illegal use": (try_illegal_use, 2),
     "edge": (try_edge, 3),
     "extreme": (try_extreme, 2),
     "property": (try_property, 6),

@@ -50,6 +50,7 @@ class Subject:
     by_row: tuple = ()  # outputs with an entry per row
     properties: tuple = ()
     extremes: tuple = ()
+    uses: tuple = ()  # arguments that are given again after the fit
     classes_parameter = "classes"
     tolerance = 1e-6
     share = 0.25  # of the parameters that are drawn
@@ -161,6 +162,7 @@ class Calibrator(Estimator):
         "state",
     )
     extremes = ("llm_scores",)
+    uses = ("llm_scores",)
     tolerance = 1e-4  # what L-BFGS leaves
     share = 0.5
 
@@ -225,6 +227,7 @@ class Smoother(Estimator):
         "state",
     )
     extremes = ("X",)
+    uses = ("X",)
     share = 0.4
     any_metric = ("cosine", "euclidean", "l2", "l1")
 
@@ -343,8 +346,11 @@ class Classifier(Estimator):
         "output",
         "refit",
         "state",
+        "continue",
+        "scoring",
     )
     extremes = ("X", "llm_scores", "sample_weight")
+    uses = ("X",)
     tolerance = 1e-3
     share = 0.2
 
