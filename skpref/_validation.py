@@ -30,7 +30,6 @@ __all__ = [
     "read_numbers",
     "read_session_ids",
     "read_truth",
-    "resolve_classes",
     "score_order",
     "sort_scores",
 ]
@@ -419,26 +418,6 @@ def sort_scores(scores: FloatArray, columns: IntArray) -> FloatArray:
         return 1 - scores if is_probability else -scores
     by_class = scores.reshape(len(scores), -1, n_classes)[:, :, columns]
     return by_class.reshape(scores.shape)
-
-
-def resolve_classes(found: np.ndarray, classes: ArrayLike | None, n_scores: int) -> np.ndarray:
-    """Return the sorted class labels, which must be as many as the scores; see `score_order`.
-
-    Parameters
-    ----------
-    found : ndarray of shape (n_found,)
-        Sorted labels that occur in `y`.
-    classes : array-like of shape (n_classes,) or None
-        The parameter of that name.
-    n_scores : int
-        Length of the last axis.
-
-    Returns
-    -------
-    ndarray of shape (n_scores,)
-        Class labels.
-    """
-    return score_order(found, classes, n_scores).classes
 
 
 def labels_of_codes(codes: IntArray, classes: np.ndarray) -> np.ndarray:

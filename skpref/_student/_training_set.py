@@ -260,7 +260,8 @@ def canonical_order(X, session: IntArray) -> IntArray:
     content = X
     if X.ndim == 2:  # texts have an order of their own
         direction = np.random.RandomState(0).standard_normal(X.shape[1])
-        content = X.astype(np.float64) @ direction
+        with np.errstate(over="ignore", invalid="ignore"):  # of values near the largest float
+            content = X.astype(np.float64) @ direction
     by_content = np.argsort(content, kind="stable")
     rank = renumber(session[by_content])
     return by_content[np.argsort(rank, kind="stable")]
