@@ -8,14 +8,14 @@ import narwhals as nw
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_random_state
-from sklearn.utils.validation import check_consistent_length, column_or_1d, validate_data
+from sklearn.utils.validation import column_or_1d, validate_data
 
 from skpref._columns import is_missing, is_table, read_column, read_numbers
 from skpref._sessions import Ladder, build_ladder, concatenate_ranges, longest_prefix, run_starts
 from skpref._sklearn import DocLinkMixin, Interval, StrOptions, _fit_context
 from skpref._state import keeps_state_on_failure
 from skpref._typing import ArrayLike, FloatArray, IntArray, SessionIds
-from skpref._validation import check_groups
+from skpref._validation import check_groups, check_same_length
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,6 +169,11 @@ def _check_scores(y: ArrayLike) -> FloatArray:
     Of class labels, which are integers, -1 marks a row without one as elsewhere.
     """
     values = read_numbers(y, "y") if is_table(y) else _read_scores(y)
+    if values.ndim > 2:
+        raise ValueError(
+            f"y has {values.ndim} dimensions; pass scores of shape (n_samples,), or soft labels of "
+            "shape (n_samples, n_classes)."
+        )
     scores = check_array(
         values,
         dtype=np.float64,
@@ -428,7 +433,7 @@ class IntraSessionPairSampler(DocLinkMixin, BaseEstimator):
             dtype=[np.float64, np.float32],
         )
         scores = _check_scores(y)
-        check_consistent_length(X, scores)
+        check_same_length(len(scores), "y", X.shape[0], "X")
         return X, scores
 
     def _draw(self, scores: FloatArray, groups, rng: np.random.RandomState) -> Pairs:

@@ -10,7 +10,7 @@ from scipy import sparse
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.neighbors import VALID_METRICS, VALID_METRICS_SPARSE
 from sklearn.utils import check_array, check_random_state
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skpref._columns import is_table, read_numbers
 from skpref._device import resolve_device
@@ -24,7 +24,7 @@ from skpref._sklearn import (
 )
 from skpref._state import keeps_state_on_failure
 from skpref._typing import BoolArray, FloatArray, IntArray
-from skpref._validation import check_labels, read_session_ids
+from skpref._validation import check_labels, check_same_length, read_session_ids, refuse_masked
 
 _SUM_TOLERANCE = 1e-6
 
@@ -281,7 +281,7 @@ class KNNLabelSmoother(DocLinkMixin, TransformerMixin, BaseEstimator):
         X = self._check_features(X, y if y is None else "no_validation", reset=True)
         self._check_metric(X)
         self.classes_, given = _label_distributions(y)
-        check_consistent_length(X, given)
+        check_same_length(len(given), "y", X.shape[0], "X")
         labelled = ~np.isnan(given).all(axis=1)
         if not labelled.any():
             raise ValueError("y has no known label; label at least one row.")
@@ -378,6 +378,7 @@ class KNNLabelSmoother(DocLinkMixin, TransformerMixin, BaseEstimator):
 
     def _check_features(self, X, y="no_validation", *, reset):
         """Check X; return it as float32 or float64, dense or CSR."""
+        refuse_masked(X)
         X = validate_data(
             self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], reset=reset
         )

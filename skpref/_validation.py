@@ -20,6 +20,7 @@ __all__ = [
     "check_groups",
     "check_labels",
     "check_llm_scores",
+    "check_same_length",
     "check_texts",
     "check_weights",
     "factorize",
@@ -30,6 +31,7 @@ __all__ = [
     "read_numbers",
     "read_session_ids",
     "read_truth",
+    "refuse_masked",
     "score_order",
     "sort_scores",
 ]
@@ -526,6 +528,52 @@ def check_texts(X) -> np.ndarray:
                 f"{type(text).__name__}; pass str, one per row."
             )
     return texts
+
+
+def check_same_length(n_entries: int, name: str, n_rows: int, of: str) -> None:
+    """Raise unless there is one entry per row.
+
+    Parameters
+    ----------
+    n_entries : int
+        Number of entries.
+    name : str
+        The argument that holds them.
+    n_rows : int
+        Number of rows.
+    of : str
+        The argument that holds the rows.
+
+    Raises
+    ------
+    ValueError
+        If the numbers differ.
+    """
+    if n_entries != n_rows:
+        raise ValueError(
+            f"Found input variables with inconsistent numbers of samples: {name} has {n_entries} "
+            f"entries but {of} has {n_rows} rows; pass one entry per row."
+        )
+
+
+def refuse_masked(X: Any) -> None:
+    """Raise if features are behind a mask, which means that they are missing.
+
+    Parameters
+    ----------
+    X : object
+        Features.
+
+    Raises
+    ------
+    ValueError
+        If an entry is masked.
+    """
+    if np.ma.is_masked(X):
+        raise ValueError(
+            "X has masked entries, and features may not be missing; fill them first, for example "
+            "by sklearn.impute.SimpleImputer on X.filled(np.nan)."
+        )
 
 
 def check_weights(sample_weight: ArrayLike | None, n_samples: int) -> FloatArray:

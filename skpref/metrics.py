@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import get_scorer
-from sklearn.utils import check_array, check_consistent_length
+from sklearn.utils import check_array
 from sklearn.utils.metadata_routing import MetadataRequest, get_routing_for_object
 
 from skpref._sessions import won_and_compared
@@ -17,6 +17,7 @@ from skpref._typing import ArrayLike, FloatArray, IntArray, SessionIds
 from skpref._validation import (
     check_groups,
     check_labels,
+    check_same_length,
     read_classes,
     read_numbers,
 )
@@ -34,8 +35,13 @@ _ROUNDING = 8 * float(np.finfo(np.float32).eps)
 
 def _check_predictions(values: ArrayLike, name: str) -> FloatArray:
     """Return predictions as a float array of one or two dimensions."""
+    numbers = read_numbers(values, name)
+    if 0 in numbers.shape:
+        raise ValueError(
+            f"{name} has shape {numbers.shape}, which is empty; pass one row per label."
+        )
     out = check_array(
-        read_numbers(values, name),
+        numbers,
         dtype=np.float64,
         ensure_2d=False,
         allow_nd=True,
@@ -175,7 +181,7 @@ def within_session_concordance(
     """
     scores = _check_predictions(y_score, "y_score")
     classes, codes = _encode_labels(y_true, labels)
-    check_consistent_length(codes, scores)
+    check_same_length(len(codes), "y_true", len(scores), "y_score")
     session = check_groups(groups, len(codes))
     labelled = codes >= 0
     _check_columns(scores, classes, "y_score")
@@ -537,7 +543,7 @@ def expected_calibration_error(
         )
     probabilities = probabilities.clip(0, 1)
     classes, codes = _encode_labels(y_true, labels)
-    check_consistent_length(codes, probabilities)
+    check_same_length(len(codes), "y_true", len(probabilities), "y_prob")
     _check_columns(probabilities, classes, "y_prob")
     labelled = codes >= 0
     if not labelled.any():

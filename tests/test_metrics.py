@@ -215,7 +215,7 @@ def test_concordance_without_a_pair_is_nan_with_a_warning(y, groups, average):
             "y_score has shape (4, 3, 1); pass (n_samples,) or (n_samples, n_classes).",
         ),
         ({"y_score": np.full((4, 3), np.nan)}, "Input y_score contains NaN."),
-        ({"y_score": np.zeros((3, 3))}, "inconsistent numbers of samples: [4, 3]"),
+        ({"y_score": np.zeros((3, 3))}, "y_true has 4 entries but y_score has 3 rows"),
         ({"labels": ["a", "b"]}, "y_true has labels ['c'] that are not in labels=['a', 'b']."),
         ({"labels": ["a", "b", "a"]}, "labels=['a', 'b', 'a'] names a class twice."),
         ({"groups": [1, 2]}, "groups has 2 entries but there are 4 rows"),

@@ -124,7 +124,9 @@ def _read_logprobs(tokens: list[Token], names: list[str], answers: list[str]) ->
     folded = [_fold(name) for name in names]
     labels = {_fold(answer): k for k, answer in enumerate(answers)}
     for token, probability in likely:
-        k = _match_token(token, folded, labels)
+        k = _match_name(token, names, folded)
+        if k is None:
+            k = _match_token(token, folded, labels)
         if k is not None:
             scores[k] += probability
             listed[k] = True
@@ -145,6 +147,12 @@ def _fold(text: str) -> str:
     text = unicodedata.normalize("NFC", " ".join(text.split()))
     # Some servers give the marks of a tokenizer for a leading space.
     return text.lstrip("Ġ▁").strip(" .,:;\"'`*_()[]").casefold()
+
+
+def _match_name(token: str, names: list[str], folded: list[str]) -> int | None:
+    """Find the class that a token names to the letter, if another differs from it by case alone."""
+    name = token.lstrip("Ġ▁").strip()
+    return names.index(name) if name in names and folded.count(_fold(name)) > 1 else None
 
 
 def _match_token(token: str, folded: list[str], labels: dict[str, int]) -> int | None:

@@ -33,7 +33,7 @@ from skpref._student._training_set import (
     prepare,
 )
 from skpref._typing import FloatArray, IntArray
-from skpref._validation import check_weights, read_truth
+from skpref._validation import check_same_length, check_weights, read_truth
 
 _MODULE = "module__"
 
@@ -510,11 +510,7 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         check_is_fitted(self)
         codes = read_truth(y, self.classes_)
         predicted = self._predict_codes(X)
-        if len(codes) != len(predicted):
-            raise ValueError(
-                f"Found input variables with inconsistent numbers of samples: y has {len(codes)} "
-                f"entries but X has {len(predicted)} rows; pass one label per row."
-            )
+        check_same_length(len(codes), "y", len(predicted), "X")
         weight = check_weights(sample_weight, len(codes))
         labelled = codes >= 0
         if not labelled.any():

@@ -13,6 +13,7 @@ from skpref._sklearn import Interval, StrOptions
 from skpref._student._base import BasePreferenceClassifier
 from skpref._student._network_estimator import stages
 from skpref._student._output import n_scores_for
+from skpref._validation import refuse_masked
 
 # Modules of one's own are fine-tuned by default from this many labels on, for as many epochs.
 _FINETUNE_LABELS = 200
@@ -337,11 +338,7 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
         dtype: Any = [np.float64, np.float32] if keeps else np.float32
         if network is not None:
             dtype = stages().scoring.precision(network)
-        if np.ma.is_masked(X):
-            raise ValueError(
-                "X has masked entries, and features may not be missing; fill them first, for "
-                "example by sklearn.impute.SimpleImputer on X.filled(np.nan)."
-            )
+        refuse_masked(X)
         return validate_data(self, X, accept_sparse="csr", dtype=dtype, reset=reset)
 
     def _network_params(self) -> dict:

@@ -15,6 +15,7 @@ from skpref._validation import (
     check_groups,
     check_labels,
     check_llm_scores,
+    check_same_length,
     check_weights,
     labels_of_codes,
     plain_output,
@@ -195,11 +196,7 @@ def _read_classes(
     partial = llm_scores is not None
     y = np.full(n_rows, -1) if y is None else y
     labels, codes = check_labels(y, classes=classes, partial=partial)
-    if len(codes) != n_rows:
-        raise ValueError(
-            f"Found input variables with inconsistent numbers of samples: y has {len(codes)} "
-            f"entries but X has {n_rows} rows; pass one label per row, -1 or None for none."
-        )
+    check_same_length(len(codes), "y", n_rows, "X")
     if partial:
         n_scores = llm_scores.shape[2] if llm_scores.ndim == 3 else 2
         labels, columns = score_order(labels, classes, n_scores)
