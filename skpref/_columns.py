@@ -86,7 +86,10 @@ def read_column(values: Any, name: str, *, entry: str = "value") -> np.ndarray:
     try:
         column = _to_array(values)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
+        # scikit-learn wants a TypeError for an array with other objects in it, such as dicts.
+        of_array = isinstance(error, TypeError) and isinstance(values, np.ndarray)
+        kind = TypeError if of_array else ValueError
+        raise kind(
             f"{name} cannot be read ({error}); pass a list or an array with one {entry} per row."
         ) from error
     if column.ndim == 2 and column.shape[1] == 1:
@@ -134,6 +137,8 @@ def read_numbers(values: Any, name: str) -> FloatArray:
 
     Raises
     ------
+    TypeError
+        If an entry of an array is neither a number nor a string.
     ValueError
         If an entry is not a number, or rows differ in length.
     """
@@ -144,7 +149,10 @@ def read_numbers(values: Any, name: str) -> FloatArray:
         if array.dtype.kind in "OT":
             array = _as_floats(array)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
+        # scikit-learn wants a TypeError for an array with other objects in it, such as dicts.
+        of_array = isinstance(error, TypeError) and isinstance(values, np.ndarray)
+        kind = TypeError if of_array else ValueError
+        raise kind(
             f"{name} cannot be read as numbers ({error}); pass an array of numbers, NaN if missing."
         ) from error
     if array.dtype.kind == "c":

@@ -483,7 +483,8 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         ndarray of shape (n_utterances,)
             Class labels.
         """
-        return self.classes_[self._predict_codes(X)]
+        codes = self._predict_codes(X)
+        return self.classes_[codes]
 
     def _predict_codes(self, X) -> IntArray:
         """Return the position in `classes_` of the class that `decision` chooses."""

@@ -147,20 +147,6 @@ def test_gradients_are_clipped_in_training_that_follows(tiny_model):
     assert torch.stack([grad.norm() for grad in parameters]).norm() < 1.1e-6
 
 
-def test_accumulated_batches_make_the_step_of_one(tiny_model):
-    texts, y, groups = make_texts(n_sessions=8, length=5)
-    given = {"max_epochs": 1, "stage2": None, "module__dropout": 0.0, "trainable_layers": 0}
-    given["pairwise_weight"] = 0  # else a batch of sessions without pairs would count more
-    one = tiny(tiny_model, batch_size=40, **given)
-    four = tiny(tiny_model, batch_size=10, accumulate=4, **given)
-    three = clone(four).set_params(accumulate=3)  # the rest of an epoch makes a step, too
-    steps = [recorded(clf, texts, y, groups=groups) for clf in (one, four, three)]
-    assert [len(s.rates) for s in steps] == [1, 1, 2]
-    assert steps[0].norms[0] == pytest.approx(steps[1].norms[0], rel=1e-5)
-    expected = one.decision_function(texts)
-    np.testing.assert_allclose(four.decision_function(texts), expected, atol=1e-5)
-
-
 @pytest.mark.slow
 def test_fine_tuned_beats_its_own_frozen_encoder(tiny_model):
     texts, y, groups = make_texts(n_sessions=150)
