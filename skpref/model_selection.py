@@ -165,7 +165,7 @@ class LabelledGroupKFold(BaseCrossValidator):
 
 
 class _Folds:
-    """What is in each fold so far."""
+    """Contents of each fold so far."""
 
     def __init__(self, n_splits: int, n_classes: int) -> None:
         self.share = np.zeros((n_splits, n_classes))

@@ -471,7 +471,7 @@ def _is_rows(name, value):
 
 
 def _continue(subject, setting, data, rng, notes, model, out):
-    """Training goes on with the same kind of data in another precision, and with no other kind."""
+    """Training continues with the same kind of data in another precision, and no other kind."""
     model.set_params(warm_start=True)
     other = np.float32 if data.X.dtype == np.float64 else np.float64
     for X in (data.X, data.X.astype(other)):

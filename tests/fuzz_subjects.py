@@ -1,4 +1,4 @@
-"""What the fuzz calls: each estimator and function, its legal use, and what it promises."""
+"""Subjects of the fuzz: each estimator and function, its legal use, and what it promises."""
 
 from collections import Counter
 from typing import Any, NamedTuple

@@ -50,7 +50,7 @@ def check_classes(classes) -> np.ndarray:
 
 
 def check_endpoint(client, base_url: str | None, api_key) -> None:
-    """Check the address and the key of an endpoint, if no callable stands in for it.
+    """Check the address and the key of an endpoint, if no callable replaces it.
 
     Parameters
     ----------
