@@ -8,6 +8,7 @@ from skpref._llm._labeler import LLMLabeler
 from skpref._llm._prompts import PromptBank
 from skpref._sampler import IntraSessionPairSampler, Pairs
 from skpref._smoother import KNNLabelSmoother
+from skpref._student._cascade import LLMCascadeClassifier
 from skpref._student._classifier import PairwisePreferenceClassifier
 from skpref._student._text_classifier import PairwisePreferenceTextClassifier
 from skpref._version import __version__
@@ -22,6 +23,7 @@ __all__ = [
     "DialogueContext",
     "IntraSessionPairSampler",
     "KNNLabelSmoother",
+    "LLMCascadeClassifier",
     "LLMLabeler",
     "LLMScoreCalibrator",
     "Pairs",

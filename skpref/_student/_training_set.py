@@ -179,7 +179,7 @@ def prepare(
     else:
         scores = llm_scores[order]
         if fitted_calibrator is None:
-            soft, fitted_calibrator = _calibrate(calibrator, scores, codes, session, classes)
+            soft, fitted_calibrator = calibrate(calibrator, scores, codes, session, classes)
         else:
             soft = read_numbers(fitted_calibrator.transform(scores), "the output of calibrator")
         if smoother is not None:
@@ -208,8 +208,35 @@ def _read_classes(
     return labels, codes, llm_scores
 
 
-def _calibrate(calibrator, scores, codes, session, classes) -> tuple[FloatArray, Any]:
-    """Return soft labels and the calibrator, fitted."""
+def calibrate(
+    calibrator: Any,
+    scores: FloatArray,
+    codes: IntArray,
+    session: IntArray,
+    classes: np.ndarray,
+) -> tuple[FloatArray, Any]:
+    """Fit a calibrator and return what it makes of the scores that it is fitted on.
+
+    Parameters
+    ----------
+    calibrator : transformer
+        Unfitted calibrator, which is fitted in place.
+    scores : ndarray of shape (n_rows, n_prompts, n_classes) or (n_rows, n_prompts)
+        Scores in the order of the classes.
+    codes : ndarray of int, shape (n_rows,)
+        Human labels as class positions, -1 where unlabelled.
+    session : ndarray of int, shape (n_rows,)
+        Session codes.
+    classes : ndarray of shape (n_classes,)
+        Sorted class labels.
+
+    Returns
+    -------
+    prob : ndarray of shape (n_rows, n_classes)
+        Probabilities, cross-fitted by session.
+    calibrator : transformer
+        The calibrator.
+    """
     if "classes" in calibrator.get_params():
         calibrator.set_params(classes=classes)
     labels = labels_of_codes(codes, classes)

@@ -1,0 +1,680 @@
+"""The cascade: the classifier answers what it is sure of, the LLM is asked about the rest."""
+
+from numbers import Integral, Real
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import sklearn
+from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils import get_tags
+from sklearn.utils.metadata_routing import get_routing_for_object
+from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import _num_samples, check_is_fitted
+
+from skpref._sklearn import (
+    DocLinkMixin,
+    HasMethods,
+    Interval,
+    StrOptions,
+    _fit_context,
+    _safe_indexing,
+)
+from skpref._state import keeps_state_on_failure
+from skpref._student._deferral import Opinion, expected_gain, learn_gain, learn_voices
+from skpref._student._error_bound import ClusteredRate, clustered_rate, sessions_needed
+from skpref._student._training_set import calibrate, make_calibrator
+from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
+from skpref._validation import (
+    check_groups,
+    check_labels,
+    check_llm_scores,
+    check_same_length,
+    check_weights,
+    labels_of_codes,
+    read_numbers,
+    read_truth,
+    score_order,
+    sort_scores,
+)
+from skpref.model_selection import LabelledGroupKFold
+
+_DEFAULT_SHARE = 0.3
+# Shares tried for `max_error`, one after the other, as a sequence of tests has to be.
+_SHARES = np.linspace(1, 0, 21)
+
+
+class Rows(NamedTuple):
+    """The arguments of `fit`, read."""
+
+    X: Any
+    codes: IntArray
+    session: IntArray
+    scores: FloatArray
+    classes: np.ndarray
+
+
+class Rule(NamedTuple):
+    """Which rows to ask about: those whose expected gain is above a threshold."""
+
+    threshold: float
+    share: float
+    error: ClusteredRate
+
+
+# --- the classifier, on rows that it has not seen ------------------------------------------------
+
+
+def _last_step(estimator: Any) -> tuple[str, Any]:
+    """Return the prefix of the parameters of the last step of a pipeline, and the step."""
+    prefix = ""
+    while isinstance(estimator, Pipeline):
+        name, estimator = estimator.steps[-1]
+        prefix += f"{name}__"
+    return prefix, estimator
+
+
+def _with_classes(classifier: Any, classes: np.ndarray) -> Any:
+    """Return a clone that knows all classes, if it has such a parameter."""
+    classifier = clone(classifier)
+    prefix, step = _last_step(classifier)
+    if "classes" in step.get_params(deep=False):
+        classifier.set_params(**{f"{prefix}classes": classes})
+    return classifier
+
+
+def _fit_on(classifier: Any, rows: Rows, chosen: IntArray) -> Any:
+    """Fit a clone on some rows, or on the labelled ones among them if it takes no scores."""
+    classifier = clone(classifier)
+    if isinstance(classifier, FrozenEstimator):
+        return classifier
+    wanted = get_routing_for_object(classifier).consumes("fit", ["groups", "llm_scores"])
+    if "llm_scores" not in wanted:
+        chosen = chosen[rows.codes[chosen] >= 0]
+    labels = labels_of_codes(rows.codes[chosen], rows.classes)
+    given = {"groups": rows.session, "llm_scores": rows.scores}
+    metadata = {name: given[name][chosen] for name in wanted}
+    if "llm_scores" not in wanted:
+        labels = np.array(labels.tolist())
+    return classifier.fit(_safe_indexing(rows.X, chosen), labels, **metadata)
+
+
+def _probabilities(classifier: Any, X: Any, classes: np.ndarray) -> FloatArray:
+    """Return the classifier's probabilities of the given classes."""
+    given = read_numbers(classifier.predict_proba(X), "the output of predict_proba")
+    known = np.asarray(classifier.classes_).tolist()
+    if unknown := set(known) - set(classes.tolist()):
+        raise ValueError(
+            f"classifier knows classes that y and llm_scores lack: {sorted(unknown, key=repr)!r}; "
+            f"the classes are {classes.tolist()!r}. Pass classes=[...] with every label, in the "
+            "order of the scores."
+        )
+    prob = np.zeros((len(given), len(classes)))
+    prob[:, [classes.tolist().index(c) for c in known]] = given
+    return prob
+
+
+def _predict_unseen(classifier: Any, rows: Rows, train: IntArray, test: IntArray) -> FloatArray:
+    with sklearn.config_context(enable_metadata_routing=True, transform_output="default"):
+        fitted = _fit_on(classifier, rows, train)
+        return _probabilities(fitted, _safe_indexing(rows.X, test), rows.classes)
+
+
+def cross_fit(
+    classifier: Any, rows: Rows, cv: int, *, n_jobs: int | None, verbose: int
+) -> tuple[FloatArray, Any]:
+    """Return the probabilities of each row by a classifier that has not seen its session.
+
+    Parameters
+    ----------
+    classifier : classifier or Pipeline
+        The classifier. A frozen one is used as it is.
+    rows : Rows
+        The rows.
+    cv : int
+        Largest number of folds.
+    n_jobs : int or None
+        Number of fits at the same time.
+    verbose : int
+        Whether to print a line after each fit.
+
+    Returns
+    -------
+    prob : ndarray of shape (n_rows, n_classes)
+        The probabilities.
+    classifier : classifier or Pipeline
+        A classifier fitted on all rows.
+    """
+    everything = np.arange(len(rows.codes))
+    if isinstance(classifier, FrozenEstimator):
+        return _probabilities(classifier, rows.X, rows.classes), classifier
+    n_folds = min(cv, len(np.unique(rows.session[rows.codes >= 0])))
+    folds = list(LabelledGroupKFold(n_folds).split(everything, rows.codes, rows.session))
+    predictions = Parallel(n_jobs=n_jobs, return_as="generator")(
+        delayed(_predict_unseen)(classifier, rows, *fold) for fold in folds
+    )
+    prob = np.empty((len(everything), len(rows.classes)))
+    for k, ((_, test), found) in enumerate(zip(folds, predictions, strict=True)):
+        prob[test] = found
+        if verbose:
+            print(f"cascade: fit {k + 1} of {n_folds + 1}")
+    with sklearn.config_context(enable_metadata_routing=True, transform_output="default"):
+        fitted = _fit_on(classifier, rows, everything)
+    if verbose:
+        print(f"cascade: fit {n_folds + 1} of {n_folds + 1}")
+    return prob, fitted
+
+
+# --- whom to ask ---------------------------------------------------------------------------------
+
+
+def make_rules(
+    alone: Opinion, pooled: Opinion, gain: FloatArray, rows: Rows, shares: ArrayLike
+) -> list[Rule]:
+    """Return the rule for each share of rows to ask about.
+
+    Parameters
+    ----------
+    alone, pooled : Opinion
+        Opinions of the training rows.
+    gain : ndarray of shape (n_rows,)
+        Gain to be expected from asking about each.
+    rows : Rows
+        The rows.
+    shares : array-like of float
+        The shares, from 0 to 1.
+
+    Returns
+    -------
+    list of Rule
+        The rules, with the error on the labelled rows.
+    """
+    known = rows.codes >= 0
+    has_scores = ~np.isnan(rows.scores.reshape(len(known), -1)).all(axis=1)
+    wrong = [opinion.choose()[known] != rows.codes[known] for opinion in (alone, pooled)]
+    rules = []
+    for share in np.asarray(shares, dtype=float):
+        threshold = float(np.quantile(gain, 1 - share)) if 0 < share < 1 else np.inf
+        threshold = -np.inf if share == 1 else threshold
+        ask = (gain > threshold) & has_scores
+        error = clustered_rate(np.where(ask[known], *wrong[::-1]), rows.session[known])
+        rules.append(Rule(threshold, float(np.mean(gain > threshold)), error))
+    return rules
+
+
+def cheapest_rule(rules: list[Rule], max_error: float, confidence: float) -> Rule:
+    """Return the last rule of a sequence up to which all bounds are met.
+
+    Testing in an order that does not depend on the labels, up to the first failure, keeps the
+    confidence of a single test (Angelopoulos et al. 2021, "Learn then test", arXiv 2110.01052).
+
+    Parameters
+    ----------
+    rules : list of Rule
+        Rules, from the one that asks most.
+    max_error : float
+        Largest error rate.
+    confidence : float
+        Probability with which it is kept.
+
+    Returns
+    -------
+    Rule
+        The rule.
+
+    Raises
+    ------
+    ValueError
+        If the first bound is not met.
+    """
+    chosen = None
+    for rule in rules:
+        if rule.error.upper(confidence) > max_error:
+            break
+        chosen = rule
+    if chosen is None:
+        raise ValueError(_out_of_reach(rules[0], max_error, confidence))
+    return chosen
+
+
+def _out_of_reach(rule: Rule, max_error: float, confidence: float) -> str:
+    n_sessions = round(rule.error.n_sessions) - 1
+    start = (
+        f"max_error={max_error} cannot be promised: asking the LLM about {rule.share:.0%} of the "
+        f"utterances, the error on {n_sessions} labelled sessions is about {rule.error.rate:.3f}, "
+        f"and with confidence {confidence} at most {rule.error.upper(confidence):.3f}."
+    )
+    needed = sessions_needed(rule.error, max_error, confidence)
+    if needed is None:
+        return f"{start} More labels would not change that; pass a larger max_error."
+    return (
+        f"{start} If the error stays the same, {needed - n_sessions} more labelled sessions would "
+        "do; label more, or pass a larger max_error."
+    )
+
+
+# --- the estimator -------------------------------------------------------------------------------
+
+
+class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
+    """Classifier that asks the LLM about the utterances for which that pays, and pools both.
+
+    The classifier answers alone where it is sure, in milliseconds. About the other utterances the
+    LLM is asked as well, and its calibrated scores are pooled with the classifier's probabilities.
+    How many they are is set by a budget, or by the largest error that is acceptable.
+
+    Parameters
+    ----------
+    classifier : classifier or Pipeline
+        Classifier of this library, a pipeline that ends with one, or any classifier with
+        `predict_proba`. One that takes no `llm_scores` in `fit` is fitted on the labelled rows.
+        Inside `sklearn.frozen.FrozenEstimator` it is used as it is; the sessions given to `fit`
+        must be others than those that it was fitted on.
+    calibrator : LLMScoreCalibrator, "passthrough" or None, default=None
+        Calibrator of the LLM's own scores. None is ``LLMScoreCalibrator()``.
+    llm_share : float, default=None
+        Largest share of the utterances to ask the LLM about, from 0 to 1. None is 0.3, or with
+        `max_error` as many as it takes.
+    max_error : float, default=None
+        Largest share of wrong answers, with `confidence`. The LLM is asked about as few utterances
+        as the labelled sessions allow.
+    confidence : float, default=0.95
+        Probability with which the bounds on the error hold.
+    decision : {"argmax", "macro_f1"}, default="argmax"
+        How a class is chosen: the most probable one, or the one that raises the macro-F1 expected
+        on the training rows.
+    classes : array-like of shape (n_classes,), default=None
+        Class labels in the order of the last axis of `llm_scores`. None takes those of the
+        classifier or, if it has none, the sorted labels in `y`.
+    labeler : LLMLabeler, default=None
+        Asks the LLM. With it, `X` is a frame of dialogues or texts, as the labeler and the
+        classifier take it, and scores that are not given are asked for.
+    cv : int, default=5
+        Largest number of folds of sessions for the predictions that pool and bound are learnt from.
+    n_jobs : int, default=None
+        Number of fits at the same time. None is 1.
+    verbose : int, default=0
+        Whether to print a line after each fit.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels, sorted.
+    classifier_ : classifier or Pipeline
+        The classifier, fitted on all rows.
+    calibrator_ : LLMScoreCalibrator
+        The calibrator of the LLM's scores, fitted on all rows.
+    pool_ : LLMScoreCalibrator
+        The pool of both; its ``prompt_weights_`` are those of the classifier and the LLM.
+    labeler_ : LLMLabeler
+        The fitted labeler. Only available with `labeler`.
+    threshold_ : float
+        The LLM is asked about rows whose expected gain is above it.
+    llm_share_ : float
+        Share of the training rows about which it would be asked.
+    error_bound_ : float
+        Upper confidence bound on the share of wrong answers.
+    deferred_ : ndarray of bool, shape (n_samples,)
+        Rows of the last call of `predict` or `predict_proba` that the LLM should be asked about,
+        but that had no score: the classifier alone has answered them.
+
+    See Also
+    --------
+    CascadeCurveDisplay : Draws the quality by the share of utterances asked about.
+    sklearn.frozen.FrozenEstimator : Keeps a fitted classifier as it is.
+
+    Notes
+    -----
+    The pool is ``∝ exp(w_1 log p_1 + w_2 log p_2 + b)`` of the classifier's and the LLM's
+    probabilities, fitted as by :class:`LLMScoreCalibrator` on labelled rows that neither has seen,
+    and drawn to equal weights. The gain to be expected from asking is learnt from all rows with
+    scores: how much more probable, for the pool, its choice is than that of the classifier alone,
+    given the classifier's probabilities. So the LLM is not asked where it would be as unsure.
+
+    The bound on the error is that of Korn and Graubard [1]_ with sessions as clusters, and one
+    imaginary session, half of it wrong, for what few sessions cannot show. For `max_error`, shares
+    are tested from the largest on, up to the first whose bound is above it, which keeps the
+    confidence [2]_. The bound is for utterances of new sessions like the labelled ones, and for
+    classifiers trained on as many labels as in a fold. It does not hold after a drift or for
+    another population, and it says nothing about a single session.
+
+    References
+    ----------
+    .. [1] Korn, E. and Graubard, B. (1998). Confidence intervals for proportions with small
+       expected number of positive counts estimated from survey data. Survey Methodology 24.
+    .. [2] Angelopoulos, A. et al. (2021). Learn then test: calibrating predictive algorithms to
+       achieve risk control. arXiv 2110.01052.
+
+    Examples
+    --------
+    >>> from skpref import LLMCascadeClassifier, PairwisePreferenceClassifier
+    >>> from skpref.datasets import make_dialogues
+    >>> data = make_dialogues(n_sessions=60, labelled_fraction=0.4, random_state=0)
+    >>> train, test = data.groups < 40, data.groups >= 40
+    >>> cascade = LLMCascadeClassifier(
+    ...     PairwisePreferenceClassifier("linear", random_state=0), llm_share=0.2
+    ... )
+    >>> cascade = cascade.fit(
+    ...     data.X[train], data.y[train], groups=data.groups[train],
+    ...     llm_scores=data.llm_scores[train],
+    ... )
+    >>> ask = cascade.defer(data.X[test])
+    >>> answers = data.llm_scores[test].copy()  # of an LLM, about these rows alone
+    >>> answers[~ask] = float("nan")
+    >>> alone = cascade.score(data.X[test], data.y_true[test])
+    >>> pooled = cascade.score(data.X[test], data.y_true[test], llm_scores=answers)
+    >>> print(f"asked {ask.mean():.2f}, accuracy {alone:.3f} -> {pooled:.3f}")
+    """
+
+    __metadata_request__fit: ClassVar[dict] = {"groups": True, "llm_scores": True}
+    __metadata_request__predict: ClassVar[dict] = {"llm_scores": True}
+    __metadata_request__predict_proba: ClassVar[dict] = {"llm_scores": True}
+    __metadata_request__score: ClassVar[dict] = {"llm_scores": True}
+
+    _parameter_constraints: ClassVar[dict] = {
+        "classifier": [HasMethods(["fit", "predict_proba"])],
+        "calibrator": [None, StrOptions({"passthrough"}), HasMethods(["fit_transform"])],
+        "llm_share": [None, Interval(Real, 0, 1, closed="both")],
+        "max_error": [None, Interval(Real, 0, 1, closed="neither")],
+        "confidence": [Interval(Real, 0, 1, closed="neither")],
+        "decision": [StrOptions({"argmax", "macro_f1"})],
+        "classes": [None, "array-like"],
+        "labeler": [None, HasMethods(["fit", "transform"])],
+        "cv": [Interval(Integral, 2, None, closed="left")],
+        "n_jobs": [None, Integral],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        classifier: Any,
+        calibrator: Any = None,
+        *,
+        llm_share: float | None = None,
+        max_error: float | None = None,
+        confidence: float = 0.95,
+        decision: str = "argmax",
+        classes: ArrayLike | None = None,
+        labeler: Any = None,
+        cv: int = 5,
+        n_jobs: int | None = None,
+        verbose: int = 0,
+    ) -> None:
+        self.classifier = classifier
+        self.calibrator = calibrator
+        self.llm_share = llm_share
+        self.max_error = max_error
+        self.confidence = confidence
+        self.decision = decision
+        self.classes = classes
+        self.labeler = labeler
+        self.cv = cv
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    @keeps_state_on_failure
+    def fit(
+        self,
+        X: Any,
+        y: ArrayLike,
+        groups: SessionIds | None = None,
+        llm_scores: ArrayLike | None = None,
+    ) -> "LLMCascadeClassifier":
+        """Fit the classifier, the pool, and the rule of whom to ask.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, frame} of shape (n_samples, n_features) or list of str
+            Input of the classifier, one row per utterance.
+        y : array-like of shape (n_samples,)
+            Human labels; -1 (numbers), None or NaN marks an unlabelled row. At least two sessions
+            must have labels.
+        groups : array-like of shape (n_samples,)
+            Session id of each row.
+        llm_scores : array-like of shape (n_samples, n_prompts, n_classes) or \
+                (n_samples, n_prompts), default=None
+            Raw LLM scores, NaN if missing. None asks the labeler about all rows.
+
+        Returns
+        -------
+        LLMCascadeClassifier
+            The fitted cascade.
+
+        Raises
+        ------
+        ValueError
+            If scores or session ids are missing, fewer than two sessions or classes are labelled,
+            shapes or classes do not match, or the labelled sessions do not support `max_error`.
+        """
+        rows = self._read(X, y, groups, llm_scores)
+        classifier = _with_classes(self.classifier, rows.classes)
+        network, self.classifier_ = cross_fit(
+            classifier, rows, self.cv, n_jobs=self.n_jobs, verbose=self.verbose
+        )
+        calibrator = make_calibrator(self.calibrator)
+        llm, self.calibrator_ = calibrate(
+            calibrator, rows.scores, rows.codes, rows.session, rows.classes
+        )
+        (alone, self._alone), (pooled, self._pooled) = learn_voices(
+            network, llm, rows.codes, rows.session, rows.classes, self.decision
+        )
+        self._gain = learn_gain(alone, pooled, ~np.isnan(llm[:, 0]))
+        rule = self._choose_rule(alone, pooled, rows)
+        self.classes_, self.pool_ = rows.classes, self._pooled.pool
+        self.threshold_, self.llm_share_ = rule.threshold, rule.share
+        self.error_bound_ = rule.error.upper(self.confidence)
+        self._last_call = {"deferred": np.zeros(0, dtype=bool)}
+        for name in ("n_features_in_", "feature_names_in_"):
+            if hasattr(self.classifier_, name):
+                setattr(self, name, getattr(self.classifier_, name))
+        return self
+
+    def _read(self, X, y, groups, llm_scores) -> Rows:
+        """Read the arguments of `fit`, and ask the labeler for scores if there are none."""
+        if llm_scores is None and self.labeler is None:
+            raise ValueError(
+                "llm_scores is missing: the cascade learns from the LLM's scores of the training "
+                "rows when asking pays; pass llm_scores=, or a labeler that asks for them."
+            )
+        if groups is None:
+            raise ValueError(
+                "groups (the session ids) is missing, so the classifier would be judged on "
+                "sessions that it has seen; pass groups=."
+            )
+        if y is None:
+            raise ValueError(f"{type(self).__name__} requires y to be passed, but y is None.")
+        n_rows = _num_samples(X)
+        if self.labeler is not None:
+            self.labeler_ = clone(self.labeler).fit(X, y)
+            if llm_scores is None:
+                llm_scores = self.labeler_.transform(X)
+        scores = check_llm_scores(llm_scores, n_rows)
+        classes = self.classes
+        if classes is None:
+            classes = getattr(_last_step(self.classifier)[1], "classes", None)
+        found, codes = check_labels(y, classes=classes, partial=True)
+        check_same_length(len(codes), "y", n_rows, "X")
+        n_scores = scores.shape[2] if scores.ndim == 3 else 2
+        sorted_classes, self._columns = score_order(found, classes, n_scores)
+        rows = Rows(
+            X,
+            codes,
+            check_groups(groups, n_rows),
+            sort_scores(scores, self._columns),
+            sorted_classes,
+        )
+        _check_enough_labels(rows)
+        return rows
+
+    def _choose_rule(self, alone: Opinion, pooled: Opinion, rows: Rows) -> Rule:
+        gain = expected_gain(self._gain, alone)
+        if self.max_error is None:
+            share = _DEFAULT_SHARE if self.llm_share is None else self.llm_share
+            return make_rules(alone, pooled, gain, rows, [share])[0]
+        most = 1.0 if self.llm_share is None else self.llm_share
+        shares = [most, *(share for share in _SHARES if share < most)]
+        rules = make_rules(alone, pooled, gain, rows, shares)
+        return cheapest_rule(rules, self.max_error, self.confidence)
+
+    def expected_gain(self, X: Any) -> FloatArray:
+        """Return the gain to be expected from asking the LLM about each row.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, frame} of shape (n_samples, n_features) or list of str
+            Input of the classifier.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            The gain, in probability of a right answer.
+        """
+        return expected_gain(self._gain, self._answer_alone(X)[0])
+
+    def defer(self, X: Any) -> BoolArray:
+        """Return whether to ask the LLM about each row.
+
+        It depends on the row alone, so live and batch use agree.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, frame} of shape (n_samples, n_features) or list of str
+            Input of the classifier.
+
+        Returns
+        -------
+        ndarray of bool, shape (n_samples,)
+            True for the rows to ask about; their scores are then given to `predict`.
+        """
+        return self.expected_gain(X) > self.threshold_
+
+    def predict_proba(self, X: Any, llm_scores: ArrayLike | None = None) -> FloatArray:
+        """Return the probability of each class.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, frame} of shape (n_samples, n_features) or list of str
+            Input of the classifier.
+        llm_scores : array-like of shape (n_samples, n_prompts, n_classes) or \
+                (n_samples, n_prompts), default=None
+            Raw LLM scores of the rows that were asked about, NaN elsewhere. They are pooled
+            wherever they are given. None asks the labeler, if there is one.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Pooled probabilities of rows with scores; the classifier's own, calibrated, of others.
+        """
+        return self._answer(X, llm_scores)[0]
+
+    def predict(self, X: Any, llm_scores: ArrayLike | None = None) -> np.ndarray:
+        """Return the class of each row.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, frame} of shape (n_samples, n_features) or list of str
+            Input of the classifier.
+        llm_scores : array-like of shape (n_samples, n_prompts, n_classes) or \
+                (n_samples, n_prompts), default=None
+            Raw LLM scores, as in `predict_proba`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Class labels.
+        """
+        codes = self._answer(X, llm_scores)[1]
+        return self.classes_[codes]
+
+    def score(
+        self,
+        X: Any,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        llm_scores: ArrayLike | None = None,
+    ) -> float:
+        """Return the accuracy on the labelled rows.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix, frame} of shape (n_samples, n_features) or list of str
+            Input of the classifier.
+        y : array-like of shape (n_samples,)
+            Human labels; rows without one do not count.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Row weights.
+        llm_scores : array-like of shape (n_samples, n_prompts, n_classes) or \
+                (n_samples, n_prompts), default=None
+            Raw LLM scores, as in `predict_proba`.
+
+        Returns
+        -------
+        float
+            Accuracy.
+        """
+        predicted = self._answer(X, llm_scores)[1]
+        codes = read_truth(y, self.classes_)
+        check_same_length(len(codes), "y", len(predicted), "X")
+        weight = check_weights(sample_weight, len(codes))
+        known = codes >= 0
+        if not known.any():
+            raise ValueError("y has no labelled row to score.")
+        return float(np.average(codes[known] == predicted[known], weights=weight[known]))
+
+    @property
+    def deferred_(self) -> BoolArray:
+        """Rows of the last call that the classifier answered alone although asking pays."""
+        return self._last_call["deferred"]
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "_last_call" in vars(self)
+
+    def _answer_alone(self, X: Any) -> tuple[Opinion, FloatArray]:
+        """Return the opinion of the classifier alone, and its own probabilities."""
+        check_is_fitted(self)
+        with sklearn.config_context(transform_output="default"):
+            network = _probabilities(self.classifier_, X, self.classes_)
+        return self._alone.opinion(network), network
+
+    def _answer(self, X: Any, llm_scores: ArrayLike | None) -> tuple[FloatArray, IntArray]:
+        """Return probabilities and class positions, and note which rows lack scores."""
+        alone, network = self._answer_alone(X)
+        ask = expected_gain(self._gain, alone) > self.threshold_
+        if llm_scores is None and self.labeler is not None and ask.any():
+            llm_scores = self.labeler_.transform(X, rows=ask)
+        prob, codes = alone.prob, alone.choose()
+        if llm_scores is not None:
+            scores = sort_scores(check_llm_scores(llm_scores, len(prob)), self._columns)
+            llm = read_numbers(self.calibrator_.transform(scores), "the output of calibrator")
+            asked = ~np.isnan(llm[:, 0])
+            if asked.any():
+                pooled = self._pooled.opinion(network[asked], llm[asked])
+                prob[asked], codes[asked] = pooled.prob, pooled.choose()
+                ask = ask & ~asked
+        self._last_call["deferred"] = ask
+        return prob, codes
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        inner = get_tags(self.classifier)
+        tags.input_tags = inner.input_tags
+        tags.classifier_tags = inner.classifier_tags
+        return tags
+
+
+def _check_enough_labels(rows: Rows) -> None:
+    """Raise unless pool and bound can be learnt."""
+    known = rows.codes >= 0
+    n_sessions, n_classes = len(np.unique(rows.session[known])), len(np.unique(rows.codes[known]))
+    if n_sessions < 2:
+        raise ValueError(
+            f"y has labels in {n_sessions} sessions, but the cascade needs at least 2: one to "
+            "learn from while another judges; label more sessions."
+        )
+    if n_classes < 2:
+        raise ValueError(
+            f"y has one class only ({rows.classes[rows.codes[known][0]]!r}) on its labelled rows; "
+            "the cascade needs labels of at least 2 classes."
+        )

@@ -1,0 +1,175 @@
+"""Pool a classifier with an LLM, and learn for which rows asking the LLM pays."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import entr
+from sklearn.ensemble import HistGradientBoostingRegressor
+
+from skpref._calibrator import LLMScoreCalibrator
+from skpref._student._output import expected_f1_offsets
+from skpref._student._training_set import calibrate, labels_in_place
+from skpref._typing import BoolArray, FloatArray, IntArray
+from skpref._validation import plain_output
+
+_LEAST = 1e-12
+
+
+def _log(prob: FloatArray) -> FloatArray:
+    return np.log(np.maximum(prob, _LEAST))
+
+
+class Opinion(NamedTuple):
+    """Probabilities, and the shift of their logarithms with which a class is chosen.
+
+    Parameters
+    ----------
+    prob : ndarray of shape (n_rows, n_classes)
+        Probabilities.
+    offsets : ndarray of shape (n_classes,)
+        The shift.
+    """
+
+    prob: FloatArray
+    offsets: FloatArray
+
+    def choose(self) -> IntArray:
+        """Return the position of the class that is chosen for each row."""
+        return (_log(self.prob) + self.offsets).argmax(axis=1)
+
+
+class Voice(NamedTuple):
+    """How the probabilities of one or two sources become an opinion.
+
+    Parameters
+    ----------
+    pool : LLMScoreCalibrator
+        The fitted pool.
+    offsets : ndarray of shape (n_classes,)
+        Shift of the log-probabilities.
+    """
+
+    pool: Any
+    offsets: FloatArray
+
+    def opinion(self, *sources: FloatArray) -> Opinion:
+        """Pool the probabilities of the sources.
+
+        Parameters
+        ----------
+        *sources : ndarray of shape (n_rows, n_classes)
+            Probabilities of the classifier and, if the LLM was asked, of the LLM.
+
+        Returns
+        -------
+        Opinion
+            The opinion.
+        """
+        return Opinion(self.pool.transform(np.stack(sources, axis=1)), self.offsets)
+
+
+def _learn_pool(
+    sources: list[FloatArray], codes: IntArray, session: IntArray, classes: np.ndarray
+) -> tuple[FloatArray, Any]:
+    """Return pooled probabilities, cross-fitted by session, and the fitted pool."""
+    pool = plain_output(LLMScoreCalibrator("log_pool", score_type="probability"))
+    return calibrate(pool, np.stack(sources, axis=1), codes, session, classes)
+
+
+def learn_voices(
+    network: FloatArray,
+    llm: FloatArray,
+    codes: IntArray,
+    session: IntArray,
+    classes: np.ndarray,
+    decision: str,
+) -> tuple[tuple[Opinion, Voice], tuple[Opinion, Voice]]:
+    """Learn how the classifier answers alone, and how it is pooled with the LLM.
+
+    Parameters
+    ----------
+    network : ndarray of shape (n_rows, n_classes)
+        The classifier's probabilities of rows that it was not trained on.
+    llm : ndarray of shape (n_rows, n_classes)
+        The LLM's calibrated probabilities, cross-fitted; NaN where it was not asked.
+    codes : ndarray of int, shape (n_rows,)
+        Human labels as class positions, -1 where unlabelled.
+    session : ndarray of int, shape (n_rows,)
+        Session codes.
+    classes : ndarray of shape (n_classes,)
+        Class labels.
+    decision : {"argmax", "macro_f1"}
+        How a class is chosen.
+
+    Returns
+    -------
+    alone, pooled : tuple of (Opinion, Voice)
+        The opinion of each row, with labels of other sessions alone, and what gives that of new
+        rows.
+    """
+    both, both_pool = _learn_pool([network, llm], codes, session, classes)
+    one, one_pool = _learn_pool([network], codes, session, classes)
+    best_guess = labels_in_place(both, codes)
+    asked = ~np.isnan(llm[:, 0])
+
+    def voice(prob, pool):
+        offsets = np.zeros(len(classes))
+        if decision == "macro_f1":
+            weight = np.ones(np.count_nonzero(asked))
+            offsets = expected_f1_offsets(_log(prob[asked]), best_guess[asked], weight)
+        return Opinion(prob, offsets), Voice(pool, offsets)
+
+    return voice(one, one_pool), voice(both, both_pool)
+
+
+def _features(prob: FloatArray) -> FloatArray:
+    """Return what is known of a row before the LLM is asked."""
+    top = np.sort(prob, axis=1)[:, :-3:-1]
+    return np.column_stack([_log(prob), top, top[:, 0] - top[:, 1], entr(prob).sum(axis=1)])
+
+
+def learn_gain(alone: Opinion, pooled: Opinion, asked: BoolArray) -> Any:
+    """Learn the gain to be expected from asking the LLM.
+
+    The gain of a row is how much more probable, for the pool, its own choice is than that of the
+    classifier alone; for ``decision="macro_f1"`` with a weight of each class. It needs no human
+    label, so it is learnt from all rows that have scores.
+
+    Parameters
+    ----------
+    alone, pooled : Opinion
+        Opinions of the training rows.
+    asked : ndarray of bool, shape (n_rows,)
+        Whether the LLM scored each row.
+
+    Returns
+    -------
+    regressor
+        From what `expected_gain` knows of a row to the gain.
+    """
+    value = pooled.prob * np.exp(pooled.offsets - pooled.offsets.max())
+    rows = np.arange(len(value))
+    gain = value[rows, pooled.choose()] - value[rows, alone.choose()]
+    model = HistGradientBoostingRegressor(
+        max_iter=60, max_leaf_nodes=8, min_samples_leaf=50, early_stopping=False
+    )
+    return model.fit(_features(alone.prob[asked]), gain[asked])
+
+
+def expected_gain(model: Any, alone: Opinion) -> FloatArray:
+    """Return the gain to be expected from asking the LLM about each row.
+
+    Parameters
+    ----------
+    model : regressor
+        As `learn_gain` returns it.
+    alone : Opinion
+        Opinion of the classifier alone.
+
+    Returns
+    -------
+    ndarray of shape (n_rows,)
+        The gain.
+    """
+    # Of rows with the same gain, the least certain is asked about first.
+    return model.predict(_features(alone.prob)) - 1e-6 * alone.prob.max(axis=1)
