@@ -258,10 +258,11 @@ def pieces(table: FloatArray, rows: IntArray | None = None) -> Iterable[FloatArr
 def number_by_content(
     scores: Callable[[slice], FloatArray], parts: list[slice], codes: IntArray, session: IntArray
 ) -> IntArray:
-    """Number sessions by what they hold: by no order of rows and prompts, and by no name.
+    """Return session codes that no order of rows or prompts and no name of a session changes.
 
+    They depend on what the sessions hold; sessions that hold the same rows may change places.
     `scores` returns the scores (n, n_prompts, n_columns) of a part of the rows, whose labels are
-    `codes`. Sessions that hold the same rows may change places.
+    `codes`.
     """
     # Sums of integers that wrap around are the same in any order. A row is first described by its
     # label and the scores of no prompt in particular, a prompt by its scores in such rows, and this

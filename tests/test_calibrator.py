@@ -636,10 +636,10 @@ def test_sessions_of_one_size_are_dealt_by_their_content(method, seed, hard):
     human = np.where((rng.random(36) < 0.8) | (np.arange(36) < 3), y, -1)
     human[:3] = range(3)
 
-    def cross_fit(rows, prompts=slice(None), classes=slice(None), names=np.arange(12)):
+    def cross_fit(rows, prompts=slice(None), classes=slice(None), names=tuple(range(12))):
         calibrator = LLMScoreCalibrator(method, classes=np.arange(3)[classes])
         given = scores[rows][:, prompts][:, :, classes]
-        return calibrator.fit_transform(given, human[rows], names[groups[rows]])
+        return calibrator.fit_transform(given, human[rows], np.array(names)[groups[rows]])
 
     expected, order = cross_fit(np.arange(36)), rng.permutation(36)
     everything = cross_fit(order, [2, 0, 1], [1, 2, 0], rng.permutation(12))
