@@ -24,6 +24,7 @@ from skpref._pools import (
     label_free_pool,
     learn,
     mean_over_rows,
+    number_by_content,
     pieces,
     pool_features,
     predict_rows,
@@ -264,7 +265,13 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         n_labelled = len(labelled.row)
         if session is None or self.method_ in LABEL_FREE or not n_labelled:
             return prob
-        sessions = session[labelled.row]
+        # GroupKFold deals sessions of the same size by their codes.
+        sessions = number_by_content(
+            lambda part: self._in_class_order(self._as_scores(table[labelled.row[part]])),
+            chunks(n_labelled, table.shape[1]),
+            labelled.codes,
+            session[labelled.row],
+        )
         n_folds = min(self.cv, len(np.unique(sessions)))
         folds = [(np.arange(0), np.arange(n_labelled))]
         if n_folds > 1:
@@ -430,6 +437,10 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         scores[np.isnan(scores).any(axis=2)] = np.nan
         scores[:, ~self._seen] = np.nan
         return np.ldexp(scores, -self._exponent) if self.score_type_ == "raw" else scores
+
+    def _in_class_order(self, scores: FloatArray) -> FloatArray:
+        """Return scores of all classes in the order of `classes_`; those of one class as given."""
+        return scores if scores.shape[2] == 1 else scores[:, :, self._score_of_class]
 
     def _to_distributions(self, table: FloatArray) -> PromptScores:
         """Turn rows of the table into distributions."""

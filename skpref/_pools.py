@@ -1,6 +1,6 @@
 """Pools of the prompts' scores: how they combine scores, and how they learn from labels."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 from warnings import warn
 
@@ -253,6 +253,51 @@ def pieces(table: FloatArray, rows: IntArray | None = None) -> Iterable[FloatArr
     n_rows = len(table) if rows is None else len(rows)
     for part in chunks(n_rows, table.shape[1]):
         yield table[part if rows is None else rows[part]]
+
+
+def number_by_content(
+    scores: Callable[[slice], FloatArray], parts: list[slice], codes: IntArray, session: IntArray
+) -> IntArray:
+    """Return session codes that no order of rows or prompts and no name of a session changes.
+
+    They depend on what the sessions hold; sessions that hold the same rows may change places.
+    `scores` returns the scores (n, n_prompts, n_columns) of a part of the rows, whose labels are
+    `codes`.
+    """
+    # Sums of integers that wrap around are the same in any order. A row is first described by its
+    # label and the scores of no prompt in particular, a prompt by its scores in such rows, and this
+    # distinguishes the prompts in the final description of a row.
+    label = _scramble(codes.astype(np.uint64))
+    prompt: np.ndarray = np.zeros(1, dtype=np.uint64)
+    for part in parts:
+        marks = _mark(scores(part))
+        row = _scramble(label[part] + marks.sum(axis=1))
+        prompt = prompt + _scramble(marks + row[:, None]).sum(axis=0)
+    row = np.zeros_like(label)
+    for part in parts:
+        row[part] = _scramble(label[part] + _scramble(_mark(scores(part)) + prompt).sum(axis=1))
+    signature = np.zeros(session.max(initial=-1) + 1, dtype=np.uint64)
+    np.add.at(signature, session, row)
+    number: IntArray = np.empty(len(signature), dtype=np.int64)
+    number[np.argsort(signature)] = np.arange(len(signature))
+    return number[session]
+
+
+def _mark(scores: FloatArray) -> np.ndarray:
+    """Return an integer for each prompt in each row, the same for the same scores."""
+    bits = np.where(np.isnan(scores), np.nan, scores + 0.0).view(np.uint64)  # + 0.0: no -0.0
+    mark = np.zeros(bits.shape[:2], dtype=np.uint64)
+    for column in range(bits.shape[2]):
+        mark = _scramble(mark + bits[:, :, column])
+    return mark
+
+
+def _scramble(values: np.ndarray) -> np.ndarray:
+    """Map 64-bit integers one to one to seemingly random ones (splitmix64, Steele et al. 2014)."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
 
 def resolve_score_type(score_type: str, table: FloatArray) -> str:

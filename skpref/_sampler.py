@@ -136,6 +136,8 @@ def _margin_pairs(
     # Margins are differences. Measured from the lowest score of the session, the scores are smaller
     # and lose fewer digits to cancellation.
     height = ladder.score - ladder.score[start]
+    # Powers of 2 change no digit, and sums of what remains neither overflow nor vanish.
+    height = np.ldexp(height, -np.frexp(height.max(initial=0.0))[1])
     below = np.concatenate([[0.0], np.cumsum(height)])
 
     def margin_sum(entry, m):
@@ -182,6 +184,12 @@ def _check_scores(y: ArrayLike) -> FloatArray:
         ensure_min_samples=0,
         input_name="y",
     )
+    with np.errstate(over="ignore"):
+        spread = np.fmax.reduce(scores, None, initial=0.0) - np.fmin.reduce(scores, None, initial=0)
+    if np.isinf(spread):
+        raise ValueError(
+            "y holds scores whose difference is beyond the largest float; pass y in a larger unit."
+        )
     return scores.reshape(-1, 1) if scores.ndim == 1 else scores
 
 

@@ -187,9 +187,15 @@ def check_labels(
     position = {c: i for i, c in enumerate(found.tolist())}
     unknown = sorted({v for v in labels.tolist() if v not in position}, key=repr)
     if unknown:
+        remedy = (
+            "or mark those rows unlabelled."
+            if partial
+            else "or leave those rows out; only with llm_scores may -1, None or NaN mark rows "
+            "without a label."
+        )
         raise ValueError(
             f"{name} has labels that are not in classes: {unknown!r}; "
-            f"classes={found.tolist()!r}. Add them to classes or mark those rows unlabelled."
+            f"classes={found.tolist()!r}. Add them to classes {remedy}"
             f"{_hint_at_numbering(labels, found)}"
         )
     codes[known] = [position[v] for v in labels.tolist()]

@@ -296,8 +296,8 @@ SMALL_STEPS = {"batch_size": 32}
 LONG = {"validation_fraction": 0.0, "smoother": "passthrough", "max_epochs": 1}
 
 FITS = {
-    "mlp, defaults": ("two", {"max_epochs": "auto"}),
-    "mlp, three classes, defaults": ("three", {"max_epochs": "auto"}),
+    "mlp, 30 epochs": ("two", {"max_epochs": 30}),
+    "mlp, three classes, 30 epochs": ("three", {"max_epochs": 30}),
     "mlp, hidden units and dropout": (
         "two",
         {"module__hidden_units": 16, "module__dropout": 0.3} | SMALL_STEPS,

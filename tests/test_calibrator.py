@@ -624,6 +624,29 @@ def test_renaming_sessions_changes_nothing():
     )
 
 
+@pytest.mark.parametrize("method", ["sigmoid", "isotonic", "log_pool"])
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.booleans())
+def test_sessions_of_one_size_are_dealt_by_their_content(method, seed, hard):
+    rng = np.random.default_rng(seed)
+    scores, y = simulate(36, seed=seed)
+    if hard:  # many rows differ only in which prompt gave which vote
+        scores = holes(votes(scores.argmax(axis=2), 3), 0.1, seed)
+    groups = np.arange(36) // 3
+    human = np.where((rng.random(36) < 0.8) | (np.arange(36) < 3), y, -1)
+    human[:3] = range(3)
+
+    def cross_fit(rows, prompts=slice(None), classes=slice(None), names=tuple(range(12))):
+        calibrator = LLMScoreCalibrator(method, classes=np.arange(3)[classes])
+        given = scores[rows][:, prompts][:, :, classes]
+        return calibrator.fit_transform(given, human[rows], np.array(names)[groups[rows]])
+
+    expected, order = cross_fit(np.arange(36)), rng.permutation(36)
+    everything = cross_fit(order, [2, 0, 1], [1, 2, 0], rng.permutation(12))
+    assert_allclose(cross_fit(order), expected[order], atol=1e-4)
+    assert_allclose(everything, expected[order], atol=1e-4)
+
+
 @pytest.mark.parametrize("call", ["fit", "fit_transform"])
 def test_groups_are_checked(call):
     scores, y = simulate(20)

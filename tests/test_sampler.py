@@ -419,6 +419,22 @@ def test_margin_draws_are_valid_for_scores_of_different_scales():
     assert len(pairs) == 5000
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("power", [-1020, 1020])
+def test_the_unit_of_the_scores_changes_no_draw(strategy, power):
+    y, groups = random_scores(3)
+    expected = IntraSessionPairSampler(strategy, random_state=0).sample(y, groups)
+    pairs = IntraSessionPairSampler(strategy, random_state=0).sample(np.ldexp(y, power), groups)
+    assert_array_equal(pairs.winner, expected.winner)
+    assert_array_equal(pairs.loser, expected.loser)
+    assert_array_equal(pairs.margin, np.ldexp(expected.margin, power))
+
+
+def test_scores_whose_difference_is_no_float_are_refused():
+    with raises("y holds scores whose difference is beyond the largest float"):
+        IntraSessionPairSampler().sample([1.7e308, -1.7e308, 0.0], [0, 0, 0])
+
+
 def test_fit_resample_returns_signed_differences_of_the_pairs():
     y, groups = random_scores(5)
     X = np.random.default_rng(0).normal(size=(len(y), 3))

@@ -253,7 +253,7 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             net, losses = train(
                 network, training.take(~held_out), watched, objective=objective, pairs=pairs
             )
-            stage1.check_finite(net.module_, training.X)
+            scores = stage1.score_trained(net.module_, training.X)
             finetune = partial(
                 stages().stage2.finetune,
                 objective=objective,
@@ -262,7 +262,7 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
                 **self._finetune_options(),
             )
             kind = self._stage2_kind(np.count_nonzero(training.codes >= 0), training.has_scores)
-            adapted = self._adapt(net, training, held_out, class_weight, kind, finetune)
+            adapted = self._adapt(net, scores, training, held_out, class_weight, kind, finetune)
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
         self.__dict__.pop("calibrator_", None)  # of an earlier fit
@@ -328,9 +328,9 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             with stage1.undone_on_failure(net):
                 stage1.restore_last_layer(network, vars(self).get("_layer_before_stage2"))
                 losses = stage1.train_for_an_epoch(net, training.take(~held_out))
-                stage1.check_finite(network, training.X)
+                scores = stage1.score_trained(network, training.X)
                 kind = None if self.stage2 is None else "offsets"
-                adapted = self._adapt(net, training, held_out, class_weight, kind)
+                adapted = self._adapt(net, scores, training, held_out, class_weight, kind)
         self._set_fitted(prepared, class_weight, net, adapted, classes)
         self.n_iter_ = 1 if first else self.n_iter_ + 1
         self.history_ = ([] if first else self.history_) + _named("pairs", losses)
@@ -401,10 +401,11 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             rng=rng,
         )
 
-    def _adapt(self, net, training, held_out, class_weight, kind, finetune=None):
+    def _adapt(self, net, scores, training, held_out, class_weight, kind, finetune=None):
         """Run stage 2 and choose the decision."""
         return stages().stage2.adapt(
             net.module_,
+            scores,
             training,
             held_out,
             class_weight,

@@ -404,8 +404,8 @@ def restore_last_layer(network: nn.Module, weight: FloatArray | None) -> None:
             layer.weight.copy_(torch.from_numpy(weight))
 
 
-def check_finite(network: nn.Module, X) -> None:
-    """Raise if training has diverged.
+def score_trained(network: nn.Module, X) -> FloatArray:
+    """Return the scores of the training rows; raise if training has diverged.
 
     Parameters
     ----------
@@ -414,14 +414,20 @@ def check_finite(network: nn.Module, X) -> None:
     X : {ndarray, CSR matrix} of shape (n_rows, n_features), or ndarray of object, shape (n_rows,)
         Its training rows.
 
+    Returns
+    -------
+    ndarray of shape (n_rows, n_scores)
+        Scores.
+
     Raises
     ------
     ValueError
         If a weight or a score is not finite.
     """
+    scores = predict_scores(network, X)
     weights = all(bool(torch.isfinite(p).all()) for p in network.parameters())
-    if weights and np.isfinite(predict_scores(network, X)).all():
-        return
+    if weights and np.isfinite(scores).all():
+        return scores
     size = "" if X.dtype == object else f" X holds values of up to {abs(X).max():.3g}:"
     raise ValueError(
         f"training diverged: the network's weights or scores are not finite.{size} scale the "

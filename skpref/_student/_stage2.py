@@ -63,6 +63,7 @@ class Adapted(NamedTuple):
 
 def adapt(
     network: nn.Module,
+    scores: FloatArray,
     training: TrainingSet,
     held_out: BoolArray,
     class_weight: FloatArray,
@@ -77,6 +78,8 @@ def adapt(
     ----------
     network : nn.Module
         The network; changed in place by "head" and "finetune".
+    scores : ndarray of shape (n_rows, n_scores)
+        The network's scores of the rows.
     training : TrainingSet
         All rows.
     held_out : ndarray of bool, shape (n_rows,)
@@ -98,7 +101,7 @@ def adapt(
     n_classes = len(class_weight)
     output = Output(1.0, np.zeros(n_scores_for(n_classes)))
     if kind is not None:
-        output = fit_output(predict_scores(network, training.X), training, held_out, class_weight)
+        output = fit_output(scores, training, held_out, class_weight)
     variance, layer_before, history = 0.0, None, []
     if kind == "head":
         output, variance, layer_before = refit_last_layer(

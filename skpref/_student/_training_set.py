@@ -182,6 +182,11 @@ def prepare(
             soft, fitted_calibrator = calibrate(calibrator, scores, codes, session, classes)
         else:
             soft = read_numbers(fitted_calibrator.transform(scores), "the output of calibrator")
+        if np.isnan(soft).any(axis=1).all():
+            raise ValueError(
+                "llm_scores has no row with a score, so there are no soft labels to learn; pass "
+                "the scores of at least one row or, if y labels each row, llm_scores=None."
+            )
         if smoother is not None:
             soft = smoother.fit_transform(features_to_smooth(X), soft, groups=session)
             soft = read_numbers(soft, "the output of smoother")

@@ -942,6 +942,22 @@ def test_unknown_arguments_are_refused_at_once():
         PairwisePreferenceClassifier().set_params(calibrator__method="mean")
 
 
+@pytest.mark.parametrize("smoother", [None, "passthrough"])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_partial_fit_on_a_batch_without_scores_names_them(data, smoother, labelled):
+    y = data.y_true if labelled else np.full(len(data.y), -1)
+    given = {"groups": data.groups, "llm_scores": data.llm_scores}
+    clf = fast(smoother=smoother).partial_fit(data.X, data.y, classes=[0, 1], **given)
+    silent = given | {"llm_scores": np.full_like(data.llm_scores, np.nan)}
+    with raises("llm_scores has no row with a score, so there are no soft labels to learn"):
+        clf.partial_fit(data.X, y, **silent)
+
+
+def test_unlabelled_rows_without_scores_are_refused_with_the_remedy(data):
+    with raises("only with llm_scores may -1, None or NaN mark rows without a label"):
+        fast().partial_fit(data.X, data.y, classes=[0, 1], groups=data.groups)
+
+
 def test_partial_fit_needs_the_same_classes(data):
     given = {"groups": data.groups, "llm_scores": data.llm_scores}
     with raises("classes must be given on the first call"):
