@@ -2,7 +2,7 @@
 
 import math
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -48,7 +48,23 @@ from skpref._validation import (
     score_order,
 )
 
+_LEARNING = ("temperature", "sigmoid", "isotonic", "beta", "log_pool")
+# Method and C that "auto" chooses from; the first if there are too few labels to choose by.
+_CANDIDATES = [
+    *((method, C) for C in (0.1, 1.0, 10.0) for method in ("log_pool", "beta")),
+    ("isotonic", 0.1),
+]
+
 _LEARNED = ["prompt_weights_", "prompt_offsets_", "class_scales_", "class_bias_", "temperature_"]
+
+
+class _Data(NamedTuple):
+    """What a method learns from."""
+
+    table: FloatArray
+    offsets: FloatArray  # mean log-scores (n_prompts, n_classes)
+    codes: IntArray
+    session: IntArray  # each row is one if there are no groups
 
 
 class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
@@ -59,8 +75,8 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
 
     Parameters
     ----------
-    method : {"mean", "batch", "temperature", "sigmoid", "isotonic", "beta", "log_pool"}, \
-            default="log_pool"
+    method : {"mean", "batch", "temperature", "sigmoid", "isotonic", "beta", "log_pool", \
+            "auto"}, default="log_pool"
         How to calibrate. ``s_pk`` is prompt p's probability of class k, ``o_pk`` the mean of
         ``log s_pk`` over all rows of `fit`, labelled or not.
 
@@ -75,6 +91,9 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
           Needs several hundred labels.
         - "log_pool": ``∝ exp(sum_p w_p log s_pk + b_k)`` with all w_p >= 0, a logarithmic
           opinion pool [6]_ that learns which prompts to trust.
+        - "auto": the one of the methods that use labels that has the smallest log loss on labelled
+          rows, each calibrated without the labels of its session. "log_pool" if there are labels
+          of one session or one class only.
     score_type : {"auto", "probability", "log_odds", "raw"}, default="auto"
         Type of the scores. "probability": within [0, 1], including votes; normalised over the
         classes. "log_odds": logits (2-D) or unnormalised log-probabilities (3-D). "raw": any
@@ -97,7 +116,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
     classes_ : ndarray of shape (n_classes,)
         Class labels in sorted order, which is that of the columns of the output.
     method_ : str
-        The method used: `method`, or "batch" if there were too few labels for `method`.
+        The method used: `method`, the choice of "auto", or "batch" if there were too few labels.
     score_type_ : str
         The score type used.
     n_prompts_ : int
@@ -168,9 +187,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
     """
 
     _parameter_constraints: ClassVar[dict] = {
-        "method": [
-            StrOptions({*LABEL_FREE, "temperature", "sigmoid", "isotonic", "beta", "log_pool"})
-        ],
+        "method": [StrOptions({*LABEL_FREE, *_LEARNING, "auto"})],
         "score_type": [StrOptions({"auto", "probability", "log_odds", "raw"})],
         "classes": ["array-like", None],
         "C": [Interval(Real, 0, None, closed="neither")],
@@ -212,7 +229,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         y : array-like of shape (n,), default=None
             Human labels; -1 (numbers) or None/NaN (objects) marks an unlabelled row.
         groups : array-like of shape (n,), default=None
-            Session ids. Only checked here; `fit_transform` uses them.
+            Session ids. `fit_transform` and ``method="auto"`` use them.
 
         Returns
         -------
@@ -260,25 +277,10 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         ndarray of shape (n, n_classes)
             Class probabilities, NaN in rows without any score.
         """
-        table, offsets, labelled, session = self._fit(X, y, groups)
-        prob = self._predict(self._model, table)
-        n_labelled = len(labelled.row)
-        if session is None or self.method_ in LABEL_FREE or not n_labelled:
-            return prob
-        # GroupKFold deals sessions of the same size by their codes.
-        sessions = number_by_content(
-            lambda part: self._in_class_order(self._as_scores(table[labelled.row[part]])),
-            chunks(n_labelled, table.shape[1]),
-            labelled.codes,
-            session[labelled.row],
-        )
-        n_folds = min(self.cv, len(np.unique(sessions)))
-        folds = [(np.arange(0), np.arange(n_labelled))]
-        if n_folds > 1:
-            folds = GroupKFold(n_folds).split(sessions, groups=sessions)
-        for train, test in folds:
-            model, _ = learn(self.method, self.C, offsets, labelled, train)
-            prob[labelled.row[test]] = self._predict(model, table, labelled.row[test])
+        data, labelled = self._fit(X, y, groups)
+        prob = self._predict(self._model, data.table)
+        if groups is not None and self.method_ not in LABEL_FREE:
+            prob[labelled.row] = self._cross_fit(data, labelled, *self._chosen)
         return prob
 
     def transform(self, X: ArrayLike) -> FloatArray:
@@ -335,10 +337,10 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return "_model" in vars(self)
 
-    def _fit(self, X, y, groups) -> tuple[FloatArray, FloatArray, LabelledScores, IntArray | None]:
-        """Fit; return the scores, the mean log-scores, the labelled rows and the session codes."""
+    def _fit(self, X, y, groups) -> tuple[_Data, LabelledScores]:
+        """Fit; return what cross-fitting needs."""
         table, shape = self._as_table(X, reset=True)
-        session = None if groups is None else check_groups(groups, len(table))
+        session = np.arange(len(table)) if groups is None else check_groups(groups, len(table))
         codes = self._set_layout(table, shape, y)
         self.score_type_ = resolve_score_type(self.score_type, table)
         self._set_scale(table)
@@ -347,11 +349,51 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         self._seen = ~np.isnan(offsets[:, 0])
         if not self._seen.any():
             raise ValueError("llm_scores has no row with a score; pass at least one.")
-        labelled = self._take_labelled(table, codes, offsets)
+        data = _Data(table, offsets, codes, session)
+        self._chosen = (self.method, self.C)
+        if self.method == "auto":
+            self._chosen = self._choose_method(data)
+        method, C = self._chosen
+        labelled = self._take_labelled(data, method)
         everything = np.arange(len(labelled.row))
-        self._model, self.method_ = learn(self.method, self.C, offsets, labelled, everything)
+        self._model, self.method_ = learn(method, C, offsets, labelled, everything)
         self._set_attributes()
-        return table, offsets, labelled, session
+        return data, labelled
+
+    def _choose_method(self, data: _Data) -> tuple[str, float]:
+        """Return the method and its C of the least Brier score on rows of unseen sessions."""
+        known = data.codes >= 0
+        if min(len(np.unique(data.codes[known])), len(np.unique(data.session[known]))) < 2:
+            return _CANDIDATES[0]
+        brier = {}
+        for method, C in _CANDIDATES:
+            labelled = self._take_labelled(data, method)
+            error = self._cross_fit(data, labelled, method, C)
+            error[np.arange(len(error)), labelled.codes] -= 1
+            brier[method, C] = (error**2).sum()
+        return min(brier, key=brier.__getitem__)
+
+    def _cross_fit(
+        self, data: _Data, labelled: LabelledScores, method: str, C: float
+    ) -> FloatArray:
+        """Return the probabilities of labelled rows by models of other sessions."""
+        n_labelled = len(labelled.row)
+        prob = np.empty((n_labelled, len(self.classes_)), dtype=data.table.dtype)
+        # GroupKFold deals sessions of the same size by their codes.
+        sessions = number_by_content(
+            lambda part: self._in_class_order(self._as_scores(data.table[labelled.row[part]])),
+            chunks(n_labelled, data.table.shape[1]),
+            labelled.codes,
+            data.session[labelled.row],
+        )
+        n_folds = min(self.cv, len(np.unique(sessions)))
+        folds = [(np.arange(0), np.arange(n_labelled))]
+        if n_folds > 1:
+            folds = GroupKFold(n_folds).split(sessions, groups=sessions)
+        for train, test in folds:
+            model, _ = learn(method, C, data.offsets, labelled, train)
+            prob[test] = self._predict(model, data.table, labelled.row[test])
+        return prob
 
     def _as_table(self, X, *, reset: bool) -> tuple[FloatArray, tuple[int, int] | None]:
         """Check the scores; return them as a table, and (n_prompts, n_classes) if X is 3-D."""
@@ -466,24 +508,22 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
             done += len(piece)
         return prob
 
-    def _take_labelled(
-        self, table: FloatArray, codes: IntArray, offsets: FloatArray
-    ) -> LabelledScores:
+    def _take_labelled(self, data: _Data, method: str) -> LabelledScores:
         """Collect the labelled rows from which `method` learns; none for label-free methods."""
-        pool = label_free_pool(offsets, self.method)
-        row = np.flatnonzero(codes >= 0) if self.method not in LABEL_FREE else np.arange(0)
-        n_features = np.count_nonzero(pool.weights) if self.method == "log_pool" else 1
-        features = np.empty((len(row), len(pool.bias), n_features), dtype=table.dtype)
+        pool = label_free_pool(data.offsets, method)
+        row = np.flatnonzero(data.codes >= 0) if method not in LABEL_FREE else np.arange(0)
+        n_features = np.count_nonzero(pool.weights) if method == "log_pool" else 1
+        features = np.empty((len(row), len(pool.bias), n_features), dtype=data.table.dtype)
         has_score = np.zeros(len(row), dtype=bool)
         done = 0
-        for part in chunks(len(row), table.shape[1]):
-            scores = self._to_distributions(table[row[part]])
-            values = pool_features(pool, self.method, scores)
+        for part in chunks(len(row), data.table.shape[1]):
+            scores = self._to_distributions(data.table[row[part]])
+            values = pool_features(pool, method, scores)
             has_score[part] = ~np.isnan(values[:, 0, 0])
             values = values[has_score[part]]
             features[done : done + len(values)] = values
             done += len(values)
-        return LabelledScores(row[has_score], codes[row[has_score]], features[:done])
+        return LabelledScores(row[has_score], data.codes[row[has_score]], features[:done])
 
     def _set_attributes(self) -> None:
         for name in _LEARNED:

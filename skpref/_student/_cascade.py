@@ -457,12 +457,12 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
         llm, self.calibrator_ = calibrate(
             calibrator, rows.scores, rows.codes, rows.session, rows.classes
         )
-        (alone, self._alone), (pooled, self._pooled) = learn_voices(
+        self._voices, alone, pooled = learn_voices(
             network, llm, rows.codes, rows.session, rows.classes, self.decision
         )
         self._gain = learn_gain(alone, pooled, ~np.isnan(llm[:, 0]))
         rule = self._choose_rule(alone, pooled, rows)
-        self.classes_, self.pool_ = rows.classes, self._pooled.pool
+        self.classes_, self.pool_ = rows.classes, self._voices.pooled.pool
         self.threshold_, self.llm_share_ = rule.threshold, rule.share
         self.error_bound_ = rule.error.upper(self.confidence)
         self._last_call = {"deferred": np.zeros(0, dtype=bool)}
@@ -636,7 +636,13 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
         check_is_fitted(self)
         with sklearn.config_context(transform_output="default"):
             network = _probabilities(self.classifier_, X, self.classes_)
-        return self._alone.opinion(network), network
+        return self._voices.alone.opinion(network), network
+
+    def _answer_llm(self, llm_scores: ArrayLike, n_rows: int) -> Opinion:
+        """Return the opinion of the LLM alone, NaN in rows without scores."""
+        scores = sort_scores(check_llm_scores(llm_scores, n_rows), self._columns)
+        llm = read_numbers(self.calibrator_.transform(scores), "the output of calibrator")
+        return Opinion(llm, self._voices.llm_offsets)
 
     def _answer(self, X: Any, llm_scores: ArrayLike | None) -> tuple[FloatArray, IntArray]:
         """Return probabilities and class positions, and note which rows lack scores."""
@@ -646,13 +652,12 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
             llm_scores = self.labeler_.transform(X, rows=ask)
         prob, codes = alone.prob, alone.choose()
         if llm_scores is not None:
-            scores = sort_scores(check_llm_scores(llm_scores, len(prob)), self._columns)
-            llm = read_numbers(self.calibrator_.transform(scores), "the output of calibrator")
+            llm = self._answer_llm(llm_scores, len(prob)).prob
             asked = ~np.isnan(llm[:, 0])
             if asked.any():
-                pooled = self._pooled.opinion(network[asked], llm[asked])
+                pooled = self._voices.pooled.opinion(network[asked], llm[asked])
                 prob[asked], codes[asked] = pooled.prob, pooled.choose()
-                ask = ask & ~asked
+            ask &= ~asked
         self._last_call["deferred"] = ask
         return prob, codes
 

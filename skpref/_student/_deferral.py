@@ -76,6 +76,48 @@ def _learn_pool(
     return calibrate(pool, np.stack(sources, axis=1), codes, session, classes)
 
 
+def decision_offsets(
+    prob: FloatArray, best_guess: FloatArray, decision: str, rows: BoolArray
+) -> FloatArray:
+    """Return the shift of the log-probabilities with which a class is chosen.
+
+    Parameters
+    ----------
+    prob : ndarray of shape (n_rows, n_classes)
+        Probabilities.
+    best_guess : ndarray of shape (n_rows, n_classes)
+        Soft labels under which the macro-F1 is expected.
+    decision : {"argmax", "macro_f1"}
+        How a class is chosen.
+    rows : ndarray of bool, shape (n_rows,)
+        Rows that count.
+
+    Returns
+    -------
+    ndarray of shape (n_classes,)
+        The shift; zeros for "argmax".
+    """
+    if decision == "argmax":
+        return np.zeros(prob.shape[1])
+    return expected_f1_offsets(_log(prob[rows]), best_guess[rows], np.ones(rows.sum()))
+
+
+class Voices(NamedTuple):
+    """The classifier alone, the LLM alone, and both pooled.
+
+    Parameters
+    ----------
+    alone, pooled : Voice
+        From the probabilities of the classifier, and of both, to an opinion.
+    llm_offsets : ndarray of shape (n_classes,)
+        Shift of the log-probabilities of the LLM.
+    """
+
+    alone: Voice
+    pooled: Voice
+    llm_offsets: FloatArray
+
+
 def learn_voices(
     network: FloatArray,
     llm: FloatArray,
@@ -83,7 +125,7 @@ def learn_voices(
     session: IntArray,
     classes: np.ndarray,
     decision: str,
-) -> tuple[tuple[Opinion, Voice], tuple[Opinion, Voice]]:
+) -> tuple[Voices, Opinion, Opinion]:
     """Learn how the classifier answers alone, and how it is pooled with the LLM.
 
     Parameters
@@ -103,23 +145,17 @@ def learn_voices(
 
     Returns
     -------
-    alone, pooled : tuple of (Opinion, Voice)
-        The opinion of each row, with labels of other sessions alone, and what gives that of new
-        rows.
+    voices : Voices
+        For new rows.
+    alone, pooled : Opinion
+        Opinions of the rows, each without the labels of its session.
     """
-    both, both_pool = _learn_pool([network, llm], codes, session, classes)
     one, one_pool = _learn_pool([network], codes, session, classes)
-    best_guess = labels_in_place(both, codes)
-    asked = ~np.isnan(llm[:, 0])
-
-    def voice(prob, pool):
-        offsets = np.zeros(len(classes))
-        if decision == "macro_f1":
-            weight = np.ones(np.count_nonzero(asked))
-            offsets = expected_f1_offsets(_log(prob[asked]), best_guess[asked], weight)
-        return Opinion(prob, offsets), Voice(pool, offsets)
-
-    return voice(one, one_pool), voice(both, both_pool)
+    both, both_pool = _learn_pool([network, llm], codes, session, classes)
+    best_guess, asked = labels_in_place(both, codes), ~np.isnan(llm[:, 0])
+    offsets = [decision_offsets(p, best_guess, decision, asked) for p in (one, both, llm)]
+    voices = Voices(Voice(one_pool, offsets[0]), Voice(both_pool, offsets[1]), offsets[2])
+    return voices, Opinion(one, offsets[0]), Opinion(both, offsets[1])
 
 
 def _features(prob: FloatArray) -> FloatArray:
