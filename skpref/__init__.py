@@ -13,6 +13,7 @@ from skpref._student._classifier import PairwisePreferenceClassifier
 from skpref._student._text_classifier import PairwisePreferenceTextClassifier
 from skpref._version import __version__
 from skpref.inspection._plot import (
+    CascadeCurveDisplay,
     PreferenceNoiseDisplay,
     ScoreReliabilityDisplay,
     SessionTrajectoryDisplay,
@@ -20,6 +21,7 @@ from skpref.inspection._plot import (
 )
 
 __all__ = [
+    "CascadeCurveDisplay",
     "DialogueContext",
     "IntraSessionPairSampler",
     "KNNLabelSmoother",

@@ -30,6 +30,7 @@ from skpref._pools import (
     predict_rows,
     resolve_score_type,
 )
+from skpref._sessions import renumber
 from skpref._sklearn import (
     DocLinkMixin,
     Interval,
@@ -49,7 +50,7 @@ from skpref._validation import (
 )
 
 _LEARNING = ("temperature", "sigmoid", "isotonic", "beta", "log_pool")
-# Method and C that "auto" chooses from; the first if there are too few labels to choose by.
+# Method and C that "auto" chooses from; the first unless another one is clearly better.
 _CANDIDATES = [
     *((method, C) for C in (0.1, 1.0, 10.0) for method in ("log_pool", "beta")),
     ("isotonic", 0.1),
@@ -91,9 +92,9 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
           Needs several hundred labels.
         - "log_pool": ``∝ exp(sum_p w_p log s_pk + b_k)`` with all w_p >= 0, a logarithmic
           opinion pool [6]_ that learns which prompts to trust.
-        - "auto": the one of the methods that use labels that has the smallest log loss on labelled
-          rows, each calibrated without the labels of its session. "log_pool" if there are labels
-          of one session or one class only.
+        - "auto": "log_pool", or "beta", "isotonic" or another `C` if its Brier score on labelled
+          rows, each calibrated without the labels of its session, is smaller by two standard
+          errors over sessions. Needs some 200 labels.
     score_type : {"auto", "probability", "log_odds", "raw"}, default="auto"
         Type of the scores. "probability": within [0, 1], including votes; normalised over the
         classes. "log_odds": logits (2-D) or unnormalised log-probabilities (3-D). "raw": any
@@ -361,17 +362,22 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         return data, labelled
 
     def _choose_method(self, data: _Data) -> tuple[str, float]:
-        """Return the method and its C of the least Brier score on rows of unseen sessions."""
+        """Return method and C, by the Brier score on labelled rows of unseen sessions."""
+        default, *others = _CANDIDATES
         known = data.codes >= 0
         if min(len(np.unique(data.codes[known])), len(np.unique(data.session[known]))) < 2:
-            return _CANDIDATES[0]
-        brier = {}
+            return default
+        scores = {}
         for method, C in _CANDIDATES:
             labelled = self._take_labelled(data, method)
             error = self._cross_fit(data, labelled, method, C)
             error[np.arange(len(error)), labelled.codes] -= 1
-            brier[method, C] = (error**2).sum()
-        return min(brier, key=brier.__getitem__)
+            scores[method, C] = (error**2).sum(axis=1)
+        best = min(others, key=lambda candidate: scores[candidate].sum())
+        gain = scores[default] - scores[best]
+        # Of few sessions, the best is often so by chance.
+        by_session = np.bincount(renumber(data.session[labelled.row]), weights=gain - gain.mean())
+        return best if gain.sum() > 2 * np.sqrt(by_session @ by_session) else default
 
     def _cross_fit(
         self, data: _Data, labelled: LabelledScores, method: str, C: float

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import sklearn
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
@@ -13,6 +14,7 @@ from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
+from skpref._pools import number_by_content
 from skpref._sklearn import (
     DocLinkMixin,
     HasMethods,
@@ -121,6 +123,16 @@ def _predict_unseen(classifier: Any, rows: Rows, train: IntArray, test: IntArray
         return _probabilities(fitted, _safe_indexing(rows.X, test), rows.classes)
 
 
+def _split(rows: Rows, cv: int) -> list[tuple[IntArray, IntArray]]:
+    """Return training and test rows, the same for any order of the rows and names of sessions."""
+    n_folds = min(cv, len(np.unique(rows.session[rows.codes >= 0])))
+    scores = rows.scores.reshape(*rows.scores.shape[:2], -1).astype(np.float64)
+    number = number_by_content(lambda part: scores[part], [slice(None)], rows.codes, rows.session)
+    order = np.argsort(number, kind="stable")
+    folds = LabelledGroupKFold(n_folds).split(order, rows.codes[order], number[order])
+    return [(np.sort(order[train]), np.sort(order[test])) for train, test in folds]
+
+
 def cross_fit(
     classifier: Any, rows: Rows, cv: int, *, n_jobs: int | None, verbose: int
 ) -> tuple[FloatArray, Any]:
@@ -149,8 +161,8 @@ def cross_fit(
     everything = np.arange(len(rows.codes))
     if isinstance(classifier, FrozenEstimator):
         return _probabilities(classifier, rows.X, rows.classes), classifier
-    n_folds = min(cv, len(np.unique(rows.session[rows.codes >= 0])))
-    folds = list(LabelledGroupKFold(n_folds).split(everything, rows.codes, rows.session))
+    folds = _split(rows, cv)
+    n_folds = len(folds)
     predictions = Parallel(n_jobs=n_jobs, return_as="generator")(
         delayed(_predict_unseen)(classifier, rows, *fold) for fold in folds
     )
@@ -485,6 +497,7 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
             )
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but y is None.")
+        X = X.tocsr() if issparse(X) else X
         n_rows = _num_samples(X)
         if self.labeler is not None:
             self.labeler_ = clone(self.labeler).fit(X, y)

@@ -4,7 +4,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import entr
-from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import SplineTransformer, StandardScaler
 
 from skpref._calibrator import LLMScoreCalibrator
 from skpref._student._output import expected_f1_offsets
@@ -186,10 +188,12 @@ def learn_gain(alone: Opinion, pooled: Opinion, asked: BoolArray) -> Any:
     value = pooled.prob * np.exp(pooled.offsets - pooled.offsets.max())
     rows = np.arange(len(value))
     gain = value[rows, pooled.choose()] - value[rows, alone.choose()]
-    model = HistGradientBoostingRegressor(
-        max_iter=60, max_leaf_nodes=8, min_samples_leaf=50, early_stopping=False
+    model = make_pipeline(
+        StandardScaler(),
+        SplineTransformer(knots="quantile", extrapolation="constant"),
+        Ridge(),
     )
-    return model.fit(_features(alone.prob[asked]), gain[asked])
+    return plain_output(model).fit(_features(alone.prob[asked]), gain[asked])
 
 
 def expected_gain(model: Any, alone: Opinion) -> FloatArray:
@@ -207,5 +211,4 @@ def expected_gain(model: Any, alone: Opinion) -> FloatArray:
     ndarray of shape (n_rows,)
         The gain.
     """
-    # Of rows with the same gain, the least certain is asked about first.
-    return model.predict(_features(alone.prob)) - 1e-6 * alone.prob.max(axis=1)
+    return model.predict(_features(alone.prob))
