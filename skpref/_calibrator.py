@@ -64,7 +64,6 @@ class _Data(NamedTuple):
 
     table: FloatArray
     offsets: FloatArray  # mean log-scores (n_prompts, n_classes)
-    codes: IntArray
     session: IntArray  # each row is one if there are no groups
 
 
@@ -281,7 +280,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         data, labelled = self._fit(X, y, groups)
         prob = self._predict(self._model, data.table)
         if groups is not None and self.method_ not in LABEL_FREE:
-            prob[labelled.row] = self._cross_fit(data, labelled, *self._chosen)
+            self._cross_fit(data, labelled, *self._chosen, out=prob)
         return prob
 
     def transform(self, X: ArrayLike) -> FloatArray:
@@ -350,29 +349,30 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         self._seen = ~np.isnan(offsets[:, 0])
         if not self._seen.any():
             raise ValueError("llm_scores has no row with a score; pass at least one.")
-        data = _Data(table, offsets, codes, session)
+        data = _Data(table, offsets, session)
         self._chosen = (self.method, self.C)
         if self.method == "auto":
-            self._chosen = self._choose_method(data)
+            self._chosen = self._choose_method(data, codes)
         method, C = self._chosen
-        labelled = self._take_labelled(data, method)
+        labelled = self._take_labelled(data, codes, method)
         everything = np.arange(len(labelled.row))
         self._model, self.method_ = learn(method, C, offsets, labelled, everything)
         self._set_attributes()
         return data, labelled
 
-    def _choose_method(self, data: _Data) -> tuple[str, float]:
+    def _choose_method(self, data: _Data, codes: IntArray) -> tuple[str, float]:
         """Return method and C, by the Brier score on labelled rows of unseen sessions."""
         default, *others = _CANDIDATES
-        known = data.codes >= 0
-        if min(len(np.unique(data.codes[known])), len(np.unique(data.session[known]))) < 2:
+        known = codes >= 0
+        if min(len(np.unique(codes[known])), len(np.unique(data.session[known]))) < 2:
             return default
         scores = {}
+        prob = np.empty((len(codes), len(self.classes_)))
         for method, C in _CANDIDATES:
-            labelled = self._take_labelled(data, method)
-            error = self._cross_fit(data, labelled, method, C)
-            error[np.arange(len(error)), labelled.codes] -= 1
-            scores[method, C] = (error**2).sum(axis=1)
+            labelled = self._take_labelled(data, codes, method)
+            self._cross_fit(data, labelled, method, C, out=prob)
+            truth = np.eye(len(self.classes_))[labelled.codes]
+            scores[method, C] = ((prob[labelled.row] - truth) ** 2).sum(axis=1)
         best = min(others, key=lambda candidate: scores[candidate].sum())
         gain = scores[default] - scores[best]
         # Of few sessions, the best is often so by chance.
@@ -380,11 +380,10 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         return best if gain.sum() > 2 * np.sqrt(by_session @ by_session) else default
 
     def _cross_fit(
-        self, data: _Data, labelled: LabelledScores, method: str, C: float
-    ) -> FloatArray:
-        """Return the probabilities of labelled rows by models of other sessions."""
+        self, data: _Data, labelled: LabelledScores, method: str, C: float, *, out: FloatArray
+    ) -> None:
+        """Write the probabilities of labelled rows by models of other sessions to rows of `out`."""
         n_labelled = len(labelled.row)
-        prob = np.empty((n_labelled, len(self.classes_)), dtype=data.table.dtype)
         # GroupKFold deals sessions of the same size by their codes.
         sessions = number_by_content(
             lambda part: self._in_class_order(self._as_scores(data.table[labelled.row[part]])),
@@ -398,8 +397,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
             folds = GroupKFold(n_folds).split(sessions, groups=sessions)
         for train, test in folds:
             model, _ = learn(method, C, data.offsets, labelled, train)
-            prob[test] = self._predict(model, data.table, labelled.row[test])
-        return prob
+            out[labelled.row[test]] = self._predict(model, data.table, labelled.row[test])
 
     def _as_table(self, X, *, reset: bool) -> tuple[FloatArray, tuple[int, int] | None]:
         """Check the scores; return them as a table, and (n_prompts, n_classes) if X is 3-D."""
@@ -514,10 +512,10 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
             done += len(piece)
         return prob
 
-    def _take_labelled(self, data: _Data, method: str) -> LabelledScores:
+    def _take_labelled(self, data: _Data, codes: IntArray, method: str) -> LabelledScores:
         """Collect the labelled rows from which `method` learns; none for label-free methods."""
         pool = label_free_pool(data.offsets, method)
-        row = np.flatnonzero(data.codes >= 0) if method not in LABEL_FREE else np.arange(0)
+        row = np.flatnonzero(codes >= 0) if method not in LABEL_FREE else np.arange(0)
         n_features = np.count_nonzero(pool.weights) if method == "log_pool" else 1
         features = np.empty((len(row), len(pool.bias), n_features), dtype=data.table.dtype)
         has_score = np.zeros(len(row), dtype=bool)
@@ -529,7 +527,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
             values = values[has_score[part]]
             features[done : done + len(values)] = values
             done += len(values)
-        return LabelledScores(row[has_score], data.codes[row[has_score]], features[:done])
+        return LabelledScores(row[has_score], codes[row[has_score]], features[:done])
 
     def _set_attributes(self) -> None:
         for name in _LEARNED:

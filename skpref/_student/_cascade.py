@@ -497,7 +497,7 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
             )
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but y is None.")
-        X = X.tocsr() if issparse(X) else X
+        X = _in_rows(X)
         n_rows = _num_samples(X)
         if self.labeler is not None:
             self.labeler_ = clone(self.labeler).fit(X, y)
@@ -680,6 +680,13 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
         tags.input_tags = inner.input_tags
         tags.classifier_tags = inner.classifier_tags
         return tags
+
+
+def _in_rows(X: Any) -> Any:
+    """Return X in a form that rows can be taken of."""
+    if issparse(X):
+        return X.tocsr()
+    return X if hasattr(X, "__getitem__") else np.asarray(X)
 
 
 def _check_enough_labels(rows: Rows) -> None:

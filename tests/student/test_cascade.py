@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import Bunch
 from sklearn.utils.estimator_checks import check_estimator
+from sklearn.utils.multiclass import check_classification_targets
 
 from skpref import LLMCascadeClassifier, LLMScoreCalibrator, PairwisePreferenceClassifier
 from skpref.datasets import make_dialogues
@@ -133,10 +134,8 @@ def test_a_looser_target_asks_less_and_every_target_is_met(test_data):
 
 def test_a_target_out_of_reach_says_how_many_sessions_are_needed(data):
     few = np.where(np.isin(data.groups, np.unique(data.groups)[:15]), data.y, -1)
-    with pytest.raises(
-        ValueError, match=r"max_error=0\.07 cannot be.*, \d+ more labelled sessions"
-    ):
-        fit(data, few, max_error=0.07)
+    with pytest.raises(ValueError, match=r"max_error=0\.1 cannot be.*, \d+ more labelled sess"):
+        fit(data, few, max_error=0.1)
     with pytest.raises(ValueError, match="More labels would not change that"):
         fit(data, few, max_error=0.01)
 
@@ -326,10 +325,13 @@ class WithScores(LLMCascadeClassifier):
     """Makes scores of the labels and takes each row as a session, since the checks have neither."""
 
     def fit(self, X, y):
-        classes, codes = np.unique(y, return_inverse=True)
-        if y is None or not np.issubdtype(codes.dtype, np.integer) or len(classes) < 2:
-            return LogisticRegression().fit(X, y)
-        scores = 0.8 * np.eye(len(classes))[codes] + 0.2 / len(classes)
+        if y is None:
+            return super().fit(X, y)
+        check_classification_targets(y)
+        classes, codes = np.unique(np.asarray(y), return_inverse=True)
+        n_classes = max(len(classes), 2)  # one class is for the cascade to refuse
+        scores = 0.8 * np.eye(n_classes)[codes] + 0.2 / n_classes
+        self.classes = [classes[0], "other"] if len(classes) == 1 else None
         return super().fit(X, y, groups=np.arange(len(codes)), llm_scores=scores[:, None])
 
 
