@@ -335,7 +335,17 @@ class WithScores(LLMCascadeClassifier):
         return super().fit(X, y, groups=np.arange(len(codes)), llm_scores=scores[:, None])
 
 
+# Why a check cannot hold, by its name.
+REASONS = {
+    "check_classifiers_classes": "it has a class -1, the mark of no label beside LLM scores",
+    "check_supervised_y_no_nan": "NaN is such a mark, too",
+}
+
+
 @pytest.mark.slow
-def test_checks_of_scikit_learn_hold():
+def test_checks_of_scikit_learn_hold_but_for_a_reason():
     cascade = WithScores(LogisticRegression(), LLMScoreCalibrator("mean"), cv=2)
-    check_estimator(cascade, on_skip=None)
+    results = check_estimator(cascade, on_fail=None, on_skip=None)
+    failed = {result["check_name"] for result in results if result["status"] == "failed"}
+    assert failed == set(REASONS)
+    assert sum(result["status"] == "passed" for result in results) > 50
