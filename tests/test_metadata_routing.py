@@ -184,6 +184,7 @@ def test_parts_ask_for_groups(routing):
     assert sampler.fit.requests["groups"] is True
 
 
+@pytest.mark.slow
 def test_fits_alike_in_other_processes(data):
     def fit():
         clf = PairwisePreferenceClassifier(classes=[0, 1], max_epochs=2, random_state=0)
