@@ -20,7 +20,7 @@ ESTIMATORS = [
     PairwisePreferenceClassifier("linear", solver="lbfgs", random_state=0),
 ]
 # One setting for each other way through fit: the checks are about its conventions, not about what
-# is learned. So each network trains for a few epochs, and options that do not meet share a setting.
+# is learned. So networks train for a few epochs, and options that do not meet share a setting.
 SLOW_ESTIMATORS = [
     *[LLMScoreCalibrator(method) for method in METHODS],
     LLMScoreCalibrator(score_type="raw"),
@@ -30,7 +30,6 @@ SLOW_ESTIMATORS = [
     KNNLabelSmoother(metric="euclidean", algorithm="approximate", random_state=0),
     *[IntraSessionPairSampler(strategy, random_state=0) for strategy in STRATEGIES],
     IntraSessionPairSampler(max_pairs_per_session=5, session_weight="pairs", random_state=0),
-    PairwisePreferenceClassifier(random_state=0),
     *[
         PairwisePreferenceClassifier(**params, max_epochs=8, lr=0.03, random_state=0)
         for params in (

@@ -19,7 +19,15 @@ DOCS = ROOT / "docs"
 GUIDE = sorted((DOCS / "user_guide").glob("*.rst"))
 PAGES = [DOCS / "install.rst", DOCS / "getting_started.rst", *GUIDE]
 # They start processes, load large packages and models, or search.
-SLOW_PAGES = {"encoders", "evaluating", "other_tools", "routing", "scaling_out"}
+SLOW_PAGES = {
+    "encoders",
+    "evaluating",
+    "getting_started",
+    "long_dialogues",
+    "other_tools",
+    "routing",
+    "scaling_out",
+}
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,7 @@ def test_permutation_importance_finds_the_informative_features():
     assert found.importances_mean.argmax() == expected
 
 
+@pytest.mark.slow
 def test_learning_curve_grows_by_sessions(data, full, routing):
     X, y, _ = full
     sizes, train, test = learning_curve(
