@@ -62,6 +62,13 @@ def tiny_model(tmp_path_factory):
 
 
 @pytest.fixture
+def arrays():
+    """Transformers give arrays: for tools of others that cannot take the frames of all libraries."""
+    with sklearn.config_context(transform_output="default"):
+        yield
+
+
+@pytest.fixture
 def routing():
     """Metadata routing switched on."""
     with sklearn.config_context(enable_metadata_routing=True):
