@@ -63,7 +63,7 @@ def tiny_model(tmp_path_factory):
 
 @pytest.fixture
 def arrays():
-    """Transformers give arrays: for tools of others that cannot take the frames of all libraries."""
+    """Let transformers give arrays, for tools of others that cannot take every kind of frame."""
     with sklearn.config_context(transform_output="default"):
         yield
 
