@@ -5,10 +5,15 @@ from pathlib import Path
 
 import pytest
 import sklearn
+from hypothesis import settings
 from sklearn.utils import _set_output
 
 # No test downloads anything.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("skpref", deadline=None)
+settings.load_profile("skpref")
 
 
 class _GlobalOutput(str):
