@@ -5,10 +5,15 @@ from pathlib import Path
 
 import pytest
 import sklearn
+from hypothesis import settings
 from sklearn.utils import _set_output
 
 # No test downloads anything.
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("skpref", deadline=None)
+settings.load_profile("skpref")
 
 
 class _GlobalOutput(str):
@@ -59,6 +64,13 @@ def tiny_model(tmp_path_factory):
     from tests.tiny_model import write_tiny_model
 
     return write_tiny_model(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def arrays():
+    """Let transformers give arrays, for tools of others that cannot take every kind of frame."""
+    with sklearn.config_context(transform_output="default"):
+        yield
 
 
 @pytest.fixture

@@ -396,7 +396,7 @@ def test_pandas_output_keeps_the_index():
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_columns_are_encoded_apart_by_a_column_transformer(library):
+def test_columns_are_encoded_apart_by_a_column_transformer(library, arrays):
     encoder = CountVectorizer(analyzer="char", lowercase=False)
     encode = ColumnTransformer([("own", encoder, "text"), ("before", encoder, "context")])
     pipeline = make_pipeline(DialogueContext(output="columns"), encode)
@@ -414,7 +414,7 @@ def test_use_inside_a_column_transformer_names_the_output():
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_grid_search_over_whole_sessions_needs_no_label_column_later(library):
+def test_grid_search_over_whole_sessions_needs_no_label_column_later(library, arrays):
     rng = np.random.default_rng(0)
     sessions = np.repeat(np.arange(12), 5)
     y = rng.integers(2, size=60)

@@ -19,7 +19,15 @@ DOCS = ROOT / "docs"
 GUIDE = sorted((DOCS / "user_guide").glob("*.rst"))
 PAGES = [DOCS / "install.rst", DOCS / "getting_started.rst", *GUIDE]
 # They start processes, load large packages and models, or search.
-SLOW_PAGES = {"encoders", "evaluating", "other_tools", "routing", "scaling_out"}
+SLOW_PAGES = {
+    "encoders",
+    "evaluating",
+    "getting_started",
+    "long_dialogues",
+    "other_tools",
+    "routing",
+    "scaling_out",
+}
 
 
 @pytest.mark.parametrize(
@@ -125,7 +133,7 @@ def test_gallery_has_ten_examples_with_a_title_each():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["plot_07_valid_pairs", "plot_10_imbalanced_learn"])
+@pytest.mark.parametrize("name", ["plot_07_valid_pairs"])
 def test_notebook_of_the_gallery_runs(name, tmp_path):
     for module in ("sphinx_gallery", "nbclient", "nbformat", "ipykernel"):
         pytest.importorskip(module, reason=f"needs {module}, of the extra docs")

@@ -84,7 +84,7 @@ def test_tuned_threshold_uses_a_fitted_classifier_and_labelled_rows(data):
     assert_array_equal(tuned.predict(data.X) == 1, positive)
 
 
-def test_stacking_takes_fitted_classifiers(data):
+def test_stacking_takes_fitted_classifiers(data, arrays):
     # Stacking gives what it routes to the final estimator, too, so it cannot fit ours by session.
     ours = classifier(classes=[0, 1]).fit(data.X, data.y, **given(data))
     labelled = data.y >= 0
@@ -104,6 +104,7 @@ def test_permutation_importance_finds_the_informative_features():
     assert found.importances_mean.argmax() == expected
 
 
+@pytest.mark.slow
 def test_learning_curve_grows_by_sessions(data, full, routing):
     X, y, _ = full
     sizes, train, test = learning_curve(
@@ -156,7 +157,7 @@ def test_transformers_give_frames_that_the_classifier_takes(data, output):
     assert isinstance(near.fit_transform(data.X, soft.to_numpy()), frames.DataFrame)
 
 
-def test_polars_dialogues_give_what_pandas_gives(data):
+def test_polars_dialogues_give_what_pandas_gives(data, arrays):
     pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
     words = np.where(data.y_true == 1, "good thanks", "bad sorry")
     frame = {"session_id": data.groups.astype(str), "turn": np.arange(len(words)), "text": words}
@@ -171,7 +172,7 @@ def test_polars_dialogues_give_what_pandas_gives(data):
     assert_array_equal(*found)
 
 
-def test_imblearn_pipeline_resamples_before_the_classifier(full, routing):
+def test_imblearn_pipeline_resamples_before_the_classifier(full, routing, arrays):
     from imblearn.over_sampling import RandomOverSampler
     from imblearn.pipeline import make_pipeline as make_imblearn_pipeline
 

@@ -77,6 +77,7 @@ def test_grid_search_over_every_part_with_group_folds(data, routing):
     assert best.calibrator_.method == search.best_params_["clf__calibrator__method"]
 
 
+@pytest.mark.slow
 def test_nested_cross_validation(data, routing):
     search = GridSearchCV(
         make_pipeline(), {"clf__margin_scale": [2.0, 5.0]}, cv=GroupKFold(2), error_score="raise"
@@ -184,6 +185,7 @@ def test_parts_ask_for_groups(routing):
     assert sampler.fit.requests["groups"] is True
 
 
+@pytest.mark.slow
 def test_fits_alike_in_other_processes(data):
     def fit():
         clf = PairwisePreferenceClassifier(classes=[0, 1], max_epochs=2, random_state=0)

@@ -84,6 +84,7 @@ def test_displays(data, output):
     same(draw, output)
 
 
+@pytest.mark.slow
 @OUTPUTS
 def test_comparison_of_a_pipeline(data, output):
     clf = PairwisePreferenceClassifier("linear", solver="lbfgs", random_state=0)

@@ -15,6 +15,7 @@ from skpref._torch._losses import PreferenceLoss
 from skpref._torch._transformer import TransformerScorer
 
 
+@pytest.mark.slow
 def test_quick_run_writes_the_table_and_resumes(tiny_model, tmp_path, monkeypatch, capsys):
     arguments = ["--quick", "--model", tiny_model, "--out", str(tmp_path)]
     result = finetune.main(arguments)

@@ -94,6 +94,7 @@ def test_bootstrap_of_the_sample_itself_is_the_metric(data):
     assert (same.select_dtypes(float) == 0).to_numpy().all()
 
 
+@pytest.mark.slow
 def test_levers_differ_from_the_default_by_what_they_say(arguments, monkeypatch):
     levers = {"as it is": TINY, "pairs alone": TINY}
     name = "margins in log-odds"

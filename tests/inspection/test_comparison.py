@@ -71,6 +71,7 @@ def test_comparison_scores_are_those_of_the_pooled_predictions(compared):
         assert result.scores[name] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_comparison_predicts_by_models_that_saw_nothing_of_the_session(compared):
     data, clf, result = compared
     sessions = data.groups[[label is not None for label in data.y]]
@@ -108,6 +109,7 @@ def test_comparison_predicts_by_models_that_saw_nothing_of_the_session(compared)
     assert counts.max() < 1.6 * counts.min()  # labelled sessions are spread evenly
 
 
+@pytest.mark.slow
 def test_comparison_differences_hold_the_observed_ones(compared):
     _, _, result = compared
     for name in ("distillation", "human labels"):

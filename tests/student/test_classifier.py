@@ -77,6 +77,7 @@ def test_each_loss_beats_the_scores_it_learned_from(many, loss, module):
     assert clf.score(many.X, many.y_true) > (llm == many.y_true).mean()
 
 
+@pytest.mark.slow
 def test_pairs_alone_order_the_utterances_of_a_session(data3):
     clf = fit(fast(pointwise_weight=0, max_epochs=20), data3)
     concordance = within_session_concordance(

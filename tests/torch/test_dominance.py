@@ -54,7 +54,7 @@ def groups(draw):
     return teacher, student, weight
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(case=groups(), power=st.sampled_from([1, 2]), leaf=st.sampled_from([1, 2, 3, 128]))
 def test_adaptive_margin_agrees_with_brute_force(case, power, leaf):
     teacher, student, weight = case
@@ -71,7 +71,7 @@ def test_adaptive_margin_agrees_with_brute_force(case, power, leaf):
         assert close(some_slope, slope, scale)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     case=groups(),
     power=st.sampled_from([1, 2]),
