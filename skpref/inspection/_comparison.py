@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.model_selection import GroupKFold, check_cv
-from sklearn.utils import Bunch, check_random_state, indexable
+from sklearn.utils import check_random_state, indexable
 from sklearn.utils.parallel import Parallel, delayed
 
 from skpref._sessions import won_and_compared
@@ -23,9 +23,9 @@ from skpref.inspection._bootstrap import (
 from skpref.inspection._contenders import ComparisonData, fit_and_predict, make_contenders
 from skpref.inspection._pipeline import find_classifier
 from skpref.inspection._report import (
+    Report,
     caution_if_few,
     format_interval,
-    format_table,
     join_names,
     points,
 )
@@ -215,7 +215,8 @@ def _write_message(differences, n_labels: int, n_sessions: int) -> str:
     return " ".join([start, *against, *caution_if_few(n_sessions), end])
 
 
-def _write_summary(scores, differences) -> str:
+def _make_table(scores, differences) -> tuple[list[str], list[list[str]]]:
+    """Return header and lines: scores, then differences."""
     header = ["", *_METRICS.values()]
     lines = [
         [name, *(f"{value:.3f}" for value in of_name.values())] for name, of_name in scores.items()
@@ -225,7 +226,7 @@ def _write_summary(scores, differences) -> str:
     for name, of_name in differences.items():
         cells = [format_interval(mean, low, high, "+.3f") for mean, low, high in of_name.values()]
         lines.append([f"  {name}", *cells])
-    return format_table(header, lines)
+    return header, lines
 
 
 @validate_params(
@@ -257,7 +258,7 @@ def compare_with_distillation(
     random_state: int | np.random.RandomState | None = None,
     n_jobs: int | None = None,
     verbose: int = 0,
-) -> Bunch:
+) -> Report:
     """Compare a classifier by cross-validation with plain distillation of the same soft labels.
 
     Every way to learn is trained on the same folds, and predicts each human label without having
@@ -304,8 +305,9 @@ def compare_with_distillation(
 
     Returns
     -------
-    Bunch
-        Dictionary-like object. A name is one of the ways to learn above.
+    Report
+        Its fields can be read as attributes; `print` and notebooks show message and table. A name
+        is one of the ways to learn above.
 
         - scores : dict of {name: {metric: float}}, with macro_f1, accuracy, concordance (within
           sessions) and log_loss of the pooled predictions.
@@ -394,12 +396,12 @@ def compare_with_distillation(
     metrics, differences, n_sessions = _evaluate(
         predictions, data, tested, n_bootstrap, confidence_level, rng
     )
-    return Bunch(
+    return Report(
+        *_make_table(metrics, differences),
         scores=metrics,
         differences=differences,
         predictions=predictions,
         fold=fold,
         classes=classes,
         message=_write_message(differences, len(tested), n_sessions),
-        summary=_write_summary(metrics, differences),
     )
