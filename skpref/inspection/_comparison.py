@@ -39,8 +39,33 @@ _METRICS = {
 }
 
 
-def _make_folds(cv, codes, classes, session) -> list[tuple[IntArray, IntArray]]:
-    """Return training and test rows. Sessions without a label are always in training."""
+def make_folds(
+    cv: Any, codes: IntArray, classes: np.ndarray, session: IntArray
+) -> list[tuple[IntArray, IntArray]]:
+    """Split labelled sessions; sessions without a label are always in training.
+
+    Parameters
+    ----------
+    cv : int, splitter or None
+        Number of folds or splitter; None means at most five folds.
+    codes : ndarray of int, shape (n_samples,)
+        Labels as class positions, -1 where unlabelled.
+    classes : ndarray of shape (n_classes,)
+        Class labels.
+    session : ndarray of int, shape (n_samples,)
+        Session codes.
+
+    Returns
+    -------
+    list of (train, test)
+        Training and test rows of each fold.
+
+    Raises
+    ------
+    ValueError
+        If fewer than two sessions are labelled, or the splitter splits a session or tests a row
+        twice.
+    """
     labelled = np.flatnonzero(codes >= 0)
     sessions = session[labelled]
     n_sessions = len(np.unique(sessions))
@@ -100,7 +125,11 @@ class SessionCounts(NamedTuple):
 
 
 def count_by_session(
-    prob: FloatArray, codes: IntArray, session: IntArray, n_sessions: int
+    prob: FloatArray,
+    codes: IntArray,
+    session: IntArray,
+    n_sessions: int,
+    predicted: IntArray | None = None,
 ) -> SessionCounts:
     """Sum up what the metrics need over the rows of each session.
 
@@ -114,6 +143,8 @@ def count_by_session(
         Session code of each row.
     n_sessions : int
         Number of sessions.
+    predicted : ndarray of int, shape (n_rows,), default=None
+        Predicted class positions. None means the most probable classes.
 
     Returns
     -------
@@ -121,7 +152,8 @@ def count_by_session(
         The sums.
     """
     n_classes = prob.shape[1]
-    cell = (session * n_classes + codes) * n_classes + prob.argmax(axis=1)
+    predicted = prob.argmax(axis=1) if predicted is None else predicted
+    cell = (session * n_classes + codes) * n_classes + predicted
     confusion = np.bincount(cell, minlength=n_sessions * n_classes**2)
     won, compared = np.zeros(n_sessions), np.zeros(n_sessions)
     for k in [1] if n_classes == 2 else range(n_classes):
@@ -378,7 +410,7 @@ def compare_with_distillation(
     data = ComparisonData(X, codes, check_groups(groups, n_rows), scores, classes)
     rng = check_random_state(random_state)
     contenders = make_contenders(estimator, classes, int(rng.randint(2**31 - 1)))
-    folds = _make_folds(cv, codes, classes, data.session)
+    folds = make_folds(cv, codes, classes, data.session)
 
     plan = [(k, name) for k in range(len(folds)) for name in contenders]
     results = Parallel(n_jobs=n_jobs, return_as="generator")(
