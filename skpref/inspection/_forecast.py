@@ -368,8 +368,8 @@ def learning_forecast(
     scores count by their covariance over bootstrap samples of the sessions. Intervals hold the
     uncertainty of the curve and the randomness of training.
 
-    A forecast is for more sessions of the same kind. A gain is much more certain than a value: which
-    sessions happened to be labelled changes both ends of it alike. ``python -m
+    A forecast is for more sessions of the same kind. A gain is more certain than a value, since
+    which sessions happen to be labelled shifts the values of all sizes alike. ``python -m
     benchmarks.forecast`` measures how right the forecasts are.
 
     Examples
