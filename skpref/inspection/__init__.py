@@ -5,6 +5,7 @@ from skpref.inspection._comparison import compare_with_distillation
 from skpref.inspection._forecast import learning_forecast
 from skpref.inspection._noise import preference_noise
 from skpref.inspection._performance import performance_report
+from skpref.inspection._suspects import suspects
 
 __all__ = [
     "compare_with_distillation",
@@ -12,4 +13,5 @@ __all__ = [
     "performance_report",
     "preference_noise",
     "prompt_agreement",
+    "suspects",
 ]

@@ -13,7 +13,6 @@ from skpref._validation import (
     check_groups,
     check_labels,
     check_same_length,
-    read_classes,
     read_numbers,
 )
 from skpref.inspection._bootstrap import (
@@ -50,9 +49,8 @@ def _ask_estimator(estimator: Any, X: Any, y: ArrayLike) -> _Predictions:
     if not hasattr(estimator, "predict_proba"):
         return _read_labels(found, y, getattr(estimator, "classes_", None))
     classes = np.asarray(estimator.classes_)
-    order = np.argsort(classes)
-    prob = read_numbers(estimator.predict_proba(X), "the output of predict_proba")[:, order]
-    return _Predictions(classes[order], np.searchsorted(classes[order], found), prob)
+    prob = check_probabilities(estimator.predict_proba(X), classes, "the output of predict_proba")
+    return _Predictions(classes, np.searchsorted(classes, found), prob)
 
 
 def _read_labels(predictions: Any, y: ArrayLike, classes: ArrayLike | None) -> _Predictions:
@@ -69,12 +67,14 @@ def _read_probabilities(prob: FloatArray, y: ArrayLike, classes: ArrayLike | Non
     """Read probabilities, one column per class or that of the positive class."""
     if prob.ndim == 1:
         prob = np.column_stack([1 - prob, prob])
-    given = check_labels(y, partial=True)[0] if classes is None else read_classes(classes)
-    prob = check_probabilities(prob, given, "predictions")
-    order = np.argsort(given)
-    prob = prob[:, order]
-    best = np.where(np.isnan(prob[:, 0]), -1, prob.argmax(axis=1))
-    return _Predictions(given[order], best, prob)
+    classes, _ = check_labels(y, classes=classes, partial=True)
+    prob = check_probabilities(prob, classes, "predictions")
+    return _Predictions(classes, _most_probable(prob), prob)
+
+
+def _most_probable(prob: FloatArray) -> IntArray:
+    """Return the position of the most probable class, -1 in a row without probabilities."""
+    return np.where(np.isnan(prob[:, 0]), -1, prob.argmax(axis=1))
 
 
 def _read_predictions(predictions: Any, y: ArrayLike, X: Any, classes: Any) -> _Predictions:
@@ -262,9 +262,10 @@ def performance_report(
     Parameters
     ----------
     predictions : estimator, or array-like of shape (n_samples,) or (n_samples, n_classes)
-        Fitted classifier or pipeline, which predicts `X`; or predicted labels; or probabilities,
-        one column per class, or those of the positive class of two, the second one. None and -1
-        mark a row without a predicted label, NaN a row without probabilities.
+        Fitted classifier or pipeline, which predicts `X`; or predicted labels, None in a row
+        without one; or probabilities, NaN in a row without them. Their columns are in the order of
+        the sorted classes, as `predict_proba` gives them; one dimension is the probability of the
+        second of two classes.
     y : array-like of shape (n_samples,)
         Human labels that the classifier was not trained on. Unlabelled rows are left out: -1
         (numbers), None, NaN or NA.
@@ -274,8 +275,8 @@ def performance_report(
         What the estimator takes, one row per entry of `y`, unlabelled ones included. Only for an
         estimator.
     classes : array-like of shape (n_classes,), default=None
-        Class labels in the order of the columns of the probabilities. None takes the sorted
-        labels of `y`, and of the predictions if these are labels. An estimator knows its classes.
+        Class labels, in any order. None takes the labels of `y`, and of the predictions if these
+        are labels. An estimator knows its classes.
     n_bootstrap : int, default=1000
         Number of bootstrap samples of the sessions.
     confidence_level : float, default=0.95
