@@ -39,8 +39,8 @@ METRICS = {"macro_f1": "macro-F1", "accuracy": "accuracy"}
 CLASSIFIERS = ["human labels", "skpref"]
 CHATS = "support-chats"
 INTRODUCTION = f"""`python -m benchmarks.forecast`: `learning_forecast` from {NOW} human labels of
-each task, for {LATER}. The truth is the score on the test sessions of the same classifier, trained on
-{LATER} labels, {NOW} of them the same. *human labels* is a logistic regression on the labels;
+each task, for {LATER}. The truth is the score on the test sessions of the same classifier, trained
+on {LATER} labels, {NOW} of them the same. *human labels* is a logistic regression on the labels;
 *skpref* is the classifier with `pairwise_weight=0` and the LLM scores of all train sessions.
 
 All numbers are in points. The *gain* is that over what the same classifier gave with {NOW} labels

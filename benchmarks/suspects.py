@@ -53,7 +53,7 @@ wrong as well: two readers agree on 96%."""
 
 
 def make_data(name: str, seed: int, cache: str):
-    """Return features, labels of the labelled sessions, session ids, LLM scores, sessions to use."""
+    """Return features, labels of the labelled sessions, session ids and LLM scores."""
     if name.startswith("made-up"):
         made = make_dialogues(
             150, n_classes=3, class_sep=8.0, sharpness=0.4, labelled_fraction=0.5, random_state=seed
