@@ -4,6 +4,7 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import stats
 from sklearn.utils import Bunch, check_random_state
 
 from skpref._columns import is_table, read_column
@@ -39,35 +40,29 @@ class _Predictions(NamedTuple):
     prob: FloatArray | None  # None if labels were predicted
 
 
-def _ask_estimator(estimator: Any, X: Any, y: ArrayLike) -> _Predictions:
+def _ask_estimator(estimator: Any, X: Any) -> _Predictions:
     """Let a fitted classifier predict."""
     if X is None:
         raise ValueError(
             "predictions is an estimator, so X is needed as well; pass X=..., the rows of y."
         )
-    found = estimator.predict(X)
+    classes, found = np.asarray(estimator.classes_), estimator.predict(X)
     if not hasattr(estimator, "predict_proba"):
-        return _read_labels(found, y, getattr(estimator, "classes_", None))
-    classes = np.asarray(estimator.classes_)
+        return _read_labels(found, classes)
     prob = check_probabilities(estimator.predict_proba(X), classes, "the output of predict_proba")
     return _Predictions(classes, np.searchsorted(classes, found), prob)
 
 
-def _read_labels(predictions: Any, y: ArrayLike, classes: ArrayLike | None) -> _Predictions:
-    """Read predicted labels; without `classes` these are all that occur."""
-    if classes is None:
-        present, _ = check_labels(y, partial=True)
-        chosen, _ = check_labels(predictions, partial=True, name="predictions")
-        classes = np.union1d(present, chosen)
-    classes, codes = check_labels(predictions, classes=classes, partial=True, name="predictions")
+def _read_labels(predictions: Any, classes: np.ndarray) -> _Predictions:
+    """Read predicted labels."""
+    _, codes = check_labels(predictions, classes=classes, partial=True, name="predictions")
     return _Predictions(classes, codes, None)
 
 
-def _read_probabilities(prob: FloatArray, y: ArrayLike, classes: ArrayLike | None) -> _Predictions:
-    """Read probabilities, one column per class or that of the positive class."""
+def _read_probabilities(prob: FloatArray, classes: np.ndarray) -> _Predictions:
+    """Read probabilities, one column per class or that of the second of two."""
     if prob.ndim == 1:
         prob = np.column_stack([1 - prob, prob])
-    classes, _ = check_labels(y, classes=classes, partial=True)
     prob = check_probabilities(prob, classes, "predictions")
     return _Predictions(classes, _most_probable(prob), prob)
 
@@ -77,20 +72,36 @@ def _most_probable(prob: FloatArray) -> IntArray:
     return np.where(np.isnan(prob[:, 0]), -1, prob.argmax(axis=1))
 
 
-def _read_predictions(predictions: Any, y: ArrayLike, X: Any, classes: Any) -> _Predictions:
-    """Return what a fitted classifier, labels or probabilities predict."""
+def _read_predictions(predictions: Any, present: np.ndarray, X: Any, classes: Any) -> _Predictions:
+    """Return what a fitted classifier, labels or probabilities predict.
+
+    `present` holds the classes given or, if none are, those of the human labels.
+    """
     if hasattr(predictions, "predict"):
         if classes is not None:
             raise ValueError("classes is given, but an estimator knows its classes; leave it out.")
-        return _ask_estimator(predictions, X, y)
+        return _ask_estimator(predictions, X)
     if X is not None:
         raise ValueError("X is given, but predictions is no estimator; leave X out.")
     if is_table(predictions):
-        return _read_probabilities(read_numbers(predictions, "predictions"), y, classes)
+        return _read_probabilities(read_numbers(predictions, "predictions"), present)
     column = read_column(predictions, "predictions", entry="prediction")
     if column.dtype.kind == "f" and ((column > 0) & (column < 1)).any():
-        return _read_probabilities(column, y, classes)
-    return _read_labels(column, y, classes)
+        return _read_probabilities(column, present)
+    if classes is None:
+        chosen, _ = check_labels(column, partial=True, name="predictions")
+        _refuse_other_type(chosen, present)
+        present = np.union1d(present, chosen)
+    return _read_labels(column, present)
+
+
+def _refuse_other_type(chosen: np.ndarray, present: np.ndarray) -> None:
+    """Raise if predictions are strings where the labels are numbers, or the reverse."""
+    if len(chosen) and (chosen.dtype.kind in "OU") != (present.dtype.kind in "OU"):
+        raise ValueError(
+            f"predictions has labels such as {chosen.tolist()[0]!r} but y has "
+            f"{present.tolist()!r}; pass labels of the same type."
+        )
 
 
 class _Counts(NamedTuple):
@@ -134,6 +145,16 @@ def _count(found: _Predictions, codes: IntArray, session: IntArray) -> _Counts:
     )
 
 
+def _widening(n_sessions: IntArray, level: float) -> FloatArray:
+    """Return the width of an interval by Student's t, in that of a bootstrap's percentiles.
+
+    A bootstrap divides the variance by the number of sessions where one less would be right, and
+    takes it to be known.
+    """
+    n, tail = np.maximum(n_sessions, 2), (1 + level) / 2
+    return np.sqrt(n / (n - 1)) * stats.t.ppf(tail, n - 1) / stats.norm.ppf(tail)
+
+
 def _estimate(counts: _Counts, n_bootstrap: int, level: float, rng: Any) -> Bunch:
     """Return value, interval, rows and sessions of each figure."""
     rows = counts.rows_by_session()
@@ -144,10 +165,10 @@ def _estimate(counts: _Counts, n_bootstrap: int, level: float, rng: Any) -> Bunc
     bounds = percentile_interval(samples, level, n_sessions >= MIN_SESSIONS)
     # A sample of sessions has a lower macro-F1 and a higher calibration error than they have on the
     # mean, and they differ from all sessions by as much again.
-    bias = np.nan_to_num(
-        ratio(np.nansum(samples, axis=0), (~np.isnan(samples)).sum(axis=0)) - value
-    )
-    low, high = (np.clip(bound - 2 * bias, 0, 1) for bound in bounds)
+    mean = ratio(np.nansum(samples, axis=0), (~np.isnan(samples)).sum(axis=0))
+    centre = value - np.nan_to_num(mean - value)
+    wider = _widening(n_sessions, level)
+    low, high = (np.clip(centre + wider * (bound - mean), 0, 1) for bound in bounds)
     by_chance = [counts.noise_of_calibration(weight) for weight in weights]
     if value[_ECE] <= np.quantile(by_chance, level):
         low[_ECE] = np.minimum(low[_ECE], 0)
@@ -317,11 +338,12 @@ def performance_report(
 
     Notes
     -----
-    An interval is the percentiles of the figures of bootstrap samples of the sessions, minus twice
-    the bias that the samples show: noise lowers macro-F1 and raises the calibration error. The
-    latter's interval begins at 0 if a calibrated classifier could show such an error by chance. The
-    width of an interval falls with the square root of the number of sessions, so four times as many
-    halve it. The intervals reflect which sessions were labelled, not the randomness of training.
+    An interval is the percentiles of the figures of bootstrap samples of the sessions, widened by
+    Student's t for few sessions, minus twice the bias that the samples show: noise lowers macro-F1
+    and raises the calibration error. The latter's interval begins at 0 if a calibrated classifier
+    could show such an error by chance. The width of an interval falls with the square root of the
+    number of sessions, so four times as many halve it. The intervals reflect which sessions were
+    labelled, not the randomness of training.
 
     Labels of the training set give no honest figure. If no session can be spared for a test,
     predict by cross-validation: the `predictions` of `compare_with_distillation` can be passed as
@@ -342,7 +364,10 @@ def performance_report(
     >>> report = performance_report(clf, data.y, data.groups, X=data.X, random_state=0)
     >>> print(report.summary)
     """
-    found = _read_predictions(predictions, y, X, classes)
+    present, codes = check_labels(y, classes=classes, partial=True)
+    if not (codes >= 0).any():
+        raise ValueError("y has no label; pass the human labels of at least two sessions.")
+    found = _read_predictions(predictions, present, X, classes)
     _, codes = check_labels(y, classes=found.classes, partial=True)
     check_same_length(len(found.predicted), "predictions", len(codes), "y")
     session = check_groups(groups, len(codes))
