@@ -382,6 +382,13 @@ def learning_forecast(
     ...     LogisticRegression(), data.X, data.y, data.groups, random_state=0
     ... )
     >>> print(forecast.summary)
+              labels  sessions                macro-F1                accuracy
+    measured      83         4  0.733 (0.681 to 0.781)  0.739 (0.686 to 0.787)
+    measured     145         7  0.787 (0.734 to 0.847)  0.792 (0.741 to 0.852)
+    measured     258        14  0.822 (0.773 to 0.873)  0.826 (0.777 to 0.878)
+    forecast     322        18  0.826 (0.769 to 0.885)  0.830 (0.773 to 0.890)
+    forecast     644        36  0.851 (0.784 to 0.920)  0.855 (0.788 to 0.924)
+    forecast   1,288        72  0.869 (0.798 to 0.943)  0.872 (0.798 to 0.947)
     """
     factors = _check_factors(factors)
     with_scores = llm_scores is not None

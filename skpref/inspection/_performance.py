@@ -169,6 +169,7 @@ def _estimate(counts: _Counts, n_bootstrap: int, level: float, rng: Any) -> Bunc
     centre = value - np.nan_to_num(mean - value)
     wider = _widening(n_sessions, level)
     low, high = (np.clip(centre + wider * (bound - mean), 0, 1) for bound in bounds)
+    low, high = np.minimum(low, value), np.maximum(high, value)
     by_chance = [counts.noise_of_calibration(weight) for weight in weights]
     if value[_ECE] <= np.quantile(by_chance, level):
         low[_ECE] = np.minimum(low[_ECE], 0)
@@ -351,18 +352,23 @@ def performance_report(
 
     Examples
     --------
-    >>> from skpref import PairwisePreferenceClassifier
+    >>> from sklearn.linear_model import LogisticRegression
     >>> from skpref.datasets import make_dialogues
     >>> from skpref.inspection import performance_report
     >>> data = make_dialogues(60, labelled_fraction=0.5, random_state=0)
-    >>> labelled = data.y >= 0
-    >>> clf = PairwisePreferenceClassifier("linear", solver="lbfgs", random_state=0)
-    >>> clf = clf.fit(
-    ...     data.X[~labelled], data.y[~labelled],
-    ...     groups=data.groups[~labelled], llm_scores=data.llm_scores[~labelled],
-    ... )
+    >>> test = data.y >= 0
+    >>> clf = LogisticRegression().fit(data.X[~test], data.y_true[~test])
     >>> report = performance_report(clf, data.y, data.groups, X=data.X, random_state=0)
     >>> print(report.summary)
+                      value (95% interval)  rows  sessions  warning
+    accuracy        0.925 (0.900 to 0.949)   494        30
+    macro-F1        0.925 (0.900 to 0.949)   494        30
+    concordance     0.975 (0.960 to 0.988)   494        30
+    ECE             0.020 (0.000 to 0.027)   494        30
+    recall of 0     0.933 (0.895 to 0.964)   267        30
+    recall of 1     0.916 (0.880 to 0.950)   227        30
+    precision of 0  0.929 (0.894 to 0.961)   268        30
+    precision of 1  0.920 (0.884 to 0.954)   226        30
     """
     present, codes = check_labels(y, classes=classes, partial=True)
     if not (codes >= 0).any():

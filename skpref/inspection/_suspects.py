@@ -161,7 +161,7 @@ def suspects(
     probabilities : array-like of shape (n_samples, n_classes)
         Probabilities of the network, in the order of the sorted classes, as `predict_proba` gives
         them; NaN in rows without a prediction. They should be out of fold: each session predicted
-        by a network that was trained without it. A network that has seen a wrong label repeats it.
+        by a network that was trained without it, so that it cannot repeat the wrong labels.
     llm_scores : array-like of shape (n_samples, n_prompts, n_classes) or (n_samples, n_prompts), \
             default=None
         Raw LLM scores, NaN if missing. They are calibrated without the labels of the row's own
@@ -216,14 +216,25 @@ def suspects(
 
     Examples
     --------
-    >>> import numpy as np
     >>> from skpref.datasets import make_dialogues
     >>> from skpref.inspection import suspects
-    >>> data = make_dialogues(40, labelled_fraction=1.0, random_state=0)
+    >>> data = make_dialogues(40, class_sep=8.0, labelled_fraction=1.0, random_state=0)
     >>> y = data.y.copy()
-    >>> y[[3, 14, 159, 265]] = 1 - y[[3, 14, 159, 265]]  # four wrong labels
-    >>> found = suspects(y, data.true_proba, data.llm_scores, data.groups, max_rows=8)
-    >>> found.table.row[found.table.kind == "label"]
+    >>> planted = [7, 79, 156, 232]
+    >>> y[planted] = 1 - y[planted]
+    >>> found = suspects(y, data.true_proba, data.llm_scores, data.groups, max_rows=5)
+    >>> print(found.summary)
+    kind      score  row  session     label  network  llm
+    label     1.000  156  session-09      0        1    1
+    label     1.000   79  session-05      0        1    1
+    label     1.000  232  session-14      1        0    0
+    label     1.000    7  session-00      1        0    0
+    label     0.993  338  session-20      1        0    0
+    conflict  0.744  708  session-39      0        1    0
+    conflict  0.652   90  session-06      1        1    0
+    conflict  0.632  442  session-24      1        1    0
+    conflict  0.631  486  session-26      1        1    0
+    conflict  0.510  436  session-24      1        1    0
     """
     scores = None
     if llm_scores is None:
