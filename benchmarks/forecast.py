@@ -49,8 +49,8 @@ each forecast takes 15 fits.
 All numbers are in points. The *gain* is that over what the same classifier gave with {NOW} labels
 on the test sessions; the *value* is the score itself. Errors are forecast minus truth, with their
 standard deviation over the runs. *Error if 0* is the mean size of the gain, by which a forecast of
-no gain is off. *Inside* is the share of the truths that the 95% intervals hold. The last row weighs
-tasks equally. The prior of the forecast was set by mean gains of the study, two numbers for all of
+no gain is off. *Inside* is the share of the truths that the 95% intervals hold. The last row has
+all runs. The prior of the forecast was set by mean gains of the study, two numbers for all of
 its tasks; the packaged support chats (60% of the sessions for training) had no part in it."""
 
 
@@ -194,7 +194,7 @@ HEADER = [
     "forecast gain",
     "error of the gain",
     "its mean size",
-    "if no gain",
+    "error if 0",
     "inside",
     "error of the value",
     "its mean size",
@@ -202,13 +202,17 @@ HEADER = [
 ]
 
 
+def group(runs: pd.DataFrame, columns: list[str]):
+    """Return the groups of runs, in order of first appearance; none of no runs."""
+    return runs.groupby(columns, sort=False) if len(runs) else []
+
+
 def page(lines: list[dict]) -> list[str]:
     """Return the lines of the page."""
-    runs = pd.DataFrame(lines)
-    failed = runs[runs["error"].notna()] if "error" in runs else runs[:0]
-    runs = runs[runs["metric"].notna()]
+    failed = pd.DataFrame([line for line in lines if "error" in line])
+    runs = pd.DataFrame([line for line in lines if "error" not in line])
     text = ["# Forecasts", "", INTRODUCTION]
-    for (kind, metric), some in runs.groupby(["classifier", "metric"], sort=False):
+    for (kind, metric), some in group(runs, ["classifier", "metric"]):
         rows = [[task, *summarise(of_task)] for task, of_task in some.groupby("task")]
         rows.append(["all", *summarise(some)])
         title = f"## {kind}, {METRICS[metric]}"
@@ -216,7 +220,7 @@ def page(lines: list[dict]) -> list[str]:
     if len(failed):
         rows = [
             [task, kind, len(some), some["error"].iloc[0]]
-            for (task, kind), some in failed.groupby(["task", "classifier"], sort=False)
+            for (task, kind), some in group(failed, ["task", "classifier"])
         ]
         header = ["task", "classifier", "runs", "first error"]
         text += ["", "## Without a forecast", "", *markdown_table(header, rows)]

@@ -45,8 +45,8 @@ would have. *Found at n* is the share of the n wrong labels that are among the f
 the share of wrong labels. Means over seeds, with their standard deviation.
 
 *network and LLM* is `suspects` with `llm_scores`, *network* without. *LLM* passes the calibrated
-LLM's probabilities in place of the network's. *network, not out of fold* is what the docs warn of:
-the network has been trained on the wrong labels that it judges. The network is
+LLM's probabilities in place of the network's. *network, not out of fold* has been trained on the
+wrong labels that it judges; a network that can learn them by heart would find none. The network is
 `PairwisePreferenceClassifier(pairwise_weight=0)`, cross-validated by session; on the support chats
 on embeddings by all-MiniLM-L6-v2. Of the labels of the chats that nobody made wrong, some may be
 wrong as well: two readers agree on 96%."""
