@@ -141,6 +141,20 @@ def _fit_and_predict(
     return np.searchsorted(data.classes, found), time.perf_counter() - start
 
 
+def _predict_by_size(estimator, data, plan: list[_Fit], with_scores, n_jobs, verbose) -> IntArray:
+    """Return the predicted class positions for each size (n_sizes, n_rows), -1 if not tested."""
+    results = Parallel(n_jobs=n_jobs, return_as="generator")(
+        delayed(_fit_and_predict)(estimator, data, fit, with_scores) for fit in plan
+    )
+    predicted = np.full((len(_SHARES), len(data.codes)), -1)
+    for fit, (found, seconds) in zip(plan, results, strict=True):
+        predicted[fit.size, fit.test] = found
+        if verbose:
+            place = f"fold {fit.fold + 1}/{plan[-1].fold + 1}, {len(fit.labelled)} labels"
+            print(f"{place}: {seconds:.1f} s")
+    return predicted
+
+
 def _measure(predicted: IntArray, codes: IntArray, session: IntArray, n_bootstrap, rng):
     """Return the metrics of each size, and of bootstrap samples of the sessions.
 
@@ -222,10 +236,22 @@ def _measured(values: FloatArray, samples: FloatArray, level: float) -> Bunch:
     return Bunch(value=values, low=low, high=high, gain=none, gain_low=none, gain_high=none)
 
 
-def _make_table(n_labels, factors, n_sessions, of_metrics) -> Bunch:
+def _continue_curves(values, samples, size, factors, prior, level, rng) -> dict[str, Any]:
+    """Return, for each metric, what was measured at some sizes and is forecast at some factors."""
+    of_metrics = {}
+    for k, metric in enumerate(_METRICS):
+        value, of_samples = values[:, k], samples[:, :, k]
+        curves = _draw_curves(size, value, np.cov(of_samples, rowvar=False), prior, rng)
+        forecast = _forecast(curves, factors, level, rng)
+        of_metrics[metric] = (_measured(value, of_samples, level), forecast)
+    return of_metrics
+
+
+def _make_table(n_labels: FloatArray, n_sessions: FloatArray, of_metrics) -> Bunch:
     """Return the columns of the table: the sizes that were measured, then the forecasts."""
+    kinds = ["measured", "forecast"]
     table = Bunch(
-        kind=np.repeat(["measured", "forecast"], [len(n_labels) - len(factors), len(factors)]),
+        kind=np.repeat(kinds, [len(_SHARES), len(n_labels) - len(_SHARES)]),
         n_labels=n_labels,
         n_sessions=n_sessions,
     )
@@ -241,8 +267,8 @@ def _write_lines(table: Bunch) -> list[list[str]]:
     for k, kind in enumerate(table.kind):
         line = [kind, f"{table.n_labels[k]:,.0f}", f"{table.n_sessions[k]:,.0f}"]
         for metric in _METRICS:
-            bounds = (table[f"{metric}{end}"][k] for end in ("", "_low", "_high"))
-            line.append(format_interval(*bounds, ".3f"))
+            value, low, high = (table[f"{metric}{end}"][k] for end in ("", "_low", "_high"))
+            line.append(format_interval(value, low, high, ".3f"))
         lines.append(line)
     return lines
 
@@ -390,53 +416,38 @@ def learning_forecast(
     forecast     644        36  0.851 (0.784 to 0.920)  0.855 (0.788 to 0.924)
     forecast   1,288        72  0.869 (0.798 to 0.943)  0.872 (0.798 to 0.947)
     """
-    factors = _check_factors(factors)
+    multiples = _check_factors(factors)
     with_scores = llm_scores is not None
     classes = find_classifier(estimator)[1].classes if with_scores else None
     data = _read_data(X, y, groups, llm_scores, classes)
     rng = check_random_state(random_state)
     estimator = _prepare_estimator(estimator, data, with_scores, int(rng.randint(2**31 - 1)))
-    folds = make_folds(cv, data.codes, data.classes, data.session)
-    plan = _plan_fits(folds, data, rng)
-    results = Parallel(n_jobs=n_jobs, return_as="generator")(
-        delayed(_fit_and_predict)(estimator, data, fit, with_scores) for fit in plan
-    )
-    predicted = np.full((len(_SHARES), len(data.codes)), -1)
-    for fit, (found, seconds) in zip(plan, results, strict=True):
-        predicted[fit.size, fit.test] = found
-        if verbose:
-            place = f"fold {fit.fold + 1}/{len(folds)}, {len(fit.labelled)} labels"
-            print(f"{place}: {seconds:.1f} s")
+    plan = _plan_fits(make_folds(cv, data.codes, data.classes, data.session), data, rng)
+    predicted = _predict_by_size(estimator, data, plan, with_scores, n_jobs, verbose)
 
     labelled = data.codes >= 0
-    tested = labelled & (predicted[0] >= 0)
-    _, session = np.unique(data.session[tested], return_inverse=True)
-    values, samples = _measure(predicted[:, tested], data.codes[tested], session, n_bootstrap, rng)
     n_labels, n_sessions = labelled.sum(), len(np.unique(data.session[labelled]))
     measured_labels = _mean_by_size(plan, lambda fit: len(fit.labelled))
     measured_sessions = _mean_by_size(plan, lambda fit: len(np.unique(data.session[fit.labelled])))
-    prior = _PRIOR_WITH_SCORES if with_scores else _PRIOR_WITHOUT
-    of_metrics = {}
-    for k, metric in enumerate(_METRICS):
-        covariance = np.cov(samples[:, :, k], rowvar=False)
-        curves = _draw_curves(measured_labels / n_labels, values[:, k], covariance, prior, rng)
-        of_metrics[metric] = (
-            _measured(values[:, k], samples[:, :, k], confidence_level),
-            _forecast(curves, factors, confidence_level, rng),
-        )
+    tested = labelled & (predicted[0] >= 0)
+    _, session = np.unique(data.session[tested], return_inverse=True)
+    values, samples = _measure(predicted[:, tested], data.codes[tested], session, n_bootstrap, rng)
     table = _make_table(
-        np.r_[measured_labels, factors * n_labels],
-        factors,
-        np.r_[measured_sessions, factors * n_sessions],
-        of_metrics,
+        np.r_[measured_labels, multiples * n_labels],
+        np.r_[measured_sessions, multiples * n_sessions],
+        _continue_curves(
+            values,
+            samples,
+            measured_labels / n_labels,
+            multiples,
+            _PRIOR_WITH_SCORES if with_scores else _PRIOR_WITHOUT,
+            confidence_level,
+            rng,
+        ),
     )
-    first = len(_SHARES)
-    message = [
-        f"From {n_labels:,} human labels of {n_sessions} sessions:",
-        *(_describe_gain(table, first + k, f) for k, f in enumerate(factors) if f > 1),
-        _describe_chance(table),
-        *caution_if_few(n_sessions),
-    ]
+    gains = [_describe_gain(table, k - len(multiples), f) for k, f in enumerate(multiples) if k]
+    message = [f"From {n_labels:,} human labels of {n_sessions} sessions:", *gains]
+    message += [_describe_chance(table), *caution_if_few(n_sessions)]
     return Report(
         ["", "labels", "sessions", *_METRICS.values()],
         _write_lines(table),

@@ -39,6 +39,11 @@ class _Predictions(NamedTuple):
     predicted: IntArray  # class position, -1 without a prediction
     prob: FloatArray | None  # None if labels were predicted
 
+    def of_rows(self, rows: BoolArray) -> "_Predictions":
+        """Return the predictions of some rows."""
+        prob = None if self.prob is None else self.prob[rows]
+        return self._replace(predicted=self.predicted[rows], prob=prob)
+
 
 def _ask_estimator(estimator: Any, X: Any) -> _Predictions:
     """Let a fitted classifier predict."""
@@ -141,7 +146,7 @@ def _count(found: _Predictions, codes: IntArray, session: IntArray) -> _Counts:
     gap = (prob.argmax(axis=1) == codes) - confidence
     return _Counts(
         count_by_session(prob, codes, session, n_sessions, found.predicted),
-        np.bincount(cell, gap, n_sessions * _N_BINS).reshape(n_sessions, _N_BINS),
+        np.bincount(cell, gap, n_sessions * _N_BINS).reshape(n_sessions, _N_BINS).astype(float),
     )
 
 
@@ -237,6 +242,18 @@ def _describe_left_out(n_unlabelled: int, n_unpredicted: int) -> list[str]:
     parts = [f"{n_unlabelled:,} unlabelled"] * bool(n_unlabelled)
     parts += [f"{n_unpredicted:,} labelled but not predicted"] * bool(n_unpredicted)
     return [f"Rows left out: {join_names(parts)}."] if parts else []
+
+
+def _write_message(table: Bunch, n_sessions: int, n_unlabelled: int, n_labelled: int) -> str:
+    n_used = int(table.n_rows[0])
+    parts = [
+        f"On {n_used:,} human labels of {n_sessions} sessions, {_describe_scores(table)}",
+        *_describe_left_out(n_unlabelled, n_labelled - n_used),
+        _describe_need(n_sessions),
+        *caution_if_few(n_sessions),
+        *_describe_worthless(table),
+    ]
+    return " ".join(parts)
 
 
 def _write_lines(table: Bunch) -> list[list[str]]:
@@ -378,35 +395,26 @@ def performance_report(
     check_same_length(len(found.predicted), "predictions", len(codes), "y")
     session = check_groups(groups, len(codes))
     used = (codes >= 0) & (found.predicted >= 0)
-    n_sessions = len(np.unique(session[used]))
+    _, session = np.unique(session[used], return_inverse=True)
+    n_sessions = session.max(initial=-1) + 1
     if n_sessions < 2:
         raise ValueError(
             f"y has labels of predicted rows in {n_sessions} sessions, but at least 2 labelled "
             "sessions are needed; label more sessions."
         )
-    codes_used, (_, session) = codes[used], np.unique(session[used], return_inverse=True)
-    prob = None if found.prob is None else found.prob[used]
-    kept = found._replace(predicted=found.predicted[used], prob=prob)
-    counts = _count(kept, codes_used, session)
+    counts = _count(found.of_rows(used), codes[used], session)
     rng = check_random_state(random_state)
     estimates = _estimate(counts, n_bootstrap, confidence_level, rng)
-    table = _make_table(estimates, found.classes, prob is not None)
-
-    n_unlabelled, n_labels = np.sum(codes < 0), len(codes_used)
-    message = [
-        f"On {n_labels:,} human labels of {n_sessions} sessions, {_describe_scores(table)}",
-        *_describe_left_out(n_unlabelled, len(codes) - n_unlabelled - n_labels),
-        _describe_need(n_sessions),
-        *caution_if_few(n_sessions),
-        *_describe_worthless(table),
-    ]
+    table = _make_table(estimates, found.classes, found.prob is not None)
+    worthless = (table.metric == "recall") & _is_worthless(table)
+    n_unlabelled = int(np.sum(codes < 0))
     return Report(
         ["", f"value ({100 * confidence_level:g}% interval)", "rows", "sessions", "warning"],
         _write_lines(table),
         table=table,
-        worthless=table.label[(table.metric == "recall") & _is_worthless(table)].tolist(),
+        worthless=table.label[worthless].tolist(),
         n_sessions_to_halve=4 * n_sessions,
         classes=found.classes,
         confusion=counts.sums.confusion.sum(axis=0).astype(np.int64),
-        message=" ".join(message),
+        message=_write_message(table, n_sessions, n_unlabelled, len(codes) - n_unlabelled),
     )

@@ -66,6 +66,22 @@ def _find_conflicts(network: FloatArray, llm: FloatArray) -> _Suspects:
     return _Suspects(rows[order], score[order])
 
 
+def _read_labels(y, llm_scores, groups, classes):
+    """Return the scores, None without any, the sorted classes and the codes of the labels."""
+    if llm_scores is None:
+        scores, (classes, codes) = None, check_labels(y, classes=classes, partial=True)
+    elif groups is None:
+        raise ValueError(
+            "groups is needed to calibrate llm_scores without the labels of a row's own session; "
+            "pass the session id of each row."
+        )
+    else:
+        scores, classes, codes = read_scores(llm_scores, y, classes)
+    if not (codes >= 0).any():
+        raise ValueError("y has no label; pass at least some human labels.")
+    return scores, classes, codes
+
+
 def _read_texts(X: Any, text: str, n_rows: int) -> np.ndarray:
     """Return one text per row, from a frame or a sequence; None in each row without `X`."""
     if X is None:
@@ -236,40 +252,25 @@ def suspects(
     conflict  0.631  486  session-26      1        1    0
     conflict  0.510  436  session-24      1        1    0
     """
-    scores = None
-    if llm_scores is None:
-        classes, codes = check_labels(y, classes=classes, partial=True)
-    else:
-        scores, classes, codes = read_scores(llm_scores, y, classes)
+    scores, present, codes = _read_labels(y, llm_scores, groups, classes)
     n_rows = len(codes)
-    if not (codes >= 0).any():
-        raise ValueError("y has no label; pass at least some human labels.")
-    network = check_probabilities(probabilities, classes, "probabilities")
+    network = check_probabilities(probabilities, present, "probabilities")
     check_same_length(len(network), "probabilities", n_rows, "y")
-    session = np.full(n_rows, None)
-    if groups is not None:
-        ids, session_code = read_session_ids(groups, n_rows)
-        session = ids[session_code]
+    no_session = np.array([None]), np.zeros(n_rows, dtype=np.int64)
+    ids, session = no_session if groups is None else read_session_ids(groups, n_rows)
     texts = _read_texts(X, text, n_rows)
 
-    llm = np.full_like(network, np.nan)
-    conflicts = None
+    llm, conflicts = np.full_like(network, np.nan), None
     if scores is not None:
-        if groups is None:
-            raise ValueError(
-                "groups is needed to calibrate llm_scores without the labels of a row's own "
-                "session; pass the session id of each row."
-            )
         calibrator = LLMScoreCalibrator() if calibrator is None else calibrator
-        llm, _ = fit_calibrator(calibrator, scores, codes, classes, session_code)
+        llm, _ = fit_calibrator(calibrator, scores, codes, present, session)
         conflicts = _find_conflicts(network, llm)
     labels = _suspect_labels(_pool([network, llm]), codes)
-
     columns = Bunch(
-        session=session,
-        label=labels_of_codes(codes, classes),
-        network=_first_choices(network, classes),
-        llm=_first_choices(llm, classes),
+        session=ids[session],
+        label=labels_of_codes(codes, present),
+        network=_first_choices(network, present),
+        llm=_first_choices(llm, present),
         text=texts,
     )
     table = _list_suspects("label", labels, max_rows, columns)
@@ -281,6 +282,6 @@ def suspects(
         table=table,
         n_labels=len(labels.row),
         n_conflicts=0 if conflicts is None else len(conflicts.row),
-        classes=classes,
+        classes=present,
         message=_write_message(codes, labels, conflicts, max_rows),
     )
