@@ -10,6 +10,8 @@ from joblib import Memory
 from sklearn.decomposition import PCA
 from sklearn.utils import Bunch
 
+from skpref.datasets import load_support_chats
+
 # Train sessions beyond this many are left out, so that a run on two cores ends in an hour.
 MAX_TRAIN_SESSIONS = 400
 N_COMPONENTS = 384
@@ -215,3 +217,23 @@ def load_components(name: str, data_dir: str, cache_dir: str, n_turns: int = 2) 
     reducer = PCA(N_COMPONENTS, random_state=0).fit(data.X[data.split == "train"])
     data.X = reducer.transform(data.X)
     return data
+
+
+@cache
+def load_chats(cache_dir: str) -> Bunch:
+    """Read the packaged support chats in the form of a task, all of them with their labels.
+
+    60% of the sessions are for training, the others for testing.
+    """
+    chats = load_support_chats()
+    X = embed_with_context(chats.frame, Path(cache_dir)).astype(np.float32)
+    split = split_by_hash(chats.frame["session_id"], 60, 0)
+    reducer = PCA(N_COMPONENTS, random_state=0).fit(X[split == "train"])
+    return Bunch(
+        X=reducer.transform(X),
+        y=np.array([chats.classes.index(label) for label in chats.frame["label"]]),
+        llm_scores=chats.llm_scores,
+        groups=chats.groups,
+        split=split,
+        classes=chats.classes,
+    )

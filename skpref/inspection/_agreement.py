@@ -21,9 +21,9 @@ from skpref.inspection._bootstrap import (
     session_weights,
 )
 from skpref.inspection._report import (
+    Report,
     caution_if_few,
     format_interval,
-    format_table,
     join_names,
     percent,
 )
@@ -218,7 +218,8 @@ def _write_message(agreement: Bunch) -> str:
     return " ".join(parts)
 
 
-def _write_summary(agreement: Bunch) -> str:
+def _make_table(agreement: Bunch) -> tuple[list[str], list[list[str]]]:
+    """Return header and lines, one per prompt."""
     header = ["prompt", "coverage", "redundancy"]
     columns = [agreement.coverage, agreement.redundancy]
     if "accuracy" in agreement:
@@ -233,7 +234,7 @@ def _write_summary(agreement: Bunch) -> str:
         drop = agreement.drop.log_loss
         for p, line in enumerate(lines):
             line.append(format_interval(drop.mean[p], drop.low[p], drop.high[p], "+.4f"))
-    return format_table(header, lines)
+    return header, lines
 
 
 @validate_params(
@@ -263,7 +264,7 @@ def prompt_agreement(
     n_bootstrap: int = 1000,
     confidence_level: float = 0.95,
     random_state: int | np.random.RandomState | None = None,
-) -> Bunch:
+) -> Report:
     """Find out which prompts of an LLM add information, and which repeat the others.
 
     Parameters
@@ -295,8 +296,9 @@ def prompt_agreement(
 
     Returns
     -------
-    Bunch
-        Dictionary-like object. What cannot be computed is NaN.
+    Report
+        Its fields can be read as attributes; `print` and notebooks show message and table. What
+        cannot be computed is NaN.
 
         - prompt_names : list of str.
         - correlation : ndarray of shape (n_prompts, n_prompts), of the log-odds of each class
@@ -404,6 +406,4 @@ def prompt_agreement(
             confidence_level,
             check_random_state(random_state),
         )
-    agreement.message = _write_message(agreement)
-    agreement.summary = _write_summary(agreement)
-    return agreement
+    return Report(*_make_table(agreement), **agreement, message=_write_message(agreement))

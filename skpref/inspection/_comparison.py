@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.model_selection import GroupKFold, check_cv
-from sklearn.utils import Bunch, check_random_state, indexable
+from sklearn.utils import check_random_state, indexable
 from sklearn.utils.parallel import Parallel, delayed
 
 from skpref._sessions import won_and_compared
@@ -23,9 +23,9 @@ from skpref.inspection._bootstrap import (
 from skpref.inspection._contenders import ComparisonData, fit_and_predict, make_contenders
 from skpref.inspection._pipeline import find_classifier
 from skpref.inspection._report import (
+    Report,
     caution_if_few,
     format_interval,
-    format_table,
     join_names,
     points,
 )
@@ -39,8 +39,33 @@ _METRICS = {
 }
 
 
-def _make_folds(cv, codes, classes, session) -> list[tuple[IntArray, IntArray]]:
-    """Return training and test rows. Sessions without a label are always in training."""
+def make_folds(
+    cv: Any, codes: IntArray, classes: np.ndarray, session: IntArray
+) -> list[tuple[IntArray, IntArray]]:
+    """Split labelled sessions; sessions without a label are always in training.
+
+    Parameters
+    ----------
+    cv : int, splitter or None
+        Number of folds or splitter; None means at most five folds.
+    codes : ndarray of int, shape (n_samples,)
+        Labels as class positions, -1 where unlabelled.
+    classes : ndarray of shape (n_classes,)
+        Class labels.
+    session : ndarray of int, shape (n_samples,)
+        Session codes.
+
+    Returns
+    -------
+    list of (train, test)
+        Training and test rows of each fold.
+
+    Raises
+    ------
+    ValueError
+        If fewer than two sessions are labelled, or the splitter splits a session or tests a row
+        twice.
+    """
     labelled = np.flatnonzero(codes >= 0)
     sessions = session[labelled]
     n_sessions = len(np.unique(sessions))
@@ -100,7 +125,11 @@ class SessionCounts(NamedTuple):
 
 
 def count_by_session(
-    prob: FloatArray, codes: IntArray, session: IntArray, n_sessions: int
+    prob: FloatArray,
+    codes: IntArray,
+    session: IntArray,
+    n_sessions: int,
+    predicted: IntArray | None = None,
 ) -> SessionCounts:
     """Sum up what the metrics need over the rows of each session.
 
@@ -114,6 +143,8 @@ def count_by_session(
         Session code of each row.
     n_sessions : int
         Number of sessions.
+    predicted : ndarray of int, shape (n_rows,), default=None
+        Predicted class positions. None means the most probable classes.
 
     Returns
     -------
@@ -121,7 +152,8 @@ def count_by_session(
         The sums.
     """
     n_classes = prob.shape[1]
-    cell = (session * n_classes + codes) * n_classes + prob.argmax(axis=1)
+    predicted = prob.argmax(axis=1) if predicted is None else predicted
+    cell = (session * n_classes + codes) * n_classes + predicted
     confusion = np.bincount(cell, minlength=n_sessions * n_classes**2)
     won, compared = np.zeros(n_sessions), np.zeros(n_sessions)
     for k in [1] if n_classes == 2 else range(n_classes):
@@ -215,7 +247,8 @@ def _write_message(differences, n_labels: int, n_sessions: int) -> str:
     return " ".join([start, *against, *caution_if_few(n_sessions), end])
 
 
-def _write_summary(scores, differences) -> str:
+def _make_table(scores, differences) -> tuple[list[str], list[list[str]]]:
+    """Return header and lines: scores, then differences."""
     header = ["", *_METRICS.values()]
     lines = [
         [name, *(f"{value:.3f}" for value in of_name.values())] for name, of_name in scores.items()
@@ -225,7 +258,7 @@ def _write_summary(scores, differences) -> str:
     for name, of_name in differences.items():
         cells = [format_interval(mean, low, high, "+.3f") for mean, low, high in of_name.values()]
         lines.append([f"  {name}", *cells])
-    return format_table(header, lines)
+    return header, lines
 
 
 @validate_params(
@@ -257,7 +290,7 @@ def compare_with_distillation(
     random_state: int | np.random.RandomState | None = None,
     n_jobs: int | None = None,
     verbose: int = 0,
-) -> Bunch:
+) -> Report:
     """Compare a classifier by cross-validation with plain distillation of the same soft labels.
 
     Every way to learn is trained on the same folds, and predicts each human label without having
@@ -304,8 +337,9 @@ def compare_with_distillation(
 
     Returns
     -------
-    Bunch
-        Dictionary-like object. A name is one of the ways to learn above.
+    Report
+        Its fields can be read as attributes; `print` and notebooks show message and table. A name
+        is one of the ways to learn above.
 
         - scores : dict of {name: {metric: float}}, with macro_f1, accuracy, concordance (within
           sessions) and log_loss of the pooled predictions.
@@ -376,7 +410,7 @@ def compare_with_distillation(
     data = ComparisonData(X, codes, check_groups(groups, n_rows), scores, classes)
     rng = check_random_state(random_state)
     contenders = make_contenders(estimator, classes, int(rng.randint(2**31 - 1)))
-    folds = _make_folds(cv, codes, classes, data.session)
+    folds = make_folds(cv, codes, classes, data.session)
 
     plan = [(k, name) for k in range(len(folds)) for name in contenders]
     results = Parallel(n_jobs=n_jobs, return_as="generator")(
@@ -394,12 +428,12 @@ def compare_with_distillation(
     metrics, differences, n_sessions = _evaluate(
         predictions, data, tested, n_bootstrap, confidence_level, rng
     )
-    return Bunch(
+    return Report(
+        *_make_table(metrics, differences),
         scores=metrics,
         differences=differences,
         predictions=predictions,
         fold=fold,
         classes=classes,
         message=_write_message(differences, len(tested), n_sessions),
-        summary=_write_summary(metrics, differences),
     )

@@ -17,9 +17,9 @@ from skpref.inspection._bootstrap import (
     session_weights,
 )
 from skpref.inspection._report import (
+    Report,
     caution_if_few,
     format_interval,
-    format_table,
     percent,
     points,
 )
@@ -284,7 +284,9 @@ def _write_message(noise: Bunch, n_sessions: int) -> str:
     return " ".join(parts)
 
 
-def _write_summary(by_gap: Bunch) -> str:
+def _make_table(by_gap: Bunch) -> tuple[list[str], list[list[str]]]:
+    """Return header and lines, one per bin."""
+
     def cell(name, b):
         low, high = by_gap[f"{name}_low"][b], by_gap[f"{name}_high"][b]
         return format_interval(by_gap[name][b], low, high, ".3f")
@@ -304,7 +306,7 @@ def _write_summary(by_gap: Bunch) -> str:
         for b in range(len(by_gap.gap))
     ]
     header = ["score gap", "wrong within", "wrong across", "pairs within", "pairs across"]
-    return format_table(header, lines)
+    return header, lines
 
 
 @validate_params(
@@ -334,7 +336,7 @@ def preference_noise(
     n_bootstrap: int = 200,
     confidence_level: float = 0.95,
     random_state: int | np.random.RandomState | None = None,
-) -> Bunch:
+) -> Report:
     """Estimate how often scores order two utterances wrongly, within and across sessions.
 
     For a class, a pair is two labelled rows, exactly one of which is of the class. It is wrong if
@@ -377,9 +379,10 @@ def preference_noise(
 
     Returns
     -------
-    Bunch
-        Dictionary-like object. Errors are shares between 0 and 1; 0.5 is chance. An error without
-        any pair is NaN, and so are intervals from fewer than five sessions.
+    Report
+        Its fields can be read as attributes; `print` and notebooks show message and table. Errors
+        are shares between 0 and 1; 0.5 is chance. An error without any pair is NaN, and so are
+        intervals from fewer than five sessions.
 
         - within, across : Bunch of error, low, high and n_pairs, all classes pooled.
         - difference : Bunch of error, low and high: the error within sessions minus that across.
@@ -477,6 +480,5 @@ def preference_noise(
     noise.intra_session_helps = (
         "yes" if noise.difference.high < 0 else "no" if noise.difference.low > 0 else "unclear"
     )
-    noise.message = _write_message(noise, n_sessions)
-    noise.summary = _write_summary(by_gap)
-    return noise
+    message = _write_message(noise, n_sessions)
+    return Report(*_make_table(by_gap), **noise, message=message)

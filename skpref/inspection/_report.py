@@ -1,10 +1,87 @@
 """Put results into words and tables."""
 
+import textwrap
 from collections.abc import Sequence
+from html import escape
+from typing import Any
 
 import numpy as np
+from sklearn.utils import Bunch
 
 from skpref.inspection._bootstrap import FEW_SESSIONS, MIN_SESSIONS
+
+_LINE_LENGTH = 88
+# Colours are those of the page, and lines are grey, so that it reads well in light and dark mode.
+_STYLE = """<style>
+.skpref-report {color: inherit; background: transparent; max-width: 100%; overflow-x: auto}
+.skpref-report p {max-width: 50em; margin: 0 0 .7em; line-height: 1.4}
+.skpref-report table {border-collapse: collapse; border: none; color: inherit; font-size: .92em}
+.skpref-report tr {background: transparent}
+.skpref-report th, .skpref-report td {color: inherit; background: transparent; border: none;
+  border-bottom: 1px solid rgba(128, 128, 128, .35); padding: .25em .8em; text-align: right;
+  vertical-align: top; font-variant-numeric: tabular-nums}
+.skpref-report th {font-weight: 600}
+.skpref-report thead th {border-bottom: 2px solid rgba(128, 128, 128, .7)}
+.skpref-report .words {text-align: left}
+</style>"""
+
+
+class Report(Bunch):
+    """Result of an inspection: its fields, a message in plain words, and a table.
+
+    It prints as the message and the table, and a notebook shows both as HTML. Fields can be read
+    as attributes and as keys.
+
+    Parameters
+    ----------
+    header : list of str
+        Column names of the table.
+    lines : list of list of str
+        Lines of the table as they are shown.
+    **fields : dict
+        The other fields, `message` among them.
+    """
+
+    def __init__(self, header: list[str], lines: list[list[str]], **fields: Any) -> None:
+        super().__init__(**fields, summary=format_table(header, lines))
+        self.__dict__["_cells"] = [header, *lines]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Bunch drops the state, since old pickles of it held its items twice.
+        self.__dict__.update(state)
+
+    def __str__(self) -> str:
+        return f"{textwrap.fill(self.message, _LINE_LENGTH)}\n\n{self.summary}"
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        header, *lines = self.__dict__["_cells"]
+        of_words = _columns_of_words(header, lines)
+        rows = [_html_row(line, of_words, "td") for line in lines if any(line)]
+        return (
+            f'{_STYLE}<div class="skpref-report"><p>{escape(self.message)}</p><table>'
+            f"<thead>{_html_row(header, of_words, 'th')}</thead>"
+            f"<tbody>{''.join(rows)}</tbody></table></div>"
+        )
+
+
+def _columns_of_words(header: list[str], lines: list[list[str]]) -> list[bool]:
+    """Return which columns hold no number; the first one names the lines."""
+
+    def is_number(cell):
+        return cell.lstrip("+-")[:1].isdigit()
+
+    columns = range(1, len(header))
+    return [True, *(not any(is_number(line[k]) for line in lines) for k in columns)]
+
+
+def _html_row(cells: list[str], of_words: list[bool], tag: str) -> str:
+    """Return a row, whose first cell is its heading."""
+    classes = [' class="words"' if words else "" for words in of_words]
+    first, *rest = (f"{c}>{escape(cell)}" for c, cell in zip(classes, cells, strict=True))
+    scope = "col" if tag == "th" else "row"
+    return f'<tr><th scope="{scope}"{first}</th>{"".join(f"<{tag}{r}</{tag}>" for r in rest)}</tr>'
 
 
 def percent(value: float) -> str:
@@ -24,13 +101,14 @@ def format_interval(value: float, low: float, high: float, digits: str) -> str:
 
 
 def format_table(header: list[str], lines: list[list[str]]) -> str:
-    """Return a plain table: first column aligned to the left, the others to the right."""
+    """Return a plain table: numbers aligned to the right, words to the left."""
     cells = [header, *lines]
     widths = [max(len(line[k]) for line in cells) for k in range(len(header))]
+    of_words = _columns_of_words(header, lines)
     return "\n".join(
         "  ".join(
-            cell.rjust(width) if k else cell.ljust(width)
-            for k, (cell, width) in enumerate(zip(line, widths, strict=True))
+            cell.ljust(width) if words else cell.rjust(width)
+            for cell, width, words in zip(line, widths, of_words, strict=True)
         ).rstrip()
         for line in cells
     )

@@ -18,6 +18,8 @@ from skpref._validation import (
 
 # A log loss counts smaller probabilities as this one; float32 has nothing finer next to 1.
 _SMALLEST = 1e-7
+# Probabilities that were stored as float16, or rounded to three digits, sum to 1 within this.
+_SUM_TOLERANCE = 5e-3
 
 
 def read_scores(
@@ -170,6 +172,50 @@ def check_prompt_names(prompt_names: ArrayLike | None, n_prompts: int) -> list[s
             "prompts; pass one name per prompt."
         )
     return names
+
+
+def check_probabilities(prob: ArrayLike, classes: np.ndarray, name: str) -> FloatArray:
+    """Read probabilities, one column per class; a row may be NaN as a whole.
+
+    Parameters
+    ----------
+    prob : array-like of shape (n_samples, n_classes)
+        Probabilities.
+    classes : ndarray of shape (n_classes,)
+        Class of each column.
+    name : str
+        The argument, for errors.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_classes)
+        The probabilities.
+
+    Raises
+    ------
+    ValueError
+        If the columns do not match the classes, or a row is no distribution.
+    """
+    values = read_numbers(prob, name).astype(np.float64)
+    if values.ndim != 2 or values.shape[1] != len(classes) or len(classes) < 2:
+        raise ValueError(
+            f"{name} has shape {values.shape} but there are {len(classes)} classes "
+            f"{classes.tolist()!r}; pass (n_utterances, n_classes), and classes=[...] with the "
+            "class of each column."
+        )
+    known = ~np.isnan(values).all(axis=1)
+    # A comparison with NaN is false, so a row that is NaN in part is bad, too.
+    is_distribution = (values >= -_SUM_TOLERANCE).all(axis=1) & (
+        np.abs(values.sum(axis=1) - 1) <= _SUM_TOLERANCE
+    )
+    if (bad := known & ~is_distribution).any():
+        row = int(bad.argmax())
+        raise ValueError(
+            f"{name} has {bad.sum()} rows that are no probabilities (first: row {row}, "
+            f"{values[row].tolist()}); pass rows of 0 or more that sum to 1, NaN as a whole for a "
+            "row without a prediction."
+        )
+    return values
 
 
 def log_losses(prob: FloatArray, codes: IntArray) -> FloatArray:
