@@ -138,6 +138,20 @@ class Store:
             raise self._translate(error) from None
         return rows[0][0] if rows else None
 
+    def keys(self) -> set[str]:
+        """Return the keys of all answers.
+
+        Returns
+        -------
+        set of str
+            The keys.
+        """
+        try:
+            rows = self._run("SELECT key FROM Cache WHERE typeof(value) = 'blob'")
+        except sqlite3.Error as error:
+            raise self._translate(error) from None
+        return {*self.unsaved, *(key for (key,) in rows)}
+
     def claim(self, key: str) -> bool:
         """Claim a question for this process, so that no other asks it at the same time.
 
@@ -307,3 +321,23 @@ def _is_alive(owner: str, until: float) -> bool:
     except OSError:
         return True
     return True
+
+
+def find_store(folder) -> Store | None:
+    """Open a cache to look into it, if there is one.
+
+    Parameters
+    ----------
+    folder : str, path-like or None
+        The folder of the cache.
+
+    Returns
+    -------
+    Store or None
+        The cache, opened; None if nothing is kept yet.
+    """
+    if folder is None or not (Path(folder) / "cache.db").exists():
+        return None
+    store = Store(folder, {})
+    store.open()
+    return store
