@@ -277,9 +277,10 @@ def _read_lines(choice: dict, names: list[str], answers: list[str]) -> list[tupl
         raise NoLogprobs
     ends = list(accumulate(len(place.text) for place in places))
     text = "".join(place.text for place in places)
+    start = answer_start(text)
     found = []
-    for match in _LINE.finditer(text, answer_start(text)):
-        i = bisect_right(ends, match.end())
+    for match in _LINE.finditer(text[start:]):
+        i = bisect_right(ends, start + match.end())
         # A line that the end of the text cuts off has no letter.
         if i < len(places) and places[i].likeliest:
             found.append((int(match[1]), read_tokens(places[i].likeliest, names, answers)))

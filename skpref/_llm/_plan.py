@@ -3,9 +3,11 @@
 import html
 import json
 import math
+import re
 import zlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +21,7 @@ from skpref._llm._store import Store
 from skpref._typing import FloatArray
 
 EXACT = 20_000  # requests up to which each one is written, to count them
-_READ, _WRITTEN = 4.0, 3.0  # characters of a token in a prompt, and in an answer
+_READ = 4.0  # characters of a token in a prompt
 _PER_MESSAGE = 4  # tokens that a message takes beside its text
 _ENOUGH = 20  # answers in the cache that show how long tokens are
 _SAMPLE = 200
@@ -117,7 +119,7 @@ class _Counts:
         self.requests[p] += 1
         self.chars[p] += _length(ask)
         self.messages[p] += len(messages)
-        self.expected[p] += len(ask.expected)
+        self.expected[p] += _n_pieces(ask.expected)
         self.most[p] += most_written(ask.payload)
         if len(self.texts) < _SAMPLE:
             self.texts.append("\n".join(message["content"] for message in messages))
@@ -133,6 +135,12 @@ class _Counts:
             if read:
                 self.measured.append((ask.prompt, _length(ask), read))
                 self.written[ask.prompt].append(written)
+
+
+@lru_cache
+def _n_pieces(text: str) -> int:
+    """Count words, marks and line ends, which are the tokens of short answers."""
+    return max(len(re.findall(r"\w+|[^\w\s]|\n", text)), 1)
 
 
 def _length(ask: Ask) -> int:
@@ -179,8 +187,7 @@ def _count_tokens(
     counts: _Counts, tokenizer: Callable | None, reasons: bool
 ) -> tuple[FloatArray, FloatArray, str]:
     """Return the tokens read and written for each prompt, and in words how they were counted."""
-    marks = _PER_MESSAGE * counts.messages
-    answers = np.maximum(counts.expected / _WRITTEN, counts.requests)
+    marks, answers = _PER_MESSAGE * counts.messages, counts.expected
     if len(counts.measured) >= _ENOUGH:
         _, chars, tokens = np.sum(counts.measured, axis=0)
         read = counts.chars * tokens / chars
@@ -188,11 +195,11 @@ def _count_tokens(
         written = np.where(np.isnan(means), answers, counts.requests * means)
         return read, np.minimum(written, counts.most), "measured on answers in the cache"
     if tokenizer is not None and counts.texts:
-        read_ratio, written_ratio = (
-            sum(len(tokenizer(text)) for text in texts) / max(sum(map(len, texts)), 1)
-            for texts in (counts.texts, counts.answers)
+        n_read, n_written = (
+            sum(len(tokenizer(text)) for text in texts) for texts in (counts.texts, counts.answers)
         )
-        read, written = counts.chars * read_ratio + marks, counts.expected * written_ratio
+        read = counts.chars * n_read / sum(map(len, counts.texts)) + marks
+        written = answers * n_written / sum(map(_n_pieces, counts.answers))
         how = "counted by the tokenizer"
     else:
         read, written = counts.chars / _READ + marks, answers
