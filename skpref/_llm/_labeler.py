@@ -12,8 +12,9 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skpref._llm._backends import NEED, make_backend
+from skpref._llm._backends import NEED, identity_of, make_backend
 from skpref._llm._base import BaseLabeler, n_implied
+from skpref._llm._batches import BatchApi, collect_batches
 from skpref._llm._costs import Budget
 from skpref._llm._limits import Limiter
 from skpref._llm._prompts import class_names
@@ -411,6 +412,8 @@ class LLMLabeler(BaseLabeler):
             budget = Budget(self.prices, self.max_cost, lambda: record.n_left)
             runner = self._runner(lambda *answered: bar.update(record.add(*answered)), budget)
             try:
+                if self.batch is not False:
+                    self._run_batches(lambda: self._asks(turns, questions, units), runner, bar)
                 runner.run(self._asks(turns, questions, units))
                 runner.run(ask() for ask in record.again)
             finally:
@@ -441,6 +444,20 @@ class LLMLabeler(BaseLabeler):
             max_concurrency=self.max_concurrency,
             max_retries=self.max_retries,
         )
+
+    def _run_batches(self, write_asks: Callable, runner: Runner, bar) -> None:
+        """Bring the answers into the cache, from which the run then takes them."""
+        identity = identity_of(None, self.base_url)
+        api = BatchApi(
+            import_optional("openai", *NEED),
+            self.base_url,
+            self.api_key,
+            identity,
+            dict(self.request_params or {}),
+            timeout=self.timeout,
+            max_retries=self.max_retries,
+        )
+        collect_batches(api, identity, runner, write_asks, self.batch, bar.set_postfix_str)
 
     def _cache_folder(self):
         if self.cache is None and self.__dict__.get("_folder") is None:

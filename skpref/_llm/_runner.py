@@ -24,7 +24,7 @@ from skpref._llm._store import CacheError, Store, StoreLocked
 _KEPT = "Earlier answers are kept: the same call asks only for the rest."
 _NO_LOGPROBS = "no log-probabilities in the answer"
 # Arguments that change how a request travels or is billed, not what is answered.
-_TRANSPORT = {
+TRANSPORT = {
     *("extra_headers", "timeout", "response_format", "user", "metadata", "store", "service_tier"),
     *("safety_identifier", "prompt_cache_key", "choices"),
 }
@@ -97,6 +97,14 @@ class Runner:
     ----------
     usage : Usage
         Counts so far.
+    store : Store
+        The cache.
+    budget : Budget
+        The limit on the cost.
+    failed : dict
+        Reasons by key, of questions that have failed in this run.
+    max_retries : int
+        Number of retries after a transient failure.
     """
 
     def __init__(
@@ -113,16 +121,16 @@ class Runner:
         max_retries: int,
     ):
         self._backend = backend
-        self._store = store
+        self.store = store
         self._limiter = limiter
         self._report = report
-        self._budget = budget
+        self.budget = budget
         self._probe = probe
         self._max_concurrency = max_concurrency
-        self._max_retries = max_retries
+        self.max_retries = max_retries
         self.usage = budget.usage
         self._pending: dict[str, asyncio.Future] = {}  # by key, of requests that have been sent
-        self._failed = failed
+        self.failed = failed
         self._stop_error: BaseException | None = None
         self._sending = 0  # requests that may still bring an answer
         self._n_answers = 0  # of the server in this run
@@ -191,7 +199,7 @@ class Runner:
     async def _run(self, asks: Iterator[Ask]) -> None:
         self._judging = asyncio.Lock()
         self._last_answer = time.monotonic()
-        await self._patiently(self._store.open)
+        await self._patiently(self.store.open)
         try:
             await self._recall_capabilities()
             async with self._backend:
@@ -202,22 +210,22 @@ class Runner:
                     pulse.cancel()
             await self._keep_capabilities()
         finally:
-            self._store.close()
+            self.store.close()
         if self._stop_error is not None:
             raise self._stop_error
 
     async def _recall_capabilities(self) -> None:
         """Take what an earlier run found out about the server."""
-        stored = await self._patiently(self._store.get, self._capabilities_key())
+        stored = await self._patiently(self.store.get, self._capabilities_key())
         found = _decode(stored) if stored is not None else None
         self._backend.capabilities.update(found if isinstance(found, dict) else {})
         self._recalled = dict(self._backend.capabilities)
 
     async def _keep_capabilities(self) -> None:
-        if self._backend.capabilities != self._recalled and self._store.writable:
+        if self._backend.capabilities != self._recalled and self.store.writable:
             content = json.dumps(self._backend.capabilities).encode()
             with suppress(CacheError, StoreLocked):
-                self._store.put(self._capabilities_key(), content)
+                self.store.put(self._capabilities_key(), content)
 
     def _capabilities_key(self) -> str:
         return f"capabilities of {self._backend.identity}"
@@ -226,7 +234,7 @@ class Runner:
         while True:
             await asyncio.sleep(10)
             with suppress(CacheError, StoreLocked):
-                self._store.renew()
+                self.store.renew()
 
     async def _patiently(self, action: Callable, *arguments):
         """Call a method of the store, again while another process locks it."""
@@ -237,7 +245,7 @@ class Runner:
             except StoreLocked:
                 if time.monotonic() > deadline:
                     raise CacheError(
-                        f"cache={self._store.folder!r} has been locked by another process for "
+                        f"cache={self.store.folder!r} has been locked by another process for "
                         f"{_LOCK_PATIENCE:g} s. End that process, or pass another folder."
                     ) from None
             await asyncio.sleep(random.uniform(0.01, 0.1))
@@ -262,8 +270,8 @@ class Runner:
         key = key_of(ask, self._backend.identity)
         while key in self._pending:  # the same question has been sent
             await self._pending[key]
-        if key in self._failed:
-            return ask.missing(self._failed[key])
+        if key in self.failed:
+            return ask.missing(self.failed[key])
         self._pending[key] = asyncio.get_running_loop().create_future()
         try:
             return await self._look_up_or_ask(key, ask)
@@ -273,17 +281,17 @@ class Runner:
     async def _look_up_or_ask(self, key: str, ask: Ask) -> list[Answer]:
         wait = 0.02
         while True:
-            stored = await self._patiently(self._store.get, key)
+            stored = await self._patiently(self.store.get, key)
             if stored is not None:
                 answers = _read_stored(stored, ask)
                 if answers is not None:
                     self.usage.cache_hits += 1
                     await asyncio.sleep(0)  # lets Ctrl-C in if all answers are in the cache
                     return answers
-                await self._patiently(self._store.discard, key)
+                await self._patiently(self.store.discard, key)
             if self._stop_error is not None:
                 raise _Stopped
-            if await self._patiently(self._store.claim, key):
+            if await self._patiently(self.store.claim, key):
                 break
             await asyncio.sleep(wait)  # another process is asking
             wait = min(2 * wait, 0.5)
@@ -292,13 +300,13 @@ class Runner:
             body, answers = await self._request(ask)
             kept = body is not None
             if body is not None:
-                await self._patiently(self._store.put, key, zlib.compress(body, 1))
+                await self._patiently(self.store.put, key, zlib.compress(body, 1))
             else:
-                self._failed[key] = answers[0].reason
+                self.failed[key] = answers[0].reason
             return answers
         finally:
             if not kept:
-                await self._patiently(self._store.release, key)
+                await self._patiently(self.store.release, key)
 
     async def _request(self, ask: Ask) -> tuple[bytes | None, list[Answer]]:
         """Return a response to keep, and the answers in it; None if there is nothing to keep."""
@@ -338,7 +346,7 @@ class Runner:
                     continue
             elif failed.pause is not None and failed.pause > 120:
                 raise failed
-            if not failed.transient or retries == self._max_retries:
+            if not failed.transient or retries == self.max_retries:
                 raise failed
             await self._sleep(back_off(retries) if failed.pause is None else failed.pause)
             retries += 1
@@ -360,14 +368,14 @@ class Runner:
             counted = tokens > 0
             return body, answers
         finally:
-            self._budget.leave(most, counted)
+            self.budget.leave(most, counted)
 
     async def _afford(self, ask: Ask) -> float:
         """Reserve the highest cost of a request; requests that have been sent may free some."""
-        most = self._budget.most(ask.payload)
-        while not self._budget.enter(most):
-            if self._budget.is_empty():
-                self._stop(self._budget.error())
+        most = self.budget.most(ask.payload)
+        while not self.budget.enter(most):
+            if self.budget.is_empty():
+                self._stop(self.budget.error())
             if self._stop_error is not None:
                 raise _Stopped
             await asyncio.sleep(0.02)
@@ -505,7 +513,7 @@ def key_of(ask: Ask, identity: str) -> str:
     str
         The key of the answer in the cache.
     """
-    content = {k: v for k, v in ask.payload.items() if k not in _TRANSPORT}
+    content = {k: v for k, v in ask.payload.items() if k not in TRANSPORT}
     parts: list[Any] = [identity, _canonical(content)]
     if ask.sample and content.get("seed") != ask.sample:
         parts.append({"sample": ask.sample})
