@@ -144,10 +144,10 @@ def report(results: dict[str, list[dict]], out: Path) -> None:
             cells += [f"{bound.mean():.3f}", f"{np.mean(error > bound):.1%}"]
         lines.append(cells)
     introduction = (
-        f"`python -m benchmarks.coverage`: the cascade asks about {SHARE:.0%} of the utterances and "
-        f"learns its bound from {N_SESSIONS} labelled sessions. Mean error on sessions that were not "
-        "drawn, mean upper 95% bound, and how often the error is above the bound; by sessions, and "
-        "as if all utterances were independent."
+        f"`python -m benchmarks.coverage`: the cascade asks about {SHARE:.0%} of the utterances, "
+        f"and learns its bound from {N_SESSIONS} labelled sessions. Mean error on sessions that "
+        "were not drawn, mean upper 95% bound, and how often the error is above the bound; by sessions, "
+        "and as if all utterances were independent."
     )
     table = markdown_table(header, lines)
     write_lines(out / "coverage.md", ["# Coverage of the bound", "", introduction, "", *table])

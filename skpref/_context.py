@@ -1,5 +1,6 @@
 """Each utterance with the turns before it in its session."""
 
+from collections.abc import Sequence
 from numbers import Integral
 from string import Formatter
 from typing import ClassVar, NamedTuple
@@ -26,9 +27,24 @@ class Columns(NamedTuple):
     """The names of the columns that are read; None is a column that is not used."""
 
     text: str
-    session: str
+    session: str | Sequence[str]
     turn: str | None
     speaker: str | None
+
+    def sessions(self) -> list[str]:
+        """Return the columns that identify a session.
+
+        Returns
+        -------
+        list of str
+            The names.
+        """
+        names = [self.session] if isinstance(self.session, str) else list(self.session)
+        if not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(
+                f"session={self.session!r} must be the name of a column, or a list of names."
+            )
+        return names
 
     def check(self, frame) -> list[str]:
         """Check that a frame has the columns.
@@ -43,14 +59,16 @@ class Columns(NamedTuple):
         list of str
             The names, each once.
         """
-        names = {p: name for p, name in self._asdict().items() if name is not None}
-        for parameter, name in names.items():
+        names = [("text", self.text), *(("session", name) for name in self.sessions())]
+        others = [("turn", self.turn), ("speaker", self.speaker)]
+        names += [(parameter, name) for parameter, name in others if name is not None]
+        for parameter, name in names:
             if name not in frame.columns:
                 raise ValueError(
                     f"{parameter}={name!r} is not a column of X; pass {parameter}= one of "
                     f"{list(frame.columns)}."
                 )
-        return list(dict.fromkeys(names.values()))
+        return list(dict.fromkeys(name for _, name in names))
 
 
 class Utterances(NamedTuple):
@@ -106,7 +124,7 @@ def read_utterances(frame, columns: Columns, n_turns: int) -> Utterances:
     Utterances
         The values.
     """
-    sessions = _read_column(frame, "session", columns.session)
+    sessions = _read_sessions(frame, columns.sessions())
     ranks: IntArray = np.arange(len(frame))
     codes = check_groups(sessions, len(frame))
     if columns.turn is not None:
@@ -135,6 +153,15 @@ def _read_column(frame, parameter: str, name: str) -> np.ndarray:
     missing = frame[name].is_null().to_numpy() | is_missing(values)
     _refuse_rows(missing, f"{parameter}={name!r} is missing (None or NaN)", _REMEDIES[parameter])
     return values
+
+
+def _read_sessions(frame, names: list[str]) -> np.ndarray:
+    """Return the session of each row, a tuple if several columns identify it."""
+    values = [_read_column(frame, "session", name) for name in names]
+    if len(values) == 1:
+        return values[0]
+    parts = zip(*(column.tolist() for column in values), strict=True)
+    return np.fromiter(parts, dtype=object, count=len(frame))
 
 
 def _rank_turns(values: np.ndarray, name: str) -> IntArray:
@@ -181,8 +208,9 @@ class DialogueContext(DocLinkMixin, TransformerMixin, BaseEstimator):
         Number of turns before the utterance. If there are fewer, all of them.
     text : str, default="text"
         Column of the utterances, all of them str.
-    session : str, default="session_id"
-        Column of the session ids, any hashable values.
+    session : str or list of str, default="session_id"
+        Column of the session ids, any hashable values. Several columns identify a session
+        together: ``["channel", "chat_id"]``.
     turn : str or None, default="turn"
         Column that orders the turns of a session: numbers, datetimes or strings. Strings that
         are numbers, times or dates are ordered as such, or refused if it is not clear which day
@@ -249,7 +277,7 @@ class DialogueContext(DocLinkMixin, TransformerMixin, BaseEstimator):
     _parameter_constraints: ClassVar[dict] = {
         "n_turns": [Interval(Integral, 0, None, closed="left")],
         "text": [str],
-        "session": [str],
+        "session": [str, list, tuple],
         "turn": [str, None],
         "speaker": [str, None],
         "template": [str, None],

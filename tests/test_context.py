@@ -450,3 +450,44 @@ def test_estimator_checks_find_that_it_takes_frames():
     with pytest.warns(SkipTestWarning, match="Can't test estimator DialogueContext which requires"):
         results = check_estimator(DialogueContext())
     assert all(result["status"] == "passed" for result in results)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_several_columns_identify_a_session_together(library):
+    columns = {
+        "channel": ["mail", "mail", "chat", "chat", "mail"],
+        "chat_id": [1, 2, 1, 1, 1],
+        "turn": [1, 1, 2, 1, 2],
+        "text": ["M1", "other", "C2", "C1", "M2"],
+    }
+    context = DialogueContext(session=["channel", "chat_id"], separator="|")
+    joined = context.fit_transform(as_frame(columns, library)).tolist()
+    assert joined == ["M1", "other", "C2|C1", "C1", "M2|M1"]
+    assert context.feature_names_in_.tolist() == ["text", "channel", "chat_id", "turn"]
+    together = [
+        "|".join(map(str, parts)) for parts in zip(*list(columns.values())[:2], strict=True)
+    ]
+    one = as_frame({**columns, "session_id": together}, library)
+    assert DialogueContext(separator="|").fit_transform(one).tolist() == joined
+
+
+@pytest.mark.parametrize(
+    ("session", "message"),
+    [
+        (["channel", "chat"], "session='chat' is not a column of X"),
+        ([], "session=[] must be the name of a column, or a list of names"),
+        ([1], "session=[1] must be the name of a column, or a list of names"),
+    ],
+)
+def test_each_session_column_must_be_one(session, message):
+    frame = as_frame({"channel": ["a"], "chat_id": [1], "turn": [1], "text": ["x"]})
+    with pytest.raises(ValueError, match=re.escape(message)):
+        DialogueContext(session=session).fit(frame)
+
+
+def test_a_missing_part_of_a_session_is_named():
+    frame = as_frame(
+        {"channel": ["a", None], "chat_id": [1, 1], "turn": [1, 2], "text": ["x", "y"]}
+    )
+    with pytest.raises(ValueError, match="session='channel' is missing"):
+        DialogueContext(session=["channel", "chat_id"]).fit_transform(frame)

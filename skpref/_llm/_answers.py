@@ -93,7 +93,7 @@ def read_answer(completion: dict, scoring: str, names: list[str], answers: list[
     if is_refused(choice):
         return Answer(None, reason="refused")
     if scoring == "logprobs":
-        return _read_logprobs(answer_tokens(choice), names, answers)
+        return read_tokens(answer_tokens(choice), names, answers)
     text = answer_text(choice)
     if is_cut_off(choice):
         finish = choice["finish_reason"]
@@ -108,11 +108,32 @@ def read_answer(completion: dict, scoring: str, names: list[str], answers: list[
     if not text.strip() and "".join(map(str, said)).strip():
         return Answer(None, reason="only reasoning, no answer")
     if scoring == "verbalized":
-        return _read_confidences(text, names)
+        return read_confidences(find_objects(text), text, names)
     return _read_label(text, names)
 
 
-def _read_logprobs(tokens: list[Token], names: list[str], answers: list[str]) -> Answer:
+def read_tokens(tokens: list[Token], names: list[str], answers: list[str]) -> Answer:
+    """Read the likeliest tokens in one place as a distribution.
+
+    Parameters
+    ----------
+    tokens : list of Token
+        The tokens.
+    names : list of str
+        Names of the classes.
+    answers : list of str
+        The letter or digit that stands for each class.
+
+    Returns
+    -------
+    Answer
+        The distribution, or the reason why there is none.
+
+    Raises
+    ------
+    NoLogprobs
+        If there are no tokens.
+    """
     if not tokens:
         raise NoLogprobs
     highest = max(token.logprob for token in tokens)
@@ -172,8 +193,23 @@ def _match_token(token: str, folded: list[str], labels: dict[str, int]) -> int |
     return None if word in _CHATTY_WORDS and name[len(word) : len(word) + 1].isalnum() else begun[0]
 
 
-def _read_confidences(text: str, names: list[str]) -> Answer:
-    objects = _find_objects(text)
+def read_confidences(objects: list[dict], text: str, names: list[str]) -> Answer:
+    """Read confidences from the last object that has all of them.
+
+    Parameters
+    ----------
+    objects : list of dict
+        JSON objects.
+    text : str
+        The answer, for the reason.
+    names : list of str
+        Names of the classes.
+
+    Returns
+    -------
+    Answer
+        The distribution, or the reason why there is none.
+    """
     if not objects:
         return Answer(None, reason=f"no JSON object in {text!r:.80}")
     # What stands before the last whole object is a draft.
@@ -193,8 +229,19 @@ def _confidences(read: dict, names: list[str]) -> FloatArray:
     return np.array([_read_number(value) for value in given])
 
 
-def _find_objects(text: str) -> list[dict]:
-    """Find the JSON objects in a text, which may have words or a code fence around them."""
+def find_objects(text: str) -> list[dict]:
+    """Find the JSON objects in a text, which may have words or a code fence around them.
+
+    Parameters
+    ----------
+    text : str
+        The answer.
+
+    Returns
+    -------
+    list of dict
+        The outermost objects that are whole.
+    """
     decoder = json.JSONDecoder()
     objects, end = [], 0
     # Each failed attempt takes time that grows with the text, so there is a limit.
@@ -223,7 +270,21 @@ def _read_number(value) -> float:
         return np.nan
 
 
-def _read_label(text: str, names: list[str]) -> Answer:
+def match_option(text: str, names: list[str]) -> int | None:
+    """Find the class that a text names and nothing else.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+    names : list of str
+        Names of the classes.
+
+    Returns
+    -------
+    int or None
+        Number of the class; None if it names none, or several that differ in case alone.
+    """
     whole = unicodedata.normalize("NFC", text.strip())
     forms = [
         lambda name: unicodedata.normalize("NFC", name.strip()),
@@ -233,7 +294,14 @@ def _read_label(text: str, names: list[str]) -> Answer:
     for said, form in zip((whole, whole.casefold(), _fold(text)), forms, strict=True):
         equal = [k for k, name in enumerate(names) if form(name) == said]
         if said and len(equal) == 1:
-            return Answer(np.eye(len(names))[equal[0]])
+            return equal[0]
+    return None
+
+
+def _read_label(text: str, names: list[str]) -> Answer:
+    k = match_option(_unwrap_label(text), names)
+    if k is not None:
+        return Answer(np.eye(len(names))[k])
     plain = unicodedata.normalize("NFC", re.sub(r"\*+|`+", "", text))
     mentioned = [k for k, name in enumerate(names) if _mentions(plain, name)]
     # "very angry" mentions "angry", too, but means the longer one.
@@ -246,6 +314,18 @@ def _read_label(text: str, names: list[str]) -> Answer:
     if not all(_is_stated(plain, match) for match in _mentions(plain, names[longest[0]])[:50]):
         return Answer(None, reason=f"an option that is not plainly stated in {text!r:.80}")
     return Answer(np.eye(len(names))[longest[0]])
+
+
+def _unwrap_label(text: str) -> str:
+    """Return the label of an answer that is a JSON object with nothing else, as enums give it."""
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    label = value.get("label") if isinstance(value, dict) and len(value) == 1 else None
+    return label if isinstance(label, str) else text
 
 
 def _mentions(text: str, name: str) -> list[re.Match]:

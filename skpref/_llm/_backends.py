@@ -150,12 +150,12 @@ class Endpoint:
         self._settings = {"base_url": base_url, "timeout": timeout, "max_retries": 0}
         self._timeout = timeout
         self._headers: dict[str, str] | None = None
-        self._structured: bool | None = None  # whether the server has structured output, if known
-        base_url = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
-        self.identity = base_url.rstrip("/")
+        self.capabilities: dict[str, Any] = {}
+        self.identity = identity_of(None, base_url)
 
     async def __aenter__(self):
         self._client = self._openai.AsyncOpenAI(api_key=self._key, **self._settings)
+        self._looking = asyncio.Lock()
         return self
 
     async def __aexit__(self, *error):
@@ -167,7 +167,7 @@ class Endpoint:
         Parameters
         ----------
         payload : dict
-            Arguments of a chat completion.
+            Arguments of a chat completion. "choices" are the only texts that may be answered.
 
         Returns
         -------
@@ -179,18 +179,19 @@ class Endpoint:
         RequestFailed
             If there is no response.
         """
-        plain = {k: v for k, v in payload.items() if k != "response_format"}
-        if self._structured is False or len(plain) == len(payload):
+        plain = {k: v for k, v in payload.items() if k not in ("response_format", "choices")}
+        form, structured = await self._structure(payload, plain)
+        if self.capabilities.get(form) is False or len(plain) == len(payload):
             return Reply(await self._create(plain), 1)
         try:
-            body = await self._create(payload)
+            body = await self._create(structured)
         except RequestFailed as failed:
             if failed.status not in (400, 422, 501) or not _FORMAT.search(str(failed)):
                 raise
             failed.calls = 2
             refused = failed
         else:
-            self._structured = True
+            self.capabilities[form] = True
             return Reply(body, 1)
         try:
             body = await self._create(plain)
@@ -198,9 +199,31 @@ class Endpoint:
             failed.calls = 2
             raise (refused if failed.status == refused.status else failed) from None
         # If others went through with it, this one says nothing about the server.
-        if self._structured is None:
-            self._structured = False
+        if form not in self.capabilities:
+            self.capabilities[form] = False
         return Reply(body, 2)
+
+    async def _structure(self, payload: dict, plain: dict) -> tuple[str, dict]:
+        """Return the form in which the server is told what to answer, and the arguments."""
+        if "response_format" in payload:
+            return "schema", plain | {"response_format": payload["response_format"]}
+        if "choices" not in payload:
+            return "plain", plain
+        async with self._looking:
+            if "server" not in self.capabilities:
+                self.capabilities["server"] = await self._find_server()
+        form = {"vllm": "choice", "llamacpp": "grammar"}.get(self.capabilities["server"], "schema")
+        return form, _write_choices(form, plain, payload["choices"])
+
+    async def _find_server(self) -> str:
+        """Return who owns the models, by which vLLM and llama.cpp are known; "" if not said."""
+        try:
+            async with asyncio.timeout(min(self._timeout, 10)):
+                response = await self._client.models.with_raw_response.list()
+            models = json.loads(response.http_response.content)["data"]
+            return str(models[0].get("owned_by") or "").casefold()
+        except Exception:  # an endpoint need not list its models
+            return ""
 
     async def _create(self, payload: dict[str, Any]) -> bytes:
         openai, secrets = self._openai, find_secrets(payload)
@@ -220,23 +243,86 @@ class Endpoint:
             async with asyncio.timeout(limit):
                 response = await create(**arguments)
                 return response.http_response.content
-        except openai.APIStatusError as error:
-            reason = f"HTTP {error.status_code}: {_words_of_response(error)}"
-            if error.status_code == 404 and not re.search(r"/v\d", self.identity):
-                reason += f" (the address {self.identity} has no /v1 at its end; is it right?)"
-            pause = pause_in_headers(error.response.headers)
-            if pause is None:
-                pause = _pause_in_words(_body_of(error))
-            failed = failure_of_status(error.status_code, redact(reason, secrets), pause)
-        except (openai.APITimeoutError, TimeoutError):
-            failed = RequestFailed(f"no answer within the timeout of {limit:g} s")
-        except openai.APIConnectionError as error:
-            failed = RequestFailed(redact(f"{_chain(error)} at {self.identity}", secrets))
         except Exception as error:
-            # A request that cannot even be written, such as one with half a character in it.
-            reason = redact(f"{type(error).__name__}: {error}", secrets)
-            failed = RequestFailed(reason, transient=False)
+            failed = failure_of_error(openai, error, secrets, self.identity, limit)
         raise failed  # here, so that its context holds no request with headers
+
+
+def failure_of_error(openai, error: Exception, secrets, identity: str, limit) -> RequestFailed:
+    """Judge an exception of the openai package.
+
+    Parameters
+    ----------
+    openai : module
+        The package.
+    error : Exception
+        What it raised.
+    secrets : list of str
+        What must not be shown.
+    identity : str
+        Address of the endpoint.
+    limit : float
+        The timeout in seconds.
+
+    Returns
+    -------
+    RequestFailed
+        What to raise.
+    """
+    if isinstance(error, openai.APIStatusError):
+        reason = f"HTTP {error.status_code}: {_words_of_response(error)}"
+        if error.status_code == 404 and not re.search(r"/v\d", identity):
+            reason += f" (the address {identity} has no /v1 at its end; is it right?)"
+        pause = pause_in_headers(error.response.headers)
+        if pause is None:
+            pause = _pause_in_words(_body_of(error))
+        return failure_of_status(error.status_code, redact(reason, secrets), pause)
+    if isinstance(error, openai.APITimeoutError | TimeoutError):
+        return RequestFailed(f"no answer within the timeout of {limit:g} s")
+    if isinstance(error, openai.APIConnectionError):
+        return RequestFailed(redact(f"{_chain(error)} at {identity}", secrets))
+    # A request that cannot even be written, such as one with half a character in it.
+    return RequestFailed(redact(f"{type(error).__name__}: {error}", secrets), transient=False)
+
+
+def identity_of(client, base_url: str | None) -> str:
+    """Return who answers, as the cache knows it.
+
+    Parameters
+    ----------
+    client : callable or None
+        Answers instead of an endpoint.
+    base_url : str or None
+        Address of the endpoint.
+
+    Returns
+    -------
+    str
+        The address.
+    """
+    if client is not None:
+        return Function.identity
+    base_url = base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+    return base_url.rstrip("/")
+
+
+def _write_choices(form: str, plain: dict, choices: list[str]) -> dict:
+    """Add to a request what makes a server answer with one of the choices."""
+    if form == "schema":
+        schema = {
+            "type": "object",
+            "properties": {"label": {"type": "string", "enum": choices}},
+            "required": ["label"],
+            "additionalProperties": False,
+        }
+        json_schema = {"name": "label", "strict": True, "schema": schema}
+        return plain | {"response_format": {"type": "json_schema", "json_schema": json_schema}}
+    if form == "grammar":
+        options = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
+        extra: dict[str, Any] = {"grammar": f"root ::= {options}"}
+    else:  # by the names of old and new versions of vLLM, which ignore the other one
+        extra = {"guided_choice": choices, "structured_outputs": {"choice": choices}}
+    return plain | {"extra_body": extra | dict(plain.get("extra_body") or {})}
 
 
 def find_key(base_url: str | None, api_key: Secret | None) -> str:
@@ -312,6 +398,7 @@ class Function:
     identity = "callable"
 
     def __init__(self, function, max_concurrency):
+        self.capabilities: dict[str, Any] = {}
         self._function = function
         self._max_concurrency = max_concurrency
 
@@ -340,6 +427,7 @@ class Function:
         RequestFailed
             If the function raises an exception.
         """
+        payload = {k: v for k, v in payload.items() if k != "choices"}
         try:
             completion = _as_completion(await self._call(reveal_secrets(payload)))
             return Reply(json.dumps(completion, default=str).encode(), 1)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from skpref._llm._backends import find_key
-from skpref._llm._prompts import class_names
+from skpref._llm._prompts import PromptBank, class_names, is_list
 from skpref._validation import is_missing
 
 
@@ -126,25 +126,78 @@ def check_request_params(params: Mapping) -> None:
         )
 
 
-def check_numbers(n_samples: int, temperature: float, prices) -> None:
+def check_numbers(n_samples: int, sampled: bool, prices, max_cost: float | None) -> None:
     """Refuse numbers that contradict each other.
 
     Parameters
     ----------
     n_samples : int
         The parameter of that name.
-    temperature : float
+    sampled : bool
+        Whether two answers to a question may differ.
+    prices : sequence of float or None
         The parameter of that name.
-    prices : pair of float or None
+    max_cost : float or None
         The parameter of that name.
     """
-    if n_samples > 1 and temperature == 0:
+    if n_samples > 1 and not sampled:
         raise ValueError(
             f"n_samples={n_samples} with temperature=0 would be the same answer again; "
             "pass temperature=1, for example."
         )
-    if prices is not None and np.shape(prices) != (2,):
+    if prices is not None and np.shape(prices) not in ((2,), (3,)):
         raise ValueError(
             f"prices={prices!r} must be two numbers, the prices of a million tokens "
-            "read and written."
+            "read and written, or three, with that of a million read from the endpoint's cache."
+        )
+    if max_cost is not None and prices is None:
+        raise ValueError(f"max_cost={max_cost!r} needs prices; pass prices=(read, written).")
+
+
+def check_reasoning(reasoning_effort: str | None, scoring: str) -> None:
+    """Refuse to read log-probabilities of a model that reasons before it answers.
+
+    Parameters
+    ----------
+    reasoning_effort : str or None
+        The parameter of that name.
+    scoring : str
+        The parameter of that name.
+    """
+    if reasoning_effort is not None and scoring == "logprobs":
+        raise ValueError(
+            f"reasoning_effort={reasoning_effort!r} with scoring='logprobs': reasoning models give "
+            "no log-probabilities. Pass scoring='label' or 'verbalized'."
+        )
+
+
+def check_unit(unit: str, bank: PromptBank, n_utterances_per_call: int, n_shared: int) -> None:
+    """Check that the prompts ask about what one call is about.
+
+    Parameters
+    ----------
+    unit : {"utterance", "session"}
+        The parameter of that name.
+    bank : PromptBank
+        The prompts.
+    n_utterances_per_call : int
+        The parameter of that name.
+    n_shared : int
+        The parameter n_context_turns.
+    """
+    wrong = [name for name, template in bank.items() if is_list(template) != (unit == "session")]
+    if wrong and unit == "session":
+        raise ValueError(
+            f"unit='session' lists utterances, but the prompts {wrong} have no field {{lines}}; "
+            "pass PromptBank('session', task=...), or templates with {lines}."
+        )
+    if wrong:
+        raise ValueError(
+            f"The prompts {wrong} have the field {{lines}}, which lists a session; pass "
+            "unit='session'."
+        )
+    if unit == "session" and n_utterances_per_call <= n_shared:
+        raise ValueError(
+            f"n_utterances_per_call={n_utterances_per_call} must be above "
+            f"n_context_turns={n_shared}, the number that two calls share."
         )

@@ -58,6 +58,13 @@ class Token(NamedTuple):
     logprob: float
 
 
+class Place(NamedTuple):
+    """A token that was written, and the likeliest ones in its place."""
+
+    text: str
+    likeliest: list[Token]
+
+
 def read_completion(body: str | bytes | dict) -> dict[str, Any]:
     """Check that a response has the form of a chat completion.
 
@@ -260,12 +267,52 @@ def answer_tokens(choice: dict) -> list[Token]:
     """
     try:
         places = list(choice["logprobs"]["content"])
-        first = places[_first_place(places)]
-        tokens = first.get("top_logprobs") or [first]
-        pairs = [Token(str(t["token"]), float(t["logprob"])) for t in tokens]
+        return _likeliest(places[_first_place(places)])
     except (LookupError, TypeError, ValueError, AttributeError):
         return []
+
+
+def _likeliest(place: dict) -> list[Token]:
+    tokens = place.get("top_logprobs") or [place]
+    pairs = [Token(str(t["token"]), float(t["logprob"])) for t in tokens]
     return [token for token in pairs if not np.isnan(token.logprob)]
+
+
+def answer_places(choice: dict) -> list[Place]:
+    """Return each token of an answer with the likeliest ones in its place.
+
+    Parameters
+    ----------
+    choice : dict
+        The first choice of a chat completion.
+
+    Returns
+    -------
+    list of Place
+        The tokens, those of reasoning among them. Empty if there are no log-probabilities.
+    """
+    try:
+        places = list(choice["logprobs"]["content"])
+        return [Place(str(place["token"]), _likeliest(place)) for place in places]
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return []
+
+
+def answer_start(text: str) -> int:
+    """Return where the answer begins in a text, after any reasoning.
+
+    Parameters
+    ----------
+    text : str
+        What the model wrote.
+
+    Returns
+    -------
+    int
+        The position of the first character of the answer.
+    """
+    whole = strip_reasoning(text).strip()
+    return max(text.rfind(whole), 0) if whole else len(text)
 
 
 def _first_place(places: list) -> int:

@@ -3,60 +3,33 @@
 import os
 import shutil
 import tempfile
-import warnings
 import weakref
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
-from functools import partial
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skpref._context import Columns
-from skpref._llm._answers import Answer
-from skpref._llm._backends import NEED, make_backend
-from skpref._llm._checks import (
-    check_classes,
-    check_endpoint,
-    check_numbers,
-    check_request_params,
-)
+from skpref._llm._backends import NEED, identity_of, make_backend
+from skpref._llm._base import BaseLabeler, n_implied
+from skpref._llm._batches import BatchApi, collect_batches
+from skpref._llm._costs import Budget
 from skpref._llm._limits import Limiter
-from skpref._llm._prompts import PromptBank, Question, class_names, write_questions
-from skpref._llm._requests import (
-    Turns,
-    answer_settings,
-    draw_examples,
-    read_turns,
-    write_asks,
-    write_probe,
-)
-from skpref._llm._runner import Ask, Runner
+from skpref._llm._prompts import class_names
+from skpref._llm._record import Record, warn_of_failures, warn_of_low_mass
+from skpref._llm._requests import draw_examples, write_probe
+from skpref._llm._runner import Runner
 from skpref._llm._secrets import Secret, wrap_secrets
 from skpref._llm._store import Store
-from skpref._llm._tables import column_names, scores_from_frame, scores_to_frame
 from skpref._optional import import_optional
-from skpref._sklearn import DocLinkMixin, Interval, StrOptions, _fit_context, _get_output_config
-from skpref._typing import FloatArray
+from skpref._sklearn import Interval, StrOptions, _fit_context, _get_output_config
 from skpref._validation import check_labels
-
-
-class Failure(NamedTuple):
-    """A missing answer, with the reason."""
-
-    row: int
-    prompt: str
-    reason: str
-
 
 _CONSTRAINTS: dict = {
     "classes": ["array-like"],
-    "prompts": [Mapping, None],
+    "prompts": [Mapping, StrOptions({"varied", "short", "session"}), None],
     "model": [str],
     "base_url": [str, None],
     "api_key": [Secret, None],
@@ -68,6 +41,8 @@ _CONSTRAINTS: dict = {
         Interval(Integral, 1, None, closed="left"),
         StrOptions({"balanced"}),
     ],
+    "unit": [StrOptions({"utterance", "session"})],
+    "n_utterances_per_call": [Interval(Integral, 1, None, closed="left")],
     "temperature": [Interval(Real, 0, None, closed="left")],
     "max_concurrency": [Interval(Integral, 1, None, closed="left")],
     "requests_per_minute": [Interval(Real, 0, None, closed="neither"), None],
@@ -78,9 +53,12 @@ _CONSTRAINTS: dict = {
     "on_error": [StrOptions({"nan", "raise"})],
     "top_logprobs": [Interval(Integral, 1, None, closed="left")],
     "request_params": [Mapping, None],
+    "reasoning_effort": [str, None],
     "prices": ["array-like", None],
+    "max_cost": [Interval(Real, 0, None, closed="left"), None],
+    "batch": ["boolean", Interval(Real, 0, None, closed="left")],
     "text": [str],
-    "session": [str],
+    "session": [str, list, tuple],
     "turn": [str, None],
     "speaker": [str, None],
     "progress": ["boolean"],
@@ -88,7 +66,7 @@ _CONSTRAINTS: dict = {
 }
 
 
-class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
+class LLMLabeler(BaseLabeler):
     """Score utterances by prompting a large language model.
 
     The labeler asks about each utterance with each prompt of a bank, through any
@@ -100,9 +78,9 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
     ----------
     classes : array-like of shape (n_classes,)
         The classes, in sorted order, as classifiers keep them.
-    prompts : PromptBank or mapping of str to str, default=None
+    prompts : PromptBank, mapping of str to str or {"varied", "short", "session"}, default=None
         Templates by name; see :class:`PromptBank`, which also sets the task and the definitions
-        of the classes. None is a bank of six.
+        of the classes. None is a bank of six or, for sessions, of one.
     model : str
         Name of the model at the endpoint.
     base_url : str, default=None
@@ -118,7 +96,8 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         coroutine function. It returns the text of the answer, or a chat completion, or for
         `scoring="logprobs"` a mapping of the likeliest first tokens to their log-probabilities.
     n_context_turns : int, default=3
-        Number of turns before the utterance that prompts with the field ``{context}`` show.
+        Number of turns before the utterance that prompts with the field ``{context}`` show. With
+        ``unit="session"``, the number of utterances that two windows of a session share.
     scoring : {"logprobs", "verbalized", "label"}, default="logprobs"
         How answers become scores.
 
@@ -134,6 +113,13 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         preference for the first option cancels in the mean over prompts if the number of prompts
         times this number is a multiple of the number of classes. "balanced" is the smallest such
         number: with six prompts 1 for two or three classes, 2 for four, 5 for five.
+    unit : {"utterance", "session"}, default="utterance"
+        What one call asks about. "session" lists the utterances of a session in order and asks
+        for a label of each line, for a fraction of the tokens. Errors are then shared within a
+        session: see :func:`skpref.inspection.preference_noise`.
+    n_utterances_per_call : int, default=10
+        Longest list of a session; longer sessions are cut into windows. What several windows say
+        about an utterance is averaged.
     temperature : float, default=0
         Temperature of sampling; must be above 0 for several samples.
     max_concurrency : int, default=8
@@ -155,15 +141,29 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         and warns once; "raise" raises.
     top_logprobs : int, default=20
         Number of the likeliest tokens that are asked for. Some endpoints give at most 5.
+    reasoning_effort : str, default=None
+        For models that reason before they answer, how much: "low", "medium", "high", or what the
+        endpoint takes. Requests then have `reasoning_effort` and `max_completion_tokens`, with
+        room for reasoning, in place of `temperature` and `max_tokens`. Needs another `scoring`
+        than "logprobs".
     request_params : dict, default=None
         Further arguments of each chat completion; None removes one. For example
         ``{"max_tokens": None, "max_completion_tokens": 1}`` or ``{"extra_body": {...}}``. Keys in
         it, such as those in ``extra_headers``, are treated like `api_key`.
-    prices : pair of float, default=None
-        Prices of a million tokens read and of a million tokens written by the model, to compute
-        the cost.
+    prices : two or three floats, default=None
+        Prices of a million tokens read and of a million written by the model, to compute the
+        cost. The third is that of tokens read from the prefix cache of the endpoint.
+    max_cost : float, default=None
+        Highest cost of a call of `transform`, which ends with an error before it is exceeded. All
+        answers are kept.
+    batch : bool or float, default=False
+        Whether to use the batches of an endpoint that has OpenAI's batch API. They are often half
+        the price and may take a day. True waits for them; a number waits at most so many seconds,
+        and then a TimeoutError says what is pending. The same call at any time, in any process
+        with the same `cache`, takes up where the last one was.
     text, session, turn, speaker : str, default="text", "session_id", "turn", None
-        Columns of `X`, as in :class:`DialogueContext`. `turn` and `speaker` may be None.
+        Columns of `X`, as in :class:`DialogueContext`. `turn` and `speaker` may be None, and
+        `session` a list of columns.
     progress : bool, default=True
         Whether a progress bar is shown.
     random_state : int, RandomState instance or None, default=0
@@ -180,6 +180,7 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
     usage_ : dict
         Counts of the last call of `transform`: "requests", and "retries" of them;
         "prompt_tokens" and "completion_tokens" that they took, also for answers of no use;
+        "cached_tokens", those of the prompt that the endpoint had in its prefix cache;
         "failures", the length of `failures_`; "cache_hits"; and, if `prices` are given, "cost".
     failures_ : list of tuples (row, prompt, reason)
         The answers that are missing after the last call of `transform`, ready for
@@ -187,6 +188,9 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
     option_mass_ : ndarray of shape (n_samples, n_prompts)
         With `scoring="logprobs"`, the probability of all options together, before scores are
         made to sum to 1. The rest is that of other tokens.
+    window_agreement_ : float
+        With ``unit="session"``, how often two windows that share an utterance agree in its
+        likeliest class. NaN if no windows do.
     n_features_in_ : int
         Number of columns that are read, if `X` is a frame.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -247,6 +251,8 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         scoring="logprobs",
         n_samples=1,
         option_orders=1,
+        unit="utterance",
+        n_utterances_per_call=10,
         temperature=0,
         max_concurrency=8,
         requests_per_minute=None,
@@ -256,8 +262,11 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         max_retries=5,
         on_error="nan",
         top_logprobs=20,
+        reasoning_effort=None,
         request_params=None,
         prices=None,
+        max_cost=None,
+        batch=False,
         text="text",
         session="session_id",
         turn="turn",
@@ -275,6 +284,8 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         self.scoring = scoring
         self.n_samples = n_samples
         self.option_orders = option_orders
+        self.unit = unit
+        self.n_utterances_per_call = n_utterances_per_call
         self.temperature = temperature
         self.max_concurrency = max_concurrency
         self.requests_per_minute = requests_per_minute
@@ -284,8 +295,11 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         self.max_retries = max_retries
         self.on_error = on_error
         self.top_logprobs = top_logprobs
+        self.reasoning_effort = reasoning_effort
         self.request_params = request_params
         self.prices = prices
+        self.max_cost = max_cost
+        self.batch = batch
         self.text = text
         self.session = session
         self.turn = turn
@@ -374,7 +388,8 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         OSError
             If the folder of the cache cannot be used.
         RuntimeError
-            If a request fails and `on_error` is "raise".
+            If `max_cost` would be exceeded, a batch was cancelled, or a request fails and
+            `on_error` is "raise".
         ValueError
             If `X` is not as in `fit`, or the answers come without log-probabilities.
 
@@ -388,132 +403,34 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         self._check_settings()
         questions = self._questions()
         turns = self._turns(X)[0]
-        scores = np.full((len(turns.lines), len(questions[0]), len(self.classes_)), np.nan)
-        self.option_mass_ = np.full(scores.shape[:2], np.nan)
-        self.failures_ = []
-        n_answers = self.n_samples * len(questions)
+        units = self._units(turns)
+        n_answers = self._n_answers(turns, units, questions)
+        record = Record(n_answers, self.prompt_names_, len(self.classes_), self.on_error)
+        n_total = record.n_left
         tqdm = import_optional("tqdm", *NEED).tqdm
-        n_total = self.option_mass_.size * n_answers
         with tqdm(total=n_total, desc="LLM", unit="", disable=not self.progress) as bar:
-            record = _Record(scores, self.option_mass_, n_answers, self.prompt_names_)
-            report = partial(record.add, bar=bar, on_error=self.on_error)
-            runner = self._runner(report, questions)
+            budget = Budget(self.prices, self.max_cost, lambda: record.n_left)
+            runner = self._runner(lambda *answered: bar.update(record.add(*answered)), budget)
             try:
-                runner.run(self._asks(turns, questions))
+                if self.batch is not False:
+                    self._run_batches(lambda: self._asks(turns, questions, units), runner, bar)
+                runner.run(self._asks(turns, questions, units))
+                runner.run(ask() for ask in record.again)
             finally:
+                self.option_mass_ = record.mass
                 self.failures_ = sorted(record.failures)
-                self.usage_ = _with_cost(asdict(runner.usage), self.prices)
-        _warn_of_failures(self.failures_, n_total)
-        _warn_of_low_mass(self.prompt_names_, self.option_mass_)
+                self.usage_ = budget.counts() | {"failures": len(record.failures)}
+                self.window_agreement_ = record.mean_agreement()
+        warn_of_failures(self.failures_, n_total)
+        warn_of_low_mass(self.prompt_names_, self.option_mass_)
+        scores = record.scores
         if _get_output_config("transform", self)["dense"] != "default":
-            return scores[:, :, _n_implied(self.classes_) :].reshape(len(scores), -1)
+            return scores[:, :, n_implied(self.classes_) :].reshape(len(scores), -1)
         return scores
 
-    def get_feature_names_out(self, input_features=None):  # noqa: ARG002
-        """Name the scores of each prompt and class.
-
-        Parameters
-        ----------
-        input_features : array-like of str, default=None
-            Not used.
-
-        Returns
-        -------
-        ndarray of str, shape (n_prompts * n_classes,) or (n_prompts,)
-            "prompt__class", in the order of the scores; of two classes the second.
-        """
-        classes = np.asarray(self.classes).tolist()
-        names = column_names(list(self._bank()), classes[_n_implied(classes) :])
-        return np.asarray(names, dtype=object)
-
-    def to_frame(self, scores, X=None):
-        """Write scores into a frame, for example to save it as parquet.
-
-        Parameters
-        ----------
-        scores : ndarray of shape (n_samples, n_prompts, n_classes)
-            The output of `transform`.
-        X : DataFrame of shape (n_samples, n_columns), default=None
-            The utterances, to keep their session and turn.
-
-        Returns
-        -------
-        DataFrame of shape (n_samples, n_keys + n_prompts * n_classes)
-            The columns of the session and the turn, then a column "prompt__class" for each
-            prompt and class. Of the library of `X`, else of pandas.
-
-        Raises
-        ------
-        ValueError
-            If the shape does not fit the prompts and classes, or `X`.
-        """
-        keys = [name for name in (self.session, self.turn) if name is not None]
-        classes = np.asarray(self.classes).tolist()
-        return scores_to_frame(scores, list(self._bank()), classes, X, keys)
-
-    def from_frame(self, frame):
-        """Read scores from a frame that `to_frame` wrote.
-
-        Parameters
-        ----------
-        frame : DataFrame of shape (n_samples, n_columns)
-            Has a column "prompt__class" for each prompt and class.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_prompts, n_classes)
-            The scores.
-
-        Raises
-        ------
-        ValueError
-            If a column is missing.
-        """
-        return scores_from_frame(frame, list(self._bank()), np.asarray(self.classes).tolist())
-
-    def _bank(self) -> PromptBank:
-        if self.prompts is None or isinstance(self.prompts, PromptBank):
-            return PromptBank() if self.prompts is None else self.prompts
-        return PromptBank(self.prompts)
-
-    def _questions(self) -> list[dict[str, Question]]:
-        classes = check_classes(self.classes).tolist()
-        return write_questions(self._bank(), classes, self.scoring, self.option_orders)
-
-    def _check_settings(self) -> None:
-        """Refuse parameters that contradict each other, before anything is asked."""
-        check_endpoint(self.client, self.base_url, self.api_key)
-        check_request_params(self.request_params or {})
-        check_numbers(self.n_samples, self.temperature, self.prices)
-        for name in ("tqdm", *(["openai"] if self.client is None else [])):
-            import_optional(name, *NEED)
-
-    def _turns(self, X):
-        columns = Columns(self.text, self.session, self.turn, self.speaker)
-        return read_turns(X, columns, self.n_context_turns)
-
-    def _asks(self, turns: Turns, questions: list[dict[str, Question]]) -> Iterator[Ask]:
-        names, settings = self._settings()
-        return write_asks(
-            turns,
-            questions,
-            self._examples,
-            settings,
-            scoring=self.scoring,
-            names=names,
-            n_samples=self.n_samples,
-        )
-
-    def _settings(self) -> tuple[list[str], dict[str, Any]]:
-        """Return the names of the classes and the arguments of each chat completion."""
+    def _runner(self, report: Callable, budget: Budget) -> Runner:
+        question = next(iter(self._questions()[0].values()))
         names = class_names(self.classes_.tolist())
-        settings = {"model": self.model, "temperature": self.temperature}
-        settings |= answer_settings(self.scoring, names, self.top_logprobs)
-        return names, settings | dict(self.request_params or {})
-
-    def _runner(self, report: Callable, questions: list[dict[str, Question]]) -> Runner:
-        names, settings = self._settings()
-        question = next(iter(questions[0].values()))
         return Runner(
             make_backend(
                 self.client, self.base_url, self.api_key, self.timeout, self.max_concurrency
@@ -521,10 +438,26 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
             Store(self._cache_folder(), self.__dict__.setdefault("_unsaved", {})),
             Limiter(self.requests_per_minute, self.tokens_per_minute, self.max_concurrency),
             report,
-            probe=write_probe(question, settings, scoring=self.scoring, names=names),
+            budget=budget,
+            failed={},
+            probe=write_probe(question, self._settings(), scoring=self.scoring, names=names),
             max_concurrency=self.max_concurrency,
             max_retries=self.max_retries,
         )
+
+    def _run_batches(self, write_asks: Callable, runner: Runner, bar) -> None:
+        """Bring the answers into the cache, from which the run then takes them."""
+        identity = identity_of(None, self.base_url)
+        api = BatchApi(
+            import_optional("openai", *NEED),
+            self.base_url,
+            self.api_key,
+            identity,
+            dict(self.request_params or {}),
+            timeout=self.timeout,
+            max_retries=self.max_retries,
+        )
+        collect_batches(api, identity, runner, write_asks, self.batch, bar.set_postfix_str)
 
     def _cache_folder(self):
         if self.cache is None and self.__dict__.get("_folder") is None:
@@ -540,80 +473,8 @@ class LLMLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         return tags
 
 
-class _Record:
-    """The mean over the answers for each row and prompt, in any order, and those missing."""
-
-    def __init__(self, scores: FloatArray, mass: FloatArray, n_answers: int, prompts: list[str]):
-        self._scores = scores
-        self._mass = mass
-        self._n_answers = n_answers
-        self._prompts = prompts
-        self._open: dict[tuple[int, int], list[Answer]] = {}
-        self.failures: list[Failure] = []
-
-    def add(self, ask: Ask, answer: Answer, *, bar, on_error: str) -> None:
-        """Add an answer; the last one of a row and prompt sets its score."""
-        bar.update()
-        place = ask.row, ask.prompt
-        answers = self._open.setdefault(place, [])
-        answers.append(answer)
-        if len(answers) == self._n_answers:
-            self._set_score(place, self._open.pop(place))
-        if answer.scores is None:
-            prompt = self._prompts[ask.prompt]
-            self.failures.append(Failure(ask.row, prompt, answer.reason))
-            if on_error == "raise":
-                raise RuntimeError(
-                    f"Row {ask.row} got no score from the prompt {prompt!r}: {answer.reason}. "
-                    "Earlier answers are kept."
-                )
-
-    def _set_score(self, place: tuple[int, int], answers: list[Answer]) -> None:
-        useful = [(*a.scores, a.mass) for a in answers if a.scores is not None]
-        if len(useful) == 1:
-            *self._scores[place], self._mass[place] = useful[0]
-        elif useful:
-            # Sorted, so that the sum is the same in each run.
-            *self._scores[place], self._mass[place] = np.mean(sorted(useful), axis=0)
-
-
-def _with_cost(usage: dict[str, int], prices) -> dict[str, Any]:
-    """Add the cost, if the prices are given."""
-    if prices is None:
-        return usage
-    tokens = [usage["prompt_tokens"], usage["completion_tokens"]]
-    return usage | {"cost": float(np.dot(prices, tokens) / 1e6)}
-
-
-def _warn_of_failures(failures: list[Failure], n_answers: int) -> None:
-    if failures:
-        reasons = Counter(failure.reason for failure in failures).most_common(3)
-        listed = "; ".join(f"{reason} ({count})" for reason, count in reasons)
-        warnings.warn(
-            f"{len(failures)} of {n_answers} answers are missing: {listed}. See failures_.",
-            stacklevel=4,
-        )
-
-
-def _warn_of_low_mass(prompts: list[str], option_mass: FloatArray) -> None:
-    for name, mass in zip(prompts, option_mass.T, strict=True):
-        measured = mass[np.isfinite(mass)]
-        if len(measured) and measured.mean() < 0.5:
-            warnings.warn(
-                f"With the prompt {name!r} only {measured.mean():.0%} of the probability is on "
-                "the options, the rest on other tokens: the model may not follow the "
-                "instructions. See option_mass_, and try another prompt or scoring.",
-                stacklevel=4,
-            )
-
-
 def _temporary_folder(owner) -> str:
     """Make a folder that is removed with its owner."""
     folder = tempfile.mkdtemp(prefix="skpref-")
     weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
     return folder
-
-
-def _n_implied(classes) -> int:
-    """Count the classes that a table leaves out because the others imply them."""
-    return int(len(classes) == 2)

@@ -37,8 +37,21 @@ _TEMPLATES = {
     ),
 }
 
+_SHORT = {"short": "Label each line: {task}.\n\n{options}\n\n{answer}\n\n{examples}{utterance}"}
+
+_LIST = {
+    "session": (
+        "A conversation is shown, one numbered utterance per line. Label each line for {task}.\n\n"
+        "{definitions}\n\n{answer}\n\n{lines}"
+    ),
+}
+
+# The sets that a bank knows by name, each with its number of examples of a class.
+_SETS = {"varied": (_TEMPLATES, 2), "short": (_SHORT, 3), "session": (_LIST, 0)}
+
 _FIELDS = {
     "utterance": "the utterance to label",
+    "lines": "in place of one utterance, those of a session, numbered",
     "answer": "the form of the answer, which depends on scoring",
     "options": "the classes",
     "definitions": "the classes with their definitions",
@@ -53,6 +66,23 @@ ANSWERS = {
     "verbalized": (
         "Answer with a JSON object that gives each option your confidence between 0 and 1 that "
         "it is right, and nothing else: {json}"
+    ),
+}
+
+# In JSON the braces of an object are doubled here, since these are formats.
+LIST_ANSWERS = {
+    "logprobs": (
+        "Answer with one line for each number, in order: the number, a colon, and the {label} of "
+        "one option. Write nothing else."
+    ),
+    "label": (
+        "Answer with a JSON object that has, for each number in order, one of the options word "
+        'for word, and nothing else: {{"lines": [{{"line": 1, "label": "..."}}, ...]}}'
+    ),
+    "verbalized": (
+        "Answer with a JSON object that has, for each number in order, your confidence between 0 "
+        'and 1 in each option, and nothing else: {{"lines": [{{"line": 1, "confidences": {json}}}, '
+        "...]}}"
     ),
 }
 
@@ -72,6 +102,7 @@ class Turn(NamedTuple):
 class Question(NamedTuple):
     """The question of one prompt in one call of transform."""
 
+    system: str  # the system message, empty if there is none
     head: str  # said once
     item: str  # the template of each utterance
     values: dict[str, str]  # the fields that are the same for all
@@ -157,14 +188,23 @@ class PromptBank(MutableMapping):
 
     Parameters
     ----------
-    templates : mapping of str to str, default=None
-        Templates by name. None are the six.
+    templates : mapping of str to str or {"varied", "short", "session"}, default="varied"
+        Templates by name, or a set of them.
+
+        - "varied": the six, to be averaged.
+        - "short": one that shows three labelled utterances of each class and little else.
+        - "session": one that lists a session, for ``LLMLabeler(unit="session")``.
     task : str, default="what the utterance expresses"
         The subject of the question, in words that follow "describe".
     definitions : mapping of class to str, default=None
         The meaning of each class. Classes without a definition are shown by name.
-    n_examples : int, default=2
-        Number of labelled utterances of each class that the field ``{examples}`` shows.
+    n_examples : int, default=None
+        Number of labelled utterances of each class that the field ``{examples}`` shows. None is 3
+        for the set "short" and else 2.
+    system : str, default=""
+        Template of a system message, which is sent before each prompt if it is not empty. It may
+        have the fields that are the same for all utterances: ``{task}``, ``{options}``,
+        ``{definitions}`` and ``{answer}``, which templates may then leave out.
 
     See Also
     --------
@@ -177,7 +217,11 @@ class PromptBank(MutableMapping):
     (the classes with what they mean). It may have ``{task}``, ``{context}`` (the turns before)
     and ``{examples}``. What follows ``{examples}`` is repeated for each labelled utterance, as a
     chat in which the assistant has given the right answer; the text before it is said once. Put
-    the unchanging text first: servers cache common prefixes.
+    the unchanging text first, or in `system`: servers cache common prefixes.
+
+    A template with ``{lines}`` in place of ``{utterance}`` asks about the utterances of a session
+    at once. It has no ``{context}``, since a session is its own, and no ``{examples}``: lists with
+    examples made a small model repeat one label.
 
     Utterances and speakers are written as JSON strings, one utterance per line, so that nothing
     in them can be taken for a part of the prompt.
@@ -198,25 +242,30 @@ class PromptBank(MutableMapping):
 
     def __init__(
         self,
-        templates: Mapping[str, str] | None = None,
+        templates: Mapping[str, str] | str = "varied",
         *,
         task: str = "what the utterance expresses",
         definitions: Mapping | None = None,
-        n_examples: int = 2,
+        n_examples: int | None = None,
+        system: str = "",
     ):
+        templates, n_usual = _read_set(templates)
+        n_examples = n_usual if n_examples is None else n_examples
         if not (isinstance(n_examples, int) and n_examples >= 0):
             raise ValueError(f"n_examples={n_examples!r} must be an int of 0 or more.")
         self.task = str(task)
         self.definitions = dict(definitions or {})
         self.n_examples = n_examples
+        _refuse_bad_system(system)
+        self.system = system
         self._templates: dict[str, str] = {}
-        self.update(_TEMPLATES if templates is None else templates)
+        self.update(templates)
 
     def __getitem__(self, name: str) -> str:
         return self._templates[name]
 
     def __setitem__(self, name: str, template: str) -> None:
-        _refuse_bad_template(name, template)
+        _refuse_bad_template(name, template, self.system)
         self._templates[name] = template
 
     def __delitem__(self, name: str) -> None:
@@ -272,6 +321,7 @@ class PromptBank(MutableMapping):
         """
         if not self._templates:
             raise ValueError("prompts is empty; pass at least one template, or None for six.")
+        _refuse_bad_system(self.system)
         if unknown := [c for c in self.definitions if c not in list(classes)]:
             raise ValueError(
                 f"definitions has {unknown!r}, which are not in classes={list(classes)!r}."
@@ -297,25 +347,69 @@ class PromptBank(MutableMapping):
                 answers[k] = label
         shown = json.dumps({names[k]: 0.0 for k in order.tolist()}, ensure_ascii=False)
         kind = "letter" if labels[0].isalpha() else "number"
+        forms = LIST_ANSWERS if is_list(template) else ANSWERS
         values = {
             "task": self.task,
             "options": "\n".join(options),
             "definitions": "\n".join(definitions),
-            "answer": ANSWERS[scoring].format(label=kind, json=shown),
+            "answer": forms[scoring].format(label=kind, json=shown),
         }
+        system = self.system.format(**values)
         head, marker, item = template.partition("{examples}")
         if not marker:
-            return Question("", head, values, answers, 0)
+            return Question(system, "", head, values, answers, 0)
         # Examples of confidences would be 0 and 1, which teaches to be too sure.
         n_examples = 0 if scoring == "verbalized" else self.n_examples
-        return Question(head.format(**values), item, values, answers, n_examples)
+        return Question(system, head.format(**values), item, values, answers, n_examples)
+
+
+def _read_set(templates: Mapping[str, str] | str | None) -> tuple[Mapping[str, str], int]:
+    """Return templates, which may be named as a set, and their usual number of examples."""
+    if templates is None:
+        templates = "varied"
+    if not isinstance(templates, str):
+        return templates, 2
+    if templates not in _SETS:
+        raise ValueError(
+            f"templates={templates!r} is no set of templates; pass one of {list(_SETS)}, or a "
+            "mapping of names to templates."
+        )
+    return _SETS[templates]
+
+
+def is_list(template: str) -> bool:
+    """Return whether a template asks about several utterances at once.
+
+    Parameters
+    ----------
+    template : str
+        A template of a bank.
+
+    Returns
+    -------
+    bool
+        True if it has the field ``{lines}``.
+    """
+    return "lines" in _find_fields(template)
 
 
 def _find_fields(template: str) -> set[str]:
     return {name for _, name, _, _ in Formatter().parse(template) if name is not None}
 
 
-def _refuse_bad_template(name: str, template: str) -> None:
+def _refuse_bad_system(system: str) -> None:
+    """Refuse a system message that cannot be filled in."""
+    allowed = ("task", "options", "definitions", "answer")
+    try:
+        system.format(**dict.fromkeys(allowed, ""))
+    except (ValueError, LookupError, AttributeError):
+        raise ValueError(
+            f"system={system!r:.60} is not a format; it may have the fields "
+            f"{', '.join(f'{{{name}}}' for name in allowed)}, and {{{{ and }}}} for braces."
+        ) from None
+
+
+def _refuse_bad_template(name: str, template: str, system: str) -> None:
     """Refuse a template that cannot be filled in or that asks nothing."""
     if not (isinstance(name, str) and isinstance(template, str)):
         raise TypeError(
@@ -329,14 +423,19 @@ def _refuse_bad_template(name: str, template: str) -> None:
         ) from None
     fields = [field for field, *_ in parsed]
     allowed = "; ".join(f"{{{field}}}: {meaning}" for field, meaning in _FIELDS.items())
+    in_both = {*fields, *_find_fields(system)}
     problem = None
     if unknown := [field for field in fields if field not in _FIELDS]:
         problem = f"has the unknown field {{{unknown[0]}}}"
     elif any(spec or conversion for _, spec, conversion in parsed):
         problem = "has a field with a format or conversion; write the name alone"
-    elif missing := [field for field in ("utterance", "answer") if field not in fields]:
-        problem = f"lacks the field {{{missing[0]}}}"
-    elif not {"options", "definitions"} & set(fields):
+    elif not {"utterance", "lines"} & set(fields):
+        problem = "lacks the field {utterance}"
+    elif "answer" not in in_both:
+        problem = "lacks the field {answer}"
+    elif "lines" in fields and {"utterance", "context", "examples"} & set(fields):
+        problem = "has {lines}, with which there is no {utterance}, {context} or {examples}"
+    elif not {"options", "definitions"} & in_both:
         problem = "lacks the field {options} or {definitions}"
     elif "{{examples}}" in template or fields.count("examples") > 1:
         problem = "has {examples} more than once, or in double braces"
@@ -368,7 +467,7 @@ def write_messages(question: Question, turn: Turn, examples: list[Turn]) -> list
     list of dict
         Messages as chat completions take them.
     """
-    messages = []
+    messages: list[dict[str, str]] = []
     for shown in (*examples, turn):
         fields = {"utterance": shown.text, "context": shown.context}
         content = question.item.format(**question.values, **fields)
@@ -376,7 +475,38 @@ def write_messages(question: Question, turn: Turn, examples: list[Turn]) -> list
         if shown is not turn:
             messages.append({"role": "assistant", "content": question.answers[shown.code]})
     messages[0]["content"] = question.head + messages[0]["content"]
-    return messages
+    return _after_system(question, messages)
+
+
+def _after_system(question: Question, messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    if not question.system:
+        return messages
+    return [{"role": "system", "content": question.system}, *messages]
+
+
+def write_list(question: Question, lines: list[str], only: int | None = None) -> list[dict]:
+    """Write the chat that asks a question about several turns.
+
+    Parameters
+    ----------
+    question : Question
+        The question, of a template with ``{lines}``.
+    lines : list of str
+        The turns, in order.
+    only : int, default=None
+        Number of the one line to label, counted from 1. None labels all.
+
+    Returns
+    -------
+    list of dict
+        Messages as chat completions take them.
+    """
+    numbered = "\n".join(f"{i}. {line}" for i, line in enumerate(lines, 1))
+    content = question.item.format(**question.values, lines=numbered)
+    if only is not None:
+        # At the end, so that the beginning is that of the whole list, which servers cache.
+        content += f"\n\nNow label line {only} and no other."
+    return _after_system(question, [{"role": "user", "content": content}])
 
 
 def write_questions(

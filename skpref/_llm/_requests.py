@@ -1,20 +1,23 @@
 """From utterances to the requests of a run: context, examples, payloads."""
 
+import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from skpref._context import Columns, read_utterances, wrap_frame
-from skpref._llm._answers import read_answer
-from skpref._llm._prompts import Question, Turn, quote_turn, write_messages
+from skpref._llm._answers import Answer, read_answer
+from skpref._llm._prompts import Question, Turn, is_list, quote_turn, write_list, write_messages
 from skpref._llm._runner import Ask
 from skpref._typing import IntArray
 from skpref._validation import check_texts
 
 Example = tuple[Any, Turn]
+
+_REASONING = 4000  # tokens that an answer may have before it begins
 
 
 class Turns(NamedTuple):
@@ -165,6 +168,8 @@ def answer_settings(scoring: str, names: list[str], top_logprobs: int) -> dict[s
     if scoring == "logprobs":
         return {"max_tokens": 1, "logprobs": True, "top_logprobs": top_logprobs}
     settings: dict[str, Any] = {"max_tokens": 16 + 2 * sum(len(name) + 8 for name in names)}
+    if scoring == "label":
+        settings["choices"] = names
     if scoring == "verbalized":
         schema = {
             "type": "object",
@@ -177,8 +182,29 @@ def answer_settings(scoring: str, names: list[str], top_logprobs: int) -> dict[s
     return settings
 
 
+def reason_first(settings: dict[str, Any], effort: str) -> dict[str, Any]:
+    """Change the arguments of a chat completion to those of a model that reasons.
+
+    Parameters
+    ----------
+    settings : dict
+        The arguments for other models.
+    effort : str
+        How much it is to reason.
+
+    Returns
+    -------
+    dict
+        The arguments.
+    """
+    kept = {k: v for k, v in settings.items() if k not in ("temperature", "max_tokens")}
+    limit = settings["max_tokens"] + _REASONING
+    return kept | {"max_completion_tokens": limit, "reasoning_effort": effort}
+
+
 def write_asks(
     turns: Turns,
+    rows: Iterable[int],
     questions: list[dict[str, Question]],
     examples: list[list[Example]],
     settings: dict[str, Any],
@@ -193,6 +219,8 @@ def write_asks(
     ----------
     turns : Turns
         The utterances.
+    rows : iterable of int
+        The rows to ask about.
     questions : list of dict of str to Question
         The question of each prompt, for each order of the options.
     examples : list of list of (session, Turn)
@@ -215,12 +243,25 @@ def write_asks(
         (p, in_order[name]) for p, name in enumerate(questions[0]) for in_order in questions
     ]
     for p, question in in_orders:
-        read = partial(read_answer, scoring=scoring, names=names, answers=question.answers)
-        for row in range(len(turns.lines)):
+        read = partial(_read_one, scoring=scoring, names=names, answers=question.answers)
+        expected = _expect(question, scoring, names)
+        for row in rows:
             shown = pick_examples(examples, question.n_examples, p, turns.sessions[row])
             messages = write_messages(question, turns.turn(row), shown)
             for sample in range(n_samples):
-                yield Ask(row, p, _write_payload(messages, settings, sample), read, sample)
+                payload = write_payload(messages, settings, sample)
+                yield Ask((row,), p, payload, read, sample, expected)
+
+
+def _read_one(completion: dict, **how: Any) -> list[Answer]:
+    return [read_answer(completion, **how)]
+
+
+def _expect(question: Question, scoring: str, names: list[str]) -> str:
+    """Return an answer of the usual length."""
+    if scoring == "verbalized":
+        return json.dumps(dict.fromkeys(names, 0.55), ensure_ascii=False)
+    return max(question.answers, key=len)
 
 
 def write_probe(
@@ -244,12 +285,32 @@ def write_probe(
     Ask
         A request that is of no row.
     """
-    read = partial(read_answer, scoring=scoring, names=names, answers=question.answers)
-    messages = write_messages(question, Turn(quote_turn("Hello."), "(nothing)"), [])
-    return Ask(-1, -1, _write_payload(messages, settings, 0), read)
+    read = partial(_read_one, scoring=scoring, names=names, answers=question.answers)
+    hello = quote_turn("Hello.")
+    if is_list(question.item):
+        messages = write_list(question, [hello])
+    else:
+        messages = write_messages(question, Turn(hello, "(nothing)"), [])
+    return Ask((-1,), -1, write_payload(messages, settings, 0), read)
 
 
-def _write_payload(messages: list, settings: dict[str, Any], sample: int) -> dict[str, Any]:
+def write_payload(messages: list, settings: dict[str, Any], sample: int) -> dict[str, Any]:
+    """Return the arguments of a chat completion.
+
+    Parameters
+    ----------
+    messages : list of dict
+        The chat.
+    settings : dict
+        The other arguments; None removes one.
+    sample : int
+        Number of the sample.
+
+    Returns
+    -------
+    dict
+        The arguments.
+    """
     payload = {"messages": messages, **settings}
     seed = settings.get("seed", 0)
     # Samples differ by their seeds, which count up from a seed that is given.

@@ -9,7 +9,6 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from skpref._llm._answers import Answer, NoLogprobs
 from skpref._llm._backends import Endpoint, Function, RequestFailed, failure_of_status
 from skpref._llm._completion import Malformed, read_completion
+from skpref._llm._costs import Budget
 from skpref._llm._limits import Limiter
 from skpref._llm._secrets import Secret
 from skpref._llm._store import CacheError, Store, StoreLocked
@@ -24,9 +24,9 @@ from skpref._llm._store import CacheError, Store, StoreLocked
 _KEPT = "Earlier answers are kept: the same call asks only for the rest."
 _NO_LOGPROBS = "no log-probabilities in the answer"
 # Arguments that change how a request travels or is billed, not what is answered.
-_TRANSPORT = {
+TRANSPORT = {
     *("extra_headers", "timeout", "response_format", "user", "metadata", "store", "service_tier"),
-    *("safety_identifier", "prompt_cache_key"),
+    *("safety_identifier", "prompt_cache_key", "choices"),
 }
 _QUOTA_PATIENCE = 600.0  # seconds without any answer until too many requests count as a failure
 _LONGEST_PAUSE = 3600.0  # seconds that a server may ask to wait
@@ -35,46 +35,34 @@ _GRACE = 10.0  # seconds that requests have to end after Ctrl-C
 
 
 class Ask(NamedTuple):
-    """The arguments of one completion, the place of its answer, and the function that reads it."""
+    """The arguments of one completion, the places of its answers, and the function that reads them.
 
-    row: int
+    `expected` is an answer of the usual length, and `alone` writes the request for one of several
+    rows again, by its place in `rows`.
+    """
+
+    rows: tuple[int, ...]
     prompt: int
     payload: dict[str, Any]
-    read: Callable[[dict], Answer]
+    read: Callable[[dict], list[Answer]]
     sample: int = 0
+    expected: str = ""
+    alone: Callable[[int], "Ask"] | None = None
 
-
-@dataclass
-class Usage:
-    """Counts of one run."""
-
-    requests: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    retries: int = 0
-    failures: int = 0
-    cache_hits: int = 0
-
-    def add_tokens(self, completion) -> int:
-        """Add the tokens that a response took, whether it was of use or not.
+    def missing(self, reason: str) -> list[Answer]:
+        """Return that none of the rows has an answer.
 
         Parameters
         ----------
-        completion : object
-            A response, decoded; servers may leave the counts out.
+        reason : str
+            The cause.
 
         Returns
         -------
-        int
-            Their number.
+        list of Answer
+            One for each row.
         """
-        counts = completion.get("usage") if isinstance(completion, dict) else None
-        counts = counts if isinstance(counts, dict) else {}
-        tokens = [counts.get(name) for name in ("prompt_tokens", "completion_tokens")]
-        read, written = (n if isinstance(n, int) else 0 for n in tokens)
-        self.prompt_tokens += read
-        self.completion_tokens += written
-        return read + written
+        return [Answer(None, reason=reason)] * len(self.rows)
 
 
 class _Stopped(Exception):
@@ -93,7 +81,11 @@ class Runner:
     limiter : Limiter
         Decides when a request may start.
     report : callable
-        Called with each `Ask` and its `Answer`.
+        Called with each `Ask` and its answers.
+    budget : Budget
+        Ends the run before it costs too much.
+    failed : dict
+        Reasons by key, of questions that have failed in this run and are not asked again.
     probe : Ask
         A harmless question, which shows whether the server fails or only some questions.
     max_concurrency : int
@@ -105,6 +97,14 @@ class Runner:
     ----------
     usage : Usage
         Counts so far.
+    store : Store
+        The cache.
+    budget : Budget
+        The limit on the cost.
+    failed : dict
+        Reasons by key, of questions that have failed in this run.
+    max_retries : int
+        Number of retries after a transient failure.
     """
 
     def __init__(
@@ -112,22 +112,25 @@ class Runner:
         backend: Endpoint | Function,
         store: Store,
         limiter: Limiter,
-        report: Callable[[Ask, Answer], None],
+        report: Callable[[Ask, list[Answer]], None],
         *,
+        budget: Budget,
+        failed: dict[str, str],
         probe: Ask,
         max_concurrency: int,
         max_retries: int,
     ):
         self._backend = backend
-        self._store = store
+        self.store = store
         self._limiter = limiter
         self._report = report
+        self.budget = budget
         self._probe = probe
         self._max_concurrency = max_concurrency
-        self._max_retries = max_retries
-        self.usage = Usage()
+        self.max_retries = max_retries
+        self.usage = budget.usage
         self._pending: dict[str, asyncio.Future] = {}  # by key, of requests that have been sent
-        self._failed: dict[str, Answer] = {}  # by key, in this run
+        self.failed = failed
         self._stop_error: BaseException | None = None
         self._sending = 0  # requests that may still bring an answer
         self._n_answers = 0  # of the server in this run
@@ -196,24 +199,42 @@ class Runner:
     async def _run(self, asks: Iterator[Ask]) -> None:
         self._judging = asyncio.Lock()
         self._last_answer = time.monotonic()
-        await self._patiently(self._store.open)
+        await self._patiently(self.store.open)
         try:
+            await self._recall_capabilities()
             async with self._backend:
                 pulse = asyncio.create_task(self._renew_claims())
                 try:
                     await asyncio.gather(*(self._work(asks) for _ in range(self._max_concurrency)))
                 finally:
                     pulse.cancel()
+            await self._keep_capabilities()
         finally:
-            self._store.close()
+            self.store.close()
         if self._stop_error is not None:
             raise self._stop_error
+
+    async def _recall_capabilities(self) -> None:
+        """Take what an earlier run found out about the server."""
+        stored = await self._patiently(self.store.get, self._capabilities_key())
+        found = _decode(stored) if stored is not None else None
+        self._backend.capabilities.update(found if isinstance(found, dict) else {})
+        self._recalled = dict(self._backend.capabilities)
+
+    async def _keep_capabilities(self) -> None:
+        if self._backend.capabilities != self._recalled and self.store.writable:
+            content = json.dumps(self._backend.capabilities).encode()
+            with suppress(CacheError, StoreLocked):
+                self.store.put(self._capabilities_key(), content)
+
+    def _capabilities_key(self) -> str:
+        return f"capabilities of {self._backend.identity}"
 
     async def _renew_claims(self) -> None:
         while True:
             await asyncio.sleep(10)
             with suppress(CacheError, StoreLocked):
-                self._store.renew()
+                self.store.renew()
 
     async def _patiently(self, action: Callable, *arguments):
         """Call a method of the store, again while another process locks it."""
@@ -224,7 +245,7 @@ class Runner:
             except StoreLocked:
                 if time.monotonic() > deadline:
                     raise CacheError(
-                        f"cache={self._store.folder!r} has been locked by another process for "
+                        f"cache={self.store.folder!r} has been locked by another process for "
                         f"{_LOCK_PATIENCE:g} s. End that process, or pass another folder."
                     ) from None
             await asyncio.sleep(random.uniform(0.01, 0.1))
@@ -239,71 +260,60 @@ class Runner:
                 ask = next(asks, None)
                 if ask is None:
                     return
-                answer = await self._answer(ask)
-                self.usage.failures += answer.scores is None
-                self._report(ask, answer)
+                self._report(ask, await self._answer(ask))
             except _Stopped:
                 return
             except Exception as error:
                 self._stop(error)
 
-    async def _answer(self, ask: Ask) -> Answer:
-        key = self._key(ask)
+    async def _answer(self, ask: Ask) -> list[Answer]:
+        key = key_of(ask, self._backend.identity)
         while key in self._pending:  # the same question has been sent
             await self._pending[key]
-        if key in self._failed:
-            return self._failed[key]
+        if key in self.failed:
+            return ask.missing(self.failed[key])
         self._pending[key] = asyncio.get_running_loop().create_future()
         try:
             return await self._look_up_or_ask(key, ask)
         finally:
             self._pending.pop(key).set_result(None)
 
-    async def _look_up_or_ask(self, key: str, ask: Ask) -> Answer:
+    async def _look_up_or_ask(self, key: str, ask: Ask) -> list[Answer]:
         wait = 0.02
         while True:
-            stored = await self._patiently(self._store.get, key)
+            stored = await self._patiently(self.store.get, key)
             if stored is not None:
-                answer = _read_stored(stored, ask)
-                if answer is not None:
+                answers = _read_stored(stored, ask)
+                if answers is not None:
                     self.usage.cache_hits += 1
                     await asyncio.sleep(0)  # lets Ctrl-C in if all answers are in the cache
-                    return answer
-                await self._patiently(self._store.discard, key)
+                    return answers
+                await self._patiently(self.store.discard, key)
             if self._stop_error is not None:
                 raise _Stopped
-            if await self._patiently(self._store.claim, key):
+            if await self._patiently(self.store.claim, key):
                 break
             await asyncio.sleep(wait)  # another process is asking
             wait = min(2 * wait, 0.5)
         kept = False
         try:
-            body, answer = await self._request(ask)
+            body, answers = await self._request(ask)
             kept = body is not None
             if body is not None:
-                await self._patiently(self._store.put, key, zlib.compress(body, 1))
+                await self._patiently(self.store.put, key, zlib.compress(body, 1))
             else:
-                self._failed[key] = answer
-            return answer
+                self.failed[key] = answers[0].reason
+            return answers
         finally:
             if not kept:
-                await self._patiently(self._store.release, key)
+                await self._patiently(self.store.release, key)
 
-    def _key(self, ask: Ask) -> str:
-        """Hash everything that the answer depends on."""
-        content = {k: v for k, v in ask.payload.items() if k not in _TRANSPORT}
-        identity: list[Any] = [self._backend.identity, _canonical(content)]
-        if ask.sample and content.get("seed") != ask.sample:
-            identity.append({"sample": ask.sample})
-        text = json.dumps(identity, sort_keys=True, default=repr)
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    async def _request(self, ask: Ask) -> tuple[bytes | None, Answer]:
-        """Return a response to keep, and the answer in it; None if there is nothing to keep."""
+    async def _request(self, ask: Ask) -> tuple[bytes | None, list[Answer]]:
+        """Return a response to keep, and the answers in it; None if there is nothing to keep."""
         self._sending += 1
         body: bytes | None = None
         try:
-            body, answer = await self._send(ask)
+            body, answers = await self._send(ask)
         except RequestFailed as failed:
             failure = failed
         except NoLogprobs as missing:
@@ -312,15 +322,15 @@ class Runner:
         else:
             self._n_answers += 1
             self._streak = 0
-            return body, answer
+            return body, answers
         finally:
             self._sending -= 1
         await self._judge(failure)
         # An answer that stopped the run says nothing about its question.
         kept = body if self._stop_error is None else None
-        return kept, Answer(None, reason=str(failure))
+        return kept, ask.missing(str(failure))
 
-    async def _send(self, ask: Ask) -> tuple[bytes, Answer]:
+    async def _send(self, ask: Ask) -> tuple[bytes, list[Answer]]:
         """Send a request until the response is an answer, useful or not."""
         retries, calls = 0, 0
         while True:
@@ -336,7 +346,7 @@ class Runner:
                     continue
             elif failed.pause is not None and failed.pause > 120:
                 raise failed
-            if not failed.transient or retries == self._max_retries:
+            if not failed.transient or retries == self.max_retries:
                 raise failed
             await self._sleep(back_off(retries) if failed.pause is None else failed.pause)
             retries += 1
@@ -350,7 +360,28 @@ class Runner:
         patience = max(_QUOTA_PATIENCE, 1.5 * (failed.pause or 0))
         return time.monotonic() - self._last_answer < patience
 
-    async def _send_once(self, ask: Ask, calls: int) -> tuple[bytes, Answer]:
+    async def _send_once(self, ask: Ask, calls: int) -> tuple[bytes, list[Answer]]:
+        most = await self._afford(ask)
+        counted = True
+        try:
+            body, answers, tokens = await self._send_within_limits(ask, calls)
+            counted = tokens > 0
+            return body, answers
+        finally:
+            self.budget.leave(most, counted)
+
+    async def _afford(self, ask: Ask) -> float:
+        """Reserve the highest cost of a request; requests that have been sent may free some."""
+        most = self.budget.most(ask.payload)
+        while not self.budget.enter(most):
+            if self.budget.is_empty():
+                self._stop(self.budget.error())
+            if self._stop_error is not None:
+                raise _Stopped
+            await asyncio.sleep(0.02)
+        return most
+
+    async def _send_within_limits(self, ask: Ask, calls: int) -> tuple[bytes, list[Answer], int]:
         guess = len(str(ask.payload["messages"])) / 3 + (ask.payload.get("max_tokens") or 100)
         taken = await self._limiter.enter(guess, lambda: self._stop_error is not None)
         if taken is None:
@@ -368,7 +399,7 @@ class Runner:
             tokens = self.usage.add_tokens(decoded)
             try:
                 completion = read_completion(decoded)
-                answer = ask.read(completion)
+                answers = ask.read(completion)
             except Malformed as error:
                 if error.status is None:
                     raise RequestFailed(str(error)) from None
@@ -379,7 +410,7 @@ class Runner:
             self._limiter.leave(taken, tokens)
         self._last_answer = time.monotonic()
         self._limiter.answered()
-        return body, answer
+        return body, answers, tokens
 
     async def _complete(self, payload: dict[str, Any]) -> bytes:
         """Make a call, and count a second one that the backend had to make."""
@@ -467,12 +498,35 @@ def _decode(body: bytes) -> Any:
     return None
 
 
-def _read_stored(stored: bytes, ask: Ask) -> Answer | None:
+def key_of(ask: Ask, identity: str) -> str:
+    """Hash everything that an answer depends on.
+
+    Parameters
+    ----------
+    ask : Ask
+        The question.
+    identity : str
+        Who answers.
+
+    Returns
+    -------
+    str
+        The key of the answer in the cache.
+    """
+    content = {k: v for k, v in ask.payload.items() if k not in TRANSPORT}
+    parts: list[Any] = [identity, _canonical(content)]
+    if ask.sample and content.get("seed") != ask.sample:
+        parts.append({"sample": ask.sample})
+    text = json.dumps(parts, sort_keys=True, default=repr)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read_stored(stored: bytes, ask: Ask) -> list[Answer] | None:
     """Read an entry of the cache; None if it is damaged, which its checksum shows."""
     try:
         return ask.read(read_completion(zlib.decompress(stored)))
     except NoLogprobs:
-        return Answer(None, reason=_NO_LOGPROBS)
+        return ask.missing(_NO_LOGPROBS)
     except (zlib.error, Malformed, UnicodeDecodeError):
         return None
 

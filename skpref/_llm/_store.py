@@ -8,8 +8,10 @@ import sys
 import tempfile
 import time
 import uuid
+import zlib
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 _LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -23,6 +25,16 @@ class StoreLocked(Exception):
 
 class CacheError(OSError):
     """The folder of the cache cannot be used as it is."""
+
+
+class Batch(NamedTuple):
+    """A batch of requests that is under way; its id is None until that is known."""
+
+    name: str
+    identity: str
+    file: str
+    batch: str | None
+    keys: frozenset[str]
 
 
 class Store:
@@ -77,6 +89,9 @@ class Store:
         if "Claims" not in tables:
             columns = "key TEXT PRIMARY KEY, owner TEXT, until REAL"
             self._run(f"CREATE TABLE IF NOT EXISTS Claims ({columns})")
+        if "Batches" not in tables:
+            columns = "name TEXT PRIMARY KEY, identity TEXT, file TEXT, batch TEXT, keys BLOB"
+            self._run(f"CREATE TABLE IF NOT EXISTS Batches ({columns})")
 
     def _raise_if_hopeless(self, error: Exception) -> None:
         code = _code(error)
@@ -138,13 +153,87 @@ class Store:
             raise self._translate(error) from None
         return rows[0][0] if rows else None
 
-    def claim(self, key: str) -> bool:
+    def keys(self) -> set[str]:
+        """Return the keys of all answers.
+
+        Returns
+        -------
+        set of str
+            The keys.
+        """
+        try:
+            rows = self._run("SELECT key FROM Cache WHERE typeof(value) = 'blob'")
+        except sqlite3.Error as error:
+            raise self._translate(error) from None
+        return {*self.unsaved, *(key for (key,) in rows)}
+
+    def batches(self, identity: str) -> list[Batch]:
+        """Return the batches that are under way at an endpoint.
+
+        Parameters
+        ----------
+        identity : str
+            Who answers.
+
+        Returns
+        -------
+        list of Batch
+            The batches.
+        """
+        try:
+            rows = self._run("SELECT * FROM Batches WHERE identity = ?", (identity,))
+        except sqlite3.Error as error:
+            raise self._translate(error) from None
+        return [
+            Batch(name, whose, file, batch, frozenset(zlib.decompress(keys).decode().split()))
+            for name, whose, file, batch, keys in rows
+        ]
+
+    def add_batch(self, batch: Batch) -> None:
+        """Note a batch, before it is made.
+
+        Parameters
+        ----------
+        batch : Batch
+            The batch.
+        """
+        keys = zlib.compress(" ".join(sorted(batch.keys)).encode())
+        with self._transaction():
+            self._run("INSERT INTO Batches VALUES (?, ?, ?, ?, ?)", (*batch[:4], keys))
+
+    def note_batch(self, name: str, batch: str) -> None:
+        """Note the id of a batch.
+
+        Parameters
+        ----------
+        name : str
+            Its name in the cache.
+        batch : str
+            Its id at the endpoint.
+        """
+        with self._transaction():
+            self._run("UPDATE Batches SET batch = ? WHERE name = ?", (batch, name))
+
+    def remove_batch(self, name: str) -> None:
+        """Remove a batch whose results are kept.
+
+        Parameters
+        ----------
+        name : str
+            Its name in the cache.
+        """
+        with self._transaction():
+            self._run("DELETE FROM Batches WHERE name = ?", (name,))
+
+    def claim(self, key: str, seconds: float = _CLAIM) -> bool:
         """Claim a question for this process, so that no other asks it at the same time.
 
         Parameters
         ----------
         key : str
             Key of the answer.
+        seconds : float, default=60
+            How long the claim lasts without a sign of life.
 
         Returns
         -------
@@ -160,9 +249,9 @@ class Store:
             if self._run(f"SELECT 1 FROM Cache WHERE {_IS_ENTRY}", (key,)):
                 return False
             rows = self._run("SELECT owner, until FROM Claims WHERE key = ?", (key,))
-            if rows and _is_alive(*rows[0]):
+            if rows and rows[0][0] != self._owner and _is_alive(*rows[0]):
                 return False
-            values = key, self._owner, time.time() + _CLAIM
+            values = key, self._owner, time.time() + seconds
             self._run("INSERT OR REPLACE INTO Claims VALUES (?, ?, ?)", values)
         return True
 
@@ -307,3 +396,23 @@ def _is_alive(owner: str, until: float) -> bool:
     except OSError:
         return True
     return True
+
+
+def find_store(folder) -> Store | None:
+    """Open a cache to look into it, if there is one.
+
+    Parameters
+    ----------
+    folder : str, path-like or None
+        The folder of the cache.
+
+    Returns
+    -------
+    Store or None
+        The cache, opened; None if nothing is kept yet.
+    """
+    if folder is None or not (Path(folder) / "cache.db").exists():
+        return None
+    store = Store(folder, {})
+    store.open()
+    return store

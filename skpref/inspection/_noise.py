@@ -30,6 +30,7 @@ from skpref.inspection._scores import (
     read_scores,
     score_per_class,
 )
+from skpref.inspection._shared import share_of_session
 
 _LENGTH_BINS = 4
 
@@ -273,19 +274,31 @@ def _describe_margin(min_margin: float) -> str:
     )
 
 
+def _describe_shared(shared: Bunch) -> list[str]:
+    if np.isnan(shared.share):
+        return []
+    bounds = "" if np.isnan(shared.low) else f" ({percent(shared.low)} to {percent(shared.high)})"
+    return [
+        f"The utterances of a session share {percent(max(shared.share, 0.0))}{bounds} of the "
+        "variance of the scores' error given the label; comparing within sessions can remove no "
+        "more than that."
+    ]
+
+
 def _write_message(noise: Bunch, n_sessions: int) -> str:
     parts = [
         _describe_error(noise.within, "within sessions"),
         _describe_error(noise.across, "across sessions"),
         _describe_difference(noise, n_sessions),
+        *_describe_shared(noise.shared),
         *caution_if_few(n_sessions),
         _describe_margin(noise.min_margin),
     ]
     return " ".join(parts)
 
 
-def _make_table(by_gap: Bunch) -> tuple[list[str], list[list[str]]]:
-    """Return header and lines, one per bin."""
+def _make_table(by_gap: Bunch, shared: Bunch) -> tuple[list[str], list[list[str]]]:
+    """Return header and lines, one per bin, and the shared error."""
 
     def cell(name, b):
         low, high = by_gap[f"{name}_low"][b], by_gap[f"{name}_high"][b]
@@ -305,6 +318,8 @@ def _make_table(by_gap: Bunch) -> tuple[list[str], list[list[str]]]:
         ]
         for b in range(len(by_gap.gap))
     ]
+    share = format_interval(shared.share, shared.low, shared.high, ".3f")
+    lines.append(["error shared by a session", share, "", "", ""])
     header = ["score gap", "wrong within", "wrong across", "pairs within", "pairs across"]
     return header, lines
 
@@ -396,6 +411,10 @@ def preference_noise(
           error within sessions may be chance, that is, whose interval reaches 0.5. 0.0 if no bin
           is dropped, NaN if all are or there is no interval. It has the unit of the scores: pass
           a classifier's ``soft_labels_`` as scores to get the `min_margin` of its pair sampler.
+        - shared : Bunch of share, low and high: how much of the variance of the scores' error,
+          given the human label, is constant within a session (the intraclass correlation of
+          one-way random effects). Comparing within sessions removes this part and no other. NaN
+          if no session has two rows.
         - intra_session_helps : {"yes", "no", "unclear"}, whether the interval of the difference is
           below 0, above 0, or holds 0.
         - message : str, the same in words.
@@ -420,6 +439,11 @@ def preference_noise(
     two sessions. The labels that suggest `min_margin` cannot also show what it gains: compare
     classifiers by cross-validation.
 
+    For `shared`, the error is the score minus the mean score at that human label, and variances
+    are summed over classes. An estimate below 0 means that there is nothing shared. A pair of one
+    session has the shared part in both scores, so it cancels, but so does what the labels of a
+    session have in common: with a small share, pairs within sessions have nothing to gain.
+
     Examples
     --------
     >>> from skpref.datasets import make_dialogues
@@ -430,6 +454,8 @@ def preference_noise(
     'yes'
     >>> bool(noise.within.error < noise.across.error)
     True
+    >>> print(f"{noise.shared.share:.2f}")
+    0.47
     """
     rows = _label_rows(llm_scores, y, groups, classes, layout)
     rng = check_random_state(random_state)
@@ -480,5 +506,9 @@ def preference_noise(
     noise.intra_session_helps = (
         "yes" if noise.difference.high < 0 else "no" if noise.difference.low > 0 else "unclear"
     )
+    labels = rows.positive.argmax(axis=1) if rows.positive.shape[1] > 1 else rows.positive[:, 0]
+    noise.shared = share_of_session(
+        rows.score, labels.astype(np.int64), rows.session, n_bootstrap, level, rng
+    )
     message = _write_message(noise, n_sessions)
-    return Report(*_make_table(by_gap), **noise, message=message)
+    return Report(*_make_table(by_gap, noise.shared), **noise, message=message)

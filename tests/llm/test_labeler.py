@@ -562,7 +562,7 @@ def test_a_missing_key_is_told_before_anything_is_asked(monkeypatch):
         ({"base_url": "http://me:pw@host/v1"}, "base_url has a user or password"),
         ({"client": print, "base_url": "http://host"}, "client answers instead"),
         ({"prices": 3}, "'prices' parameter"),
-        ({"prices": [1, 2, 3]}, "prices=[1, 2, 3] must be two numbers"),
+        ({"prices": [1, 2, 3, 4]}, "prices=[1, 2, 3, 4] must be two numbers"),
         ({"text": "words"}, "text='words' is not a column of X"),
     ],
 )

@@ -1,0 +1,90 @@
+"""The share of the scores' error that the utterances of a session share."""
+
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.utils import Bunch
+
+from skpref._typing import FloatArray, IntArray
+from skpref.inspection._bootstrap import MIN_SESSIONS, percentile_interval, session_weights
+
+
+class _Sums(NamedTuple):
+    """Number of rows, sum and sum of squares of their scores, by session, label and score."""
+
+    n_rows: FloatArray
+    score: FloatArray
+    square: FloatArray
+
+
+def _sum_up(score: FloatArray, label: IntArray, session: IntArray) -> _Sums:
+    shape = (session.max() + 1, label.max() + 1)
+    cell = session * shape[1] + label
+    score = score - score.mean(axis=0)  # squares of large numbers would lose digits
+
+    def add(weights):
+        return np.bincount(cell, weights, shape[0] * shape[1]).reshape(shape)
+
+    of_scores = [np.stack([add(column**p) for column in score.T], axis=2) for p in (1, 2)]
+    return _Sums(add(np.ones(len(cell))), *of_scores)
+
+
+def _correlate_within(sums: _Sums, weight: FloatArray) -> float:
+    """Return the intraclass correlation of the error, each session counted `weight` times."""
+    n_of_label = np.maximum(weight @ sums.n_rows, 1)
+    mean = np.tensordot(weight, sums.score, axes=1) / n_of_label[:, None]
+    n = sums.n_rows.sum(axis=1)
+    error = sums.score.sum(axis=1) - sums.n_rows @ mean
+    square = (sums.square - 2 * mean * sums.score + sums.n_rows[:, :, None] * mean**2).sum(axis=1)
+    explained = error**2 / n[:, None]
+    n_rows, n_sessions = weight @ n, weight.sum()
+    if n_sessions < 2 or n_rows <= n_sessions:
+        return float("nan")
+    between = (weight @ explained).sum() / (n_sessions - 1)
+    within = (weight @ np.maximum(square - explained, 0)).sum() / (n_rows - n_sessions)
+    # The size of a session that counts if they differ.
+    size = (n_rows - weight @ n**2 / n_rows) / (n_sessions - 1)
+    total = between + (size - 1) * within
+    return float((between - within) / total) if total > 1e-12 else float("nan")
+
+
+def share_of_session(
+    score: FloatArray,
+    label: IntArray,
+    session: IntArray,
+    n_bootstrap: int,
+    level: float,
+    rng: np.random.RandomState,
+) -> Bunch:
+    """Estimate the share of the variance of the error that is constant within a session.
+
+    The error is the score minus the mean score at that label. The estimate is the intraclass
+    correlation of one-way random effects, with the components of variance summed over scores.
+
+    Parameters
+    ----------
+    score : ndarray of shape (n_samples, n_scores)
+        The scores.
+    label : ndarray of int, shape (n_samples,)
+        Number of the human label.
+    session : ndarray of int, shape (n_samples,)
+        Number of the session, each of which has rows.
+    n_bootstrap : int
+        Number of bootstrap samples of the sessions.
+    level : float
+        Share of the samples that the interval covers.
+    rng : RandomState
+        Source of the samples.
+
+    Returns
+    -------
+    Bunch
+        The share, low and high.
+    """
+    sums = _sum_up(score, label, session)
+    n_sessions = len(sums.n_rows)
+    weights = session_weights(n_sessions, n_bootstrap, rng)
+    samples = np.array([_correlate_within(sums, weight) for weight in weights])
+    low, high = percentile_interval(samples, level, n_sessions >= MIN_SESSIONS)
+    share = _correlate_within(sums, np.ones(n_sessions))
+    return Bunch(share=share, low=float(low), high=float(high))
