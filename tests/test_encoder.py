@@ -478,6 +478,14 @@ def test_input_that_is_not_text(X, message, tiny_model):
         encoder.fit(TEXTS).transform(X)
 
 
+def test_half_a_character_is_refused(tiny_model):
+    encoder = SentenceEncoder(tiny_model).fit(TEXTS)
+    with pytest.raises(ValueError, match="X holds half a character"):
+        encoder.transform(["fine", "broken \ud83d emoji"])
+    with pytest.raises(ValueError, match="X holds half a character"):
+        encoder.fit(["broken \ud83d emoji"])
+
+
 def test_transform_needs_fit_and_the_model_used_in_fit(tiny_model):
     with pytest.raises(NotFittedError):
         SentenceEncoder(tiny_model).transform(TEXTS)
