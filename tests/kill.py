@@ -14,6 +14,7 @@ with the losses and the probabilities of an unbroken one.
 import argparse
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -30,33 +31,67 @@ from tests.tiny_model import write_tiny_model
 CONCURRENCY = 8
 
 
-def start(*arguments):
-    """Start this file as another process that does the work."""
-    folder = str(Path(__file__).parents[1])
-    command = [sys.executable, "-u", "-m", "tests.kill", "worker", *map(str, arguments)]
-    return subprocess.Popen(
-        command, cwd=folder, env=os.environ | {"PYTHONPATH": folder}, stdout=subprocess.PIPE
-    )
+class Worker:
+    """A process that forks one for each attempt, so that only the first has to import."""
+
+    def __init__(self, work, *arguments):
+        folder = str(Path(__file__).parents[1])
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.kill", "worker", work, *map(str, arguments)],
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": folder, "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.communicate()
+
+    def start(self, folder):
+        """Start an attempt that keeps its state in a folder."""
+        print(folder, file=self.process.stdin, flush=True)
+        self.pid = int(self.read_line())
+
+    def read_line(self):
+        """Return the next line of the attempt."""
+        return self.process.stdout.readline().strip()
+
+    def kill(self):
+        """Kill the attempt, which must not have ended; return the lines that were not read."""
+        os.kill(self.pid, signal.SIGKILL)
+        return self.finish(-signal.SIGKILL)
+
+    def finish(self, expected=0):
+        """Wait for the end of the attempt; return the lines that were not read."""
+        *lines, status = iter(self.read_line, "end")
+        assert int(status) == expected, f"the process ended with {status}"
+        return lines
 
 
-def finish(worker):
-    """Wait for a process that is to end well; return what it wrote."""
-    out, _ = worker.communicate()
-    assert worker.returncode == 0, f"the process ended with {worker.returncode}"
-    return out
-
-
-def kill(worker):
-    """Kill a process, unless it has ended; return whether it had not, and what it wrote."""
-    worker.kill()
-    out, _ = worker.communicate()
-    return worker.returncode == -9, out
+def serve(work, *arguments):
+    """Do the work in a new process for each line of the input, and write how that ended."""
+    for line in sys.stdin:
+        pid = os.fork()
+        if not pid:
+            status = 1
+            try:
+                work(line.strip(), *arguments)
+                status = 0
+            finally:
+                os._exit(status)
+        # A process that has ended remains until it is waited for, so it can still be killed.
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), "end", sep="\n", flush=True)
 
 
 # --- a labelling run ---
 
 
-def label(url, folder, n):
+def label(folder, url, n):
     """Ask for the scores of some texts, and write them beside the cache."""
     from skpref import LLMLabeler
 
@@ -93,22 +128,25 @@ def kill_labelling(n_kills, n_calls, folder, seed=0):
     broken, unbroken = Path(folder) / "broken", Path(folder) / "unbroken"
     stub = StubLLM()
     try:
-        finish(start("label", stub.url, unbroken, n_calls))
-        stub.requests.clear()
-        stub.delay = 0.002
-        kept, twice = {}, 0
-        for point in np.sort(rng.integers(n_calls, size=n_kills)):
-            before = len(stub.requests)
-            worker = start("label", stub.url, broken, n_calls)
-            while len(stub.requests) < max(point, before + 1) and worker.poll() is None:
-                time.sleep(0.001)
-            time.sleep(rng.uniform(0, 0.01))
-            assert kill(worker)[0], "the run ended before it was killed"
-            now = kept_answers(broken)
-            assert all(now.get(key) == value for key, value in kept.items()), "an answer was lost"
-            assert len(stub.requests) - len(now) - twice <= CONCURRENCY, "more lost than in flight"
-            kept, twice = now, len(stub.requests) - len(now)
-        finish(start("label", stub.url, broken, n_calls))
+        with Worker("label", stub.url, n_calls) as worker:
+            worker.start(unbroken)
+            worker.finish()
+            stub.requests.clear()
+            stub.delay = 0.002
+            kept, twice = {}, 0
+            for point in np.sort(rng.integers(n_calls, size=n_kills)):
+                before = len(stub.requests)
+                worker.start(broken)
+                while len(stub.requests) < max(point, before + 1):
+                    time.sleep(0.001)
+                time.sleep(rng.uniform(0, 0.01))
+                worker.kill()
+                now = kept_answers(broken)
+                assert kept.items() <= now.items(), "an answer was lost"
+                assert len(stub.requests) - len(now) - twice <= CONCURRENCY, "more than in flight"
+                kept, twice = now, len(stub.requests) - len(now)
+            worker.start(broken)
+            worker.finish()
     finally:
         stub.stop()
     asked = Counter(request["messages"][-1]["content"] for request in stub.requests)
@@ -121,7 +159,7 @@ def kill_labelling(n_kills, n_calls, folder, seed=0):
 # --- a training ---
 
 
-def train(model, folder, n_epochs):
+def train(folder, model, n_epochs):
     """Fit a classifier of texts that keeps its state, and write what it learned."""
     from skorch.callbacks import Callback
 
@@ -155,19 +193,19 @@ def kill_training(n_kills, n_epochs, folder, seed=0):
     broken, unbroken = Path(folder) / "broken", Path(folder) / "unbroken"
     broken.mkdir()
     model = write_tiny_model(folder)
-    worker = start("train", model, unbroken, n_epochs)
-    begun = [(worker.stdout.readline(), time.perf_counter()) for _ in range(n_epochs)]
-    pace = (begun[-1][1] - begun[0][1]) / (n_epochs - 1)
-    assert not finish(worker), "stage 2 trains epochs as well"
-    trained = 0
-    for _ in range(n_kills):
-        worker = start("train", model, broken, n_epochs)
-        worker.stdout.readline()  # an epoch begins
-        time.sleep(rng.uniform(0, 2 * pace))
-        was_killed, out = kill(worker)
-        assert was_killed, "the training ended before it was killed; ask for more epochs"
-        trained += out.count(b"begins") + 1
-    trained += finish(start("train", model, broken, n_epochs)).count(b"begins")
+    with Worker("train", model, n_epochs) as worker:
+        worker.start(unbroken)
+        begun = [(worker.read_line(), time.perf_counter()) for _ in range(n_epochs)]
+        pace = (begun[-1][1] - begun[0][1]) / (n_epochs - 1)
+        assert not worker.finish(), "stage 2 trains epochs as well"
+        trained = 0
+        for _ in range(n_kills):
+            worker.start(broken)
+            worker.read_line()  # an epoch begins
+            time.sleep(rng.uniform(0, 2 * pace))
+            trained += 1 + len(worker.kill())
+        worker.start(broken)
+        trained += len(worker.finish())
     assert n_epochs <= trained <= n_epochs + n_kills, f"{trained} epochs were trained"
     assert not list(broken.iterdir()), "a state was left"
     found, expected = np.load(f"{broken}.npz"), np.load(f"{unbroken}.npz")
@@ -176,23 +214,41 @@ def kill_training(n_kills, n_epochs, folder, seed=0):
     return {"kills": n_kills, "epochs": n_epochs, "trained twice": trained - n_epochs}
 
 
-WORK = {"label": label, "train": train}
+def import_openai():
+    import openai  # noqa: F401
+
+    import skpref._llm._labeler  # noqa: F401
+
+
+def import_transformers():
+    import sentence_transformers  # noqa: F401
+    import skorch  # noqa: F401
+
+    from skpref._student._network_estimator import stages
+
+    stages()
+
+
+WORK = {"label": (label, import_openai), "train": (train, import_transformers)}
 TRIALS = {"label": (kill_labelling, 2000), "train": (kill_training, 100)}
 
 
 def main(arguments):
     if arguments[:1] == ["worker"]:  # the process that is killed
-        return WORK[arguments[1]](*arguments[2:])
+        work, imports = WORK[arguments[1]]
+        imports()
+        return serve(work, *arguments[2:])
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("trial", nargs="?", choices=TRIALS)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--size", type=int, help="number of calls, or of epochs")
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     for name in [options.trial] if options.trial else TRIALS:
         run, size = TRIALS[name]
         with TemporaryDirectory() as folder:
             started = time.perf_counter()
-            counts = run(options.kills, options.size or size, folder)
+            counts = run(options.kills, options.size or size, folder, options.seed)
             print(f"{name}: {counts}, {time.perf_counter() - started:.0f} s", flush=True)
     return None
 
