@@ -146,7 +146,7 @@ def report(results: dict[str, list[dict]], out: Path) -> None:
     introduction = (
         f"`python -m benchmarks.coverage`: the cascade asks about {SHARE:.0%} of the utterances, "
         f"and learns its bound from {N_SESSIONS} labelled sessions. Mean error on sessions that "
-        "were not drawn, mean upper 95% bound, and how often the error is above the bound; by sessions, "
+        "were not drawn, mean upper 95% bound, and how often the error is above it; by sessions, "
         "and as if all utterances were independent."
     )
     table = markdown_table(header, lines)

@@ -128,7 +128,8 @@ def read_utterances(frame, columns: Columns, n_turns: int) -> Utterances:
     ranks: IntArray = np.arange(len(frame))
     codes = check_groups(sessions, len(frame))
     if columns.turn is not None:
-        ranks = _rank_turns(_read_column(frame, "turn", columns.turn), columns.turn)
+        values = _read_column(frame, "turn", columns.turn)
+        ranks = _rank_turns(_in_order(values, frame[columns.turn].dtype), columns.turn)
     order, stops = _find_windows(codes, ranks, columns.turn, n_turns)
     texts = _read_column(frame, "text", columns.text).tolist()
     no_str = np.fromiter((not isinstance(t, str) for t in texts), dtype=bool, count=len(texts))
@@ -149,7 +150,7 @@ def _refuse_rows(bad: BoolArray, problem: str, remedy: str) -> None:
 def _read_column(frame, parameter: str, name: str) -> np.ndarray:
     """Return the values of a column, none of which may be missing."""
     values = frame[name].to_numpy()
-    # A NaN is not null in polars; a NaT is not seen by is_missing.
+    # A NaN is not null in polars.
     missing = frame[name].is_null().to_numpy() | is_missing(values)
     _refuse_rows(missing, f"{parameter}={name!r} is missing (None or NaN)", _REMEDIES[parameter])
     return values
@@ -162,6 +163,14 @@ def _read_sessions(frame, names: list[str]) -> np.ndarray:
         return values[0]
     parts = zip(*(column.tolist() for column in values), strict=True)
     return np.fromiter(parts, dtype=object, count=len(frame))
+
+
+def _in_order(values: np.ndarray, dtype) -> np.ndarray:
+    """Return the positions of ordered categories, which have an order of their own."""
+    if not isinstance(dtype, nw.Enum):
+        return values
+    position = {category: i for i, category in enumerate(dtype.categories)}
+    return np.array([position[value] for value in values.tolist()])
 
 
 def _rank_turns(values: np.ndarray, name: str) -> IntArray:
@@ -212,9 +221,10 @@ class DialogueContext(DocLinkMixin, TransformerMixin, BaseEstimator):
         Column of the session ids, any hashable values. Several columns identify a session
         together: ``["channel", "chat_id"]``.
     turn : str or None, default="turn"
-        Column that orders the turns of a session: numbers, datetimes or strings. Strings that
-        are numbers, times or dates are ordered as such, or refused if it is not clear which day
-        or time they mean; others are compared as text. None takes the order of the rows.
+        Column that orders the turns of a session: numbers, datetimes, ordered categories or
+        strings. Strings that are numbers, times or dates are ordered as such, or refused if it is
+        not clear which day or time they mean; others are compared as text. None takes the order
+        of the rows.
     speaker : str, default=None
         Column of the speakers.
     template : str, default=None
@@ -223,8 +233,10 @@ class DialogueContext(DocLinkMixin, TransformerMixin, BaseEstimator):
     separator : str, default="\\n"
         String between two turns.
     output : {"concat", "columns"}, default="concat"
-        "concat" gives one string per row. "columns" gives a frame with the utterance's turn in
-        the column "text" and the turns before it in "context", to encode them separately.
+        "concat" gives one string per row, and a frame only if `set_output` asks for one: a
+        vectorizer would read the name of its column as the only text. "columns" gives a frame with
+        the utterance's turn in the column "text" and the turns before it in "context", to encode
+        them separately.
 
     Attributes
     ----------
@@ -284,6 +296,9 @@ class DialogueContext(DocLinkMixin, TransformerMixin, BaseEstimator):
         "separator": [str],
         "output": [StrOptions({"concat", "columns"})],
     }
+
+    # The global setting `transform_output` does not apply: see `output`.
+    _sklearn_output_config: ClassVar[dict] = {"transform": "default"}
 
     def __init__(
         self,
@@ -377,6 +392,23 @@ class DialogueContext(DocLinkMixin, TransformerMixin, BaseEstimator):
         ]
         # Through the given frame, so that the new columns take its index.
         return frame.with_columns(*series).select("text", "context").to_native()
+
+    def set_output(self, *, transform=None):
+        """Set the container of the output.
+
+        Parameters
+        ----------
+        transform : {"default", "pandas", "polars"}, default=None
+            The container; "default" is that of `transform`, and None leaves the setting as it is.
+
+        Returns
+        -------
+        DialogueContext
+            The transformer itself.
+        """
+        if transform is not None:
+            self._sklearn_output_config = {"transform": transform}
+        return self
 
     def get_feature_names_out(self, input_features=None):  # noqa: ARG002
         """Name the columns of the output.

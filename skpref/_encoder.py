@@ -29,7 +29,7 @@ from skpref._sentence_models import (
 from skpref._sklearn import DocLinkMixin, Interval, StrOptions, _fit_context
 from skpref._state import keeps_state_on_failure
 from skpref._typing import FloatArray
-from skpref._validation import check_texts, factorize
+from skpref._validation import check_encodable, check_texts, factorize
 
 # Number of texts encoded between two writes to the cache, and so the most that a crash can lose.
 _CHUNK = 1024
@@ -207,7 +207,7 @@ class SentenceEncoder(
             If sentence-transformers is not installed, or `cache` is given and diskcache is not
             installed.
         """
-        n_dimensions = len(self._encode(check_texts(X)[:1])[0])
+        n_dimensions = len(self._encode(check_encodable(check_texts(X)[:1]))[0])
         if self.truncate_dim is not None and n_dimensions < self.truncate_dim:
             raise ValueError(
                 f"truncate_dim={self.truncate_dim} is more than the {n_dimensions} dimensions of "
@@ -230,7 +230,7 @@ class SentenceEncoder(
             Embeddings.
         """
         check_is_fitted(self)
-        texts, position = factorize(check_texts(X))
+        texts, position = factorize(check_encodable(check_texts(X)))
         vectors = self._encode(texts)
         if len(vectors[0]) != self.n_features_out_:
             raise ValueError(

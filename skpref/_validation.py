@@ -17,6 +17,7 @@ from skpref._typing import ArrayLike, FloatArray, IntArray, SessionIds
 
 __all__ = [
     "ScoreOrder",
+    "check_encodable",
     "check_groups",
     "check_labels",
     "check_llm_scores",
@@ -533,6 +534,35 @@ def check_texts(X) -> np.ndarray:
                 f"X must be text, but row {row} holds {text!r:.60} of type "
                 f"{type(text).__name__}; pass str, one per row."
             )
+    return texts
+
+
+def check_encodable(texts: np.ndarray) -> np.ndarray:
+    """Refuse texts that no tokenizer can read: those that hold half a character.
+
+    Parameters
+    ----------
+    texts : ndarray of str, shape (n_samples,)
+        Texts, as `check_texts` returns them.
+
+    Returns
+    -------
+    ndarray of str, shape (n_samples,)
+        The same texts.
+
+    Raises
+    ------
+    ValueError
+        If a text has a lone surrogate, as emoji leave that were cut in two.
+    """
+    for row, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"X holds half a character ({text[error.start]!r}) in row {row}, so it cannot be "
+                'encoded; pass text.encode("utf-8", "replace").decode() in its place.'
+            ) from None
     return texts
 
 

@@ -4,9 +4,11 @@ from datetime import date, datetime
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
@@ -94,6 +96,7 @@ def test_columns_keep_a_pandas_index_even_with_repeats():
     assert (shuffled.iloc[:, 0] == shuffled.iloc[:, 1]).all()
 
 
+@settings(deadline=None)
 @given(dialogues(), st.integers(0, 4))
 def test_output_is_that_of_a_loop_over_all_rows(columns, n_turns):
     expected = naive(columns["session_id"], columns["turn"], columns["text"], n_turns)
@@ -107,6 +110,7 @@ def test_output_is_that_of_a_loop_over_all_rows(columns, n_turns):
         assert joined == [t + c for t, c in zip(columns["text"], expected, strict=True)]
 
 
+@settings(deadline=None)
 @given(dialogues(), st.integers(0, 4), st.randoms())
 def test_shuffled_rows_give_shuffled_output(columns, n_turns, random):
     X = pd.DataFrame(columns)
@@ -117,6 +121,7 @@ def test_shuffled_rows_give_shuffled_output(columns, n_turns, random):
     assert context.transform(X.iloc[rows]).tolist() == out[rows].tolist()
 
 
+@settings(deadline=None)
 @given(dialogues().filter(lambda columns: columns["turn"]), st.integers(0, 4), st.data())
 def test_output_depends_only_on_earlier_rows_of_the_session(columns, n_turns, data):
     X = pd.DataFrame(columns)
@@ -384,8 +389,41 @@ def test_set_output_gives_a_frame_with_the_feature_names(container, library, out
         assert list(out.columns) == names
         first = expected if output == "concat" else expected["text"]
         assert list(out["text"]) == list(first)
+    assert isinstance(clone(context).fit_transform(X), frame)
+    context.set_output(transform="default")
+    assert type(context.fit_transform(X)) is type(expected)
+
+
+@pytest.mark.parametrize("container", LIBRARIES)
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_strings_are_no_table_under_the_global_setting(container, library):
+    X = dialogue(library)
+    pipeline = make_pipeline(DialogueContext(), CountVectorizer(analyzer="char"))
+    expected = pipeline.fit_transform(X).toarray()
     with config_context(transform_output=container):
-        assert isinstance(DialogueContext(output=output).fit_transform(X), frame)
+        assert isinstance(DialogueContext().fit_transform(X), np.ndarray)
+        assert_array_equal(pipeline.fit_transform(X).toarray(), expected)
+
+
+@pytest.mark.parametrize("names", [["early", "mid", "late"], [30, 20, 10]])
+def test_ordered_categories_of_pandas_keep_their_order(names):
+    frame = dialogue_of_three(pd.Categorical(names, names, ordered=True))
+    assert read_context(pd.DataFrame(frame)) == ["1", "2<1", "3<2<1"]
+    assert read_context(pd.DataFrame(frame)[::-1]) == ["3<2<1", "2<1", "1"]
+
+
+def test_enums_of_polars_keep_their_order():
+    names = ["early", "mid", "late"]
+    frame = dialogue_of_three(pl.Series(names, dtype=pl.Enum(names)))
+    assert read_context(pl.DataFrame(frame)) == ["1", "2<1", "3<2<1"]
+
+
+def dialogue_of_three(turn):
+    return {"session_id": ["a"] * 3, "turn": turn, "text": ["1", "2", "3"]}
+
+
+def read_context(frame):
+    return DialogueContext(separator="<").fit_transform(frame).tolist()
 
 
 def test_pandas_output_keeps_the_index():

@@ -478,12 +478,49 @@ def test_input_that_is_not_text(X, message, tiny_model):
         encoder.fit(TEXTS).transform(X)
 
 
+def test_half_a_character_is_refused(tiny_model):
+    encoder = SentenceEncoder(tiny_model).fit(TEXTS)
+    with pytest.raises(ValueError, match="X holds half a character"):
+        encoder.transform(["fine", "broken \ud83d emoji"])
+    with pytest.raises(ValueError, match="X holds half a character"):
+        encoder.fit(["broken \ud83d emoji"])
+
+
 def test_transform_needs_fit_and_the_model_used_in_fit(tiny_model):
     with pytest.raises(NotFittedError):
         SentenceEncoder(tiny_model).transform(TEXTS)
     encoder = SentenceEncoder(tiny_model).fit(TEXTS).set_params(truncate_dim=8)
     with pytest.raises(ValueError, match="gives 8 dimensions, but gave 32 in fit"):
         encoder.transform(TEXTS)
+
+
+def test_a_failed_fit_leaves_the_encoder_as_it_was(tiny_model):
+    encoder = SentenceEncoder(tiny_model, truncate_dim=8).fit(TEXTS)
+    before, names = encoder.transform(TEXTS), encoder.get_feature_names_out().tolist()
+    for params in ({"truncate_dim": 33}, {"device": "cuda:99"}, {"model_name": "no/such"}):
+        encoder.set_params(**params)
+        with pytest.raises((ValueError, OSError)):
+            encoder.fit(TEXTS)
+        encoder.set_params(model_name=tiny_model, truncate_dim=8, device="cpu")
+        assert encoder.get_feature_names_out().tolist() == names
+        assert_array_equal(encoder.transform(TEXTS), before)
+
+
+def test_an_interrupted_fit_leaves_the_encoder_as_it_was(tiny_model, monkeypatch):
+    def interrupt(self, *_):
+        self.n_features_out_ = 5  # as a fit might that sets its attributes one by one
+        raise KeyboardInterrupt
+
+    encoder = SentenceEncoder(tiny_model).fit(TEXTS)
+    monkeypatch.setattr(SentenceEncoder, "_encode", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        encoder.fit(TEXTS)
+    assert encoder.n_features_out_ == 32
+    new = SentenceEncoder(tiny_model)
+    with pytest.raises(KeyboardInterrupt):
+        new.fit(TEXTS)
+    with pytest.raises(NotFittedError):
+        new.transform(TEXTS)
 
 
 def test_progress_bar_on_request_only(tiny_model, capfd):

@@ -268,6 +268,15 @@ def test_binary_probabilities_stand_for_two_columns():
     assert expected_calibration_error(y, p) == expected
 
 
+def test_rounding_of_a_float32_softmax_counts_as_0_or_1():
+    beyond = np.array([[-1e-7, 1 + 1e-7], [1 + 2e-7, 0.0]], dtype=np.float32)
+    assert (beyond != beyond.clip(0, 1)).sum() == 3
+    assert expected_calibration_error([1, 0], beyond) == 0.0
+    message = f"got values from 0.0 to {np.float32(1.00001).item()!r}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        expected_calibration_error([0, 1], np.float32([0, 1.00001]))
+
+
 def test_true_probabilities_are_calibrated_and_sharpened_ones_are_not():
     data = make_dialogues(n_sessions=2000, n_classes=3, class_sep=1.0, random_state=0)
     assert expected_calibration_error(data.y_true, data.true_proba) < 0.01

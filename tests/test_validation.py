@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from skpref._validation import (
+    check_encodable,
     check_groups,
     check_labels,
     check_llm_scores,
@@ -191,3 +192,14 @@ def test_texts_of_any_kind(X):
 def test_what_is_not_text(X, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         check_texts(X)
+
+
+def test_half_a_character_is_refused_with_its_row_and_a_remedy():
+    texts = check_texts(["fine", "broken \ud83d emoji", "whole \U0001f600 emoji"])
+    with pytest.raises(
+        ValueError, match=r"X holds half a character \('\\ud83d'\) in row 1"
+    ) as error:
+        check_encodable(texts)
+    assert 'text.encode("utf-8", "replace").decode()' in str(error.value)
+    texts[1] = texts[1].encode("utf-8", "replace").decode()
+    assert check_encodable(texts).tolist() == ["fine", "broken ? emoji", "whole \U0001f600 emoji"]

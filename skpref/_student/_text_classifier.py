@@ -12,7 +12,7 @@ from skpref._sklearn import Interval, StrOptions
 from skpref._student._base import LARGEST_RATE, BasePreferenceClassifier
 from skpref._student._network_estimator import stages
 from skpref._student._output import n_scores_for
-from skpref._validation import check_texts, plain_output
+from skpref._validation import check_encodable, check_texts, plain_output
 
 # Fine-tuning on labels is the default from this many on.
 _FINETUNE_LABELS = 200
@@ -268,7 +268,7 @@ class PairwisePreferenceTextClassifier(BasePreferenceClassifier):
         self._set_module_params(module__params)
 
     def _validate_X(self, X, network=None, *, reset=False, to_train=False):  # noqa: ARG002
-        return check_texts(X)
+        return check_encodable(check_texts(X))
 
     def _features_to_smooth(self, X):
         """Return the embeddings of the encoder as it was loaded."""

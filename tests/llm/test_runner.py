@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from skpref import LLMLabeler
+from skpref._cache import open_cache
 from skpref._llm._store import CacheError, Store
 from tests.llm.stub import StubLLM, by_letter, completion
 
@@ -578,3 +579,24 @@ def test_a_locked_cache_is_waited_for_and_then_named(stub, tmp_path, monkeypatch
         transform(make(stub, cache=tmp_path))
     other.execute("ROLLBACK")
     other.close()
+
+
+def test_answers_that_diskcache_kept_are_read_and_added_to(stub, tmp_path):
+    pytest.importorskip("diskcache")
+    expected, _ = transform(make(stub, cache=tmp_path / "new"))
+    store = Store(tmp_path / "new", {})
+    store.open()
+    kept = store._run("SELECT key, value FROM Cache")
+    store.close()
+    with open_cache(tmp_path / "old", "test", "text") as old:
+        for key, value in kept:
+            old.set(key, value)
+    stub.requests.clear()
+    labeler = make(stub, cache=tmp_path / "old")
+    scores, _ = transform(labeler, [*TEXTS, "another text"])
+    np.testing.assert_array_equal(scores[:-1], expected)
+    assert [asked(r).splitlines()[-1] for r in stub.requests] == ['"another text"']
+    transform(labeler, [*TEXTS, "another text"])
+    assert len(stub.requests) == 1
+    with open_cache(tmp_path / "old", "test", "text") as old:
+        assert len(old) == len(TEXTS) + 1

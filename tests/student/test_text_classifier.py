@@ -250,6 +250,11 @@ def test_a_missing_y_is_refused(tiny_model):
         tiny(tiny_model).fit(TEXTS, None)
 
 
+def test_half_a_character_is_refused(tiny_model):
+    with pytest.raises(ValueError, match="X holds half a character"):
+        tiny(tiny_model).fit(["fine", "broken \ud83d emoji"], [0, 1])
+
+
 def test_checkpoints_want_a_seed(tiny_model, tmp_path):
     clf = tiny(tiny_model, checkpoint_dir=tmp_path, random_state=None)
     with pytest.raises(ValueError, match=re.escape("random_state=None")):
