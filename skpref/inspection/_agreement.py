@@ -11,6 +11,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.utils import Bunch, check_random_state
 
 from skpref._calibrator import LLMScoreCalibrator
+from skpref._columns import read_numbers
 from skpref._sklearn import HasMethods, Interval, StrOptions, validate_params
 from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
 from skpref._validation import check_groups
@@ -42,6 +43,8 @@ _REDUNDANT = 0.8
 # Added to the probability of a class and to that of its complement before log-odds are taken: two
 # outcomes, so their sum is 1 + 2 * _SMOOTHING. The calibrator smooths K classes at once.
 _SMOOTHING = 1e-3
+# A set of prompts whose pool is at most this much less accurate than that of all is good enough.
+_GOOD_ENOUGH = 0.01
 
 
 def _correlate(first: FloatArray, second: FloatArray) -> float:
@@ -149,6 +152,58 @@ def _measure_drops(
     )
 
 
+def _find_smallest(calibrator, scores, codes, classes, session, used, tokens) -> Bunch:
+    """Add the prompt that helps most, one at a time, until the pool is as good as that of all."""
+
+    def accuracy(prompts):
+        part = scores[:, prompts]
+        if np.isnan(part).all():
+            return -1.0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # given for the whole pool already
+            prob, _ = fit_calibrator(calibrator, part, codes, classes, session)
+        return 1 - float(_row_losses(prob[used], codes[used])[:, 1].mean())
+
+    n_prompts = scores.shape[1]
+    everything = list(range(n_prompts))
+    target, chosen = accuracy(everything), []
+    while len(chosen) < n_prompts:
+        found = {p: accuracy(sorted([*chosen, p])) for p in everything if p not in chosen}
+        enough = [p for p, value in found.items() if value >= target - _GOOD_ENOUGH]
+        # Of those that are good enough the cheapest, else the best; of equal ones the first.
+        price = {p: -found[p] if tokens is None else (tokens[p], -found[p]) for p in found}
+        best = min(enough, key=price.get) if enough else max(found, key=found.get)
+        chosen.append(best)
+        if enough:
+            break
+    return Bunch(prompts=np.sort(chosen), accuracy=found[best], accuracy_of_all=target)
+
+
+def _describe_smallest(smallest: Bunch, names: np.ndarray, tokens: FloatArray | None) -> str:
+    chosen = names[smallest.prompts]
+    if len(chosen) == len(names):
+        return "No smaller set of prompts is within one point of the accuracy of all."
+    price = ""
+    if tokens is not None:
+        price = f", for {tokens[smallest.prompts].sum():,.0f} of {tokens.sum():,.0f} tokens"
+    return (
+        f"The smallest set found within one point of the accuracy of all ("
+        f"{smallest.accuracy_of_all:.3f}) is {join_names(chosen)} ({smallest.accuracy:.3f}){price}."
+    )
+
+
+def _check_tokens(tokens: ArrayLike | None, n_prompts: int) -> FloatArray | None:
+    if tokens is None:
+        return None
+    tokens = read_numbers(tokens, "tokens")
+    if tokens.shape != (n_prompts,) or not (tokens >= 0).all():
+        raise ValueError(
+            f"tokens={tokens.tolist()} must be {n_prompts} numbers of 0 or more, the tokens that "
+            "each prompt takes per utterance."
+        )
+    return tokens
+
+
 def _measure_quality(prob, best, is_scored, codes, session) -> dict[str, FloatArray]:
     """Return the quality of each prompt on the labelled rows that it scored."""
     wrong = (best != codes[:, None]).astype(np.float64)
@@ -210,6 +265,7 @@ def _write_message(agreement: Bunch) -> str:
     is_needed = np.zeros(len(names), dtype=bool)
     if "drop" in agreement:
         parts += _describe_effects(agreement.drop, names)
+        parts.append(_describe_smallest(agreement.smallest, names, agreement.get("tokens")))
         is_needed = agreement.drop.effect == "helps"
     silent = names[agreement.coverage == 0]
     if len(silent):
@@ -222,11 +278,19 @@ def _make_table(agreement: Bunch) -> tuple[list[str], list[list[str]]]:
     """Return header and lines, one per prompt."""
     header = ["prompt", "coverage", "redundancy"]
     columns = [agreement.coverage, agreement.redundancy]
+    digits = [".3f", ".3f"]
+    if "tokens" in agreement:
+        header, columns, digits = (
+            [*header, "tokens"],
+            [*columns, agreement.tokens],
+            [*digits, ",.0f"],
+        )
     if "accuracy" in agreement:
         header += ["accuracy", "concordance"]
         columns += [agreement.accuracy, agreement.concordance]
+        digits += [".3f", ".3f"]
     lines = [
-        [name, *(f"{column[p]:.3f}" for column in columns)]
+        [name, *(f"{column[p]:{form}}" for column, form in zip(columns, digits, strict=True))]
         for p, name in enumerate(agreement.prompt_names)
     ]
     if "drop" in agreement:
@@ -244,6 +308,7 @@ def _make_table(agreement: Bunch) -> tuple[list[str], list[list[str]]]:
         "groups": ["array-like", None],
         "prompt_names": ["array-like", None],
         "classes": ["array-like", None],
+        "tokens": ["array-like", None],
         "method": [StrOptions({"spearman", "pearson"})],
         "calibrator": [None, HasMethods(["fit_transform"])],
         "n_bootstrap": [Interval(Integral, 1, None, closed="left")],
@@ -259,6 +324,7 @@ def prompt_agreement(
     *,
     prompt_names: ArrayLike | None = None,
     classes: ArrayLike | None = None,
+    tokens: ArrayLike | None = None,
     method: str = "spearman",
     calibrator: Any = None,
     n_bootstrap: int = 1000,
@@ -282,6 +348,9 @@ def prompt_agreement(
     classes : array-like of shape (n_classes,), default=None
         Class labels in the order of the last axis of the scores. None takes the sorted labels of
         `y`, or 0, 1, ... if there are none.
+    tokens : array-like of shape (n_prompts,), default=None
+        Tokens that each prompt takes per utterance, such as those of `LLMLabeler.plan`, for a
+        column of the table and to choose among sets of prompts.
     method : {"spearman", "pearson"}, default="spearman"
         Correlation of the ranks, or of the log-odds themselves.
     calibrator : transformer, default=None
@@ -322,6 +391,8 @@ def prompt_agreement(
           prompt helps. Its effect is an array of "helps", "hurts" and "unclear": whether a wider
           interval of the log loss, corrected for the number of prompts, excludes 0. Its n_sessions
           is the number of sessions that the intervals are from.
+        - smallest : Bunch of prompts (their numbers), accuracy and accuracy_of_all: the smallest
+          set of prompts found whose calibrated pool is within one point of the accuracy of all.
 
     Raises
     ------
@@ -338,7 +409,9 @@ def prompt_agreement(
     -----
     For `drop`, the pool is fitted with and without the prompt and cross-fitted by session
     (`LLMScoreCalibrator.fit_transform`): each label is predicted without the labels of its own
-    session. If two prompts give the same scores, leaving out either loses nothing, since the other
+    session. For `smallest`, the prompt that helps most is added, one at a time; of several that
+    are good enough the one of fewest `tokens`. The labels that choose it also measure it, so its
+    accuracy is a little too high. If two prompts give the same scores, leaving out either loses nothing, since the other
     one stays: leave out one prompt at a time, and check again.
 
     Examples
@@ -354,6 +427,8 @@ def prompt_agreement(
     array([0.8, 0.8, 0.9, 0.5])
     >>> (agreement.drop.log_loss.low > 0).tolist()
     [True, True, True, False]
+    >>> agreement.smallest.prompts
+    array([2])
     """
     scores, classes, codes = read_scores(llm_scores, y, classes)
     n_rows = len(scores)
@@ -363,6 +438,7 @@ def prompt_agreement(
     else:
         n_prompts = scores.shape[1]
     names = check_prompt_names(prompt_names, n_prompts)
+    tokens = _check_tokens(tokens, n_prompts)
     content = np.column_stack([codes, scores.reshape(n_rows, -1)])
     order, rank = order_by_content(content, session, np.bincount(session))
     scores, codes, session = scores[order], codes[order], rank[session][order]
@@ -389,19 +465,25 @@ def prompt_agreement(
         redundancy=_redundancy(log_odds, is_scored),
         coverage=is_scored.mean(axis=0),
     )
+    if tokens is not None:
+        agreement.tokens = tokens
     labelled = (codes >= 0) & is_scored.any(axis=1)
     if labelled.any():
         compared_in = np.zeros(n_rows, dtype=np.int64) if groups is None else session
         agreement.update(
             _measure_quality(prob, best, is_scored & labelled[:, None], codes, compared_in)
         )
-        agreement.drop = _measure_drops(
+        pool = (
             LLMScoreCalibrator(classes=classes) if calibrator is None else calibrator,
             scores.reshape(n_rows, n_prompts, -1) if len(classes) > 2 else scores,
             codes,
             classes,
             session,
             labelled,
+        )
+        agreement.smallest = _find_smallest(*pool, tokens)
+        agreement.drop = _measure_drops(
+            *pool,
             n_bootstrap,
             confidence_level,
             check_random_state(random_state),

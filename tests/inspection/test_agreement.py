@@ -154,3 +154,39 @@ def test_agreement_names_what_is_wrong(changes, message):
     arguments = {"llm_scores": THREE_CLASSES, "y": [0, 1, 2, 0], "groups": list("aabb")} | changes
     with pytest.raises(ValueError, match=re.escape(message)):
         prompt_agreement(**arguments)
+
+
+def test_the_smallest_set_of_prompts_is_named_and_the_cheapest_of_those_that_are_equal():
+    data = make_dialogues(150, labelled_fraction=0.5, random_state=0)
+    good = data.llm_scores[:, :, 1].mean(axis=1, keepdims=True)
+    noise = np.random.default_rng(0).uniform(size=(len(good), 2))
+    scores = np.hstack([good, noise[:, :1], good, noise[:, 1:]])
+    given = {"prompt_names": list("abcd"), "n_bootstrap": 10, "random_state": 0}
+    agreement = prompt_agreement(scores, data.y, data.groups, **given)
+    assert agreement.smallest.prompts.tolist() == [0]
+    assert agreement.smallest.accuracy >= agreement.smallest.accuracy_of_all - 0.01
+    assert "accuracy of all" in agreement.message
+    assert "tokens" not in agreement.summary
+    agreement = prompt_agreement(scores, data.y, data.groups, tokens=[900, 1, 50, 1], **given)
+    assert agreement.smallest.prompts.tolist() == [2]
+    assert "is c (" in agreement.message
+    assert "for 50 of 952 tokens" in agreement.message
+    header, first, *_ = agreement.summary.splitlines()
+    assert header.split()[3] == "tokens"
+    assert first.split()[3] == "900"
+
+
+def test_prompts_that_are_all_needed_have_no_smaller_set():
+    rng = np.random.default_rng(0)
+    bits = rng.integers(2, size=(600, 3))
+    y = (bits.sum(axis=1) >= 2).astype(int)
+    scores = np.where(bits == 1, 0.8, 0.2) + rng.normal(scale=0.02, size=bits.shape)
+    agreement = prompt_agreement(scores, y, n_bootstrap=10, random_state=0)
+    assert agreement.smallest.prompts.tolist() == [0, 1, 2]
+    assert "No smaller set of prompts" in agreement.message
+
+
+@pytest.mark.parametrize("tokens", [[1, 2], [1, 2, -3], [1, 2, np.nan]])
+def test_tokens_that_do_not_fit_the_prompts_are_refused(tokens):
+    with pytest.raises(ValueError, match="the tokens that each prompt takes per utterance"):
+        prompt_agreement(np.full((4, 3), 0.5), tokens=tokens)
