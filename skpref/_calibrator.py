@@ -11,26 +11,27 @@ from sklearn.utils import ClassifierTags, Tags, check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skpref._pools import (
+    CANDIDATES,
     LABEL_FREE,
+    LEARNING,
     Isotonic,
     LabelledScores,
     Mean,
     Model,
     Pool,
     PromptScores,
+    best_candidate,
     chunks,
     from_log_odds,
     from_probabilities,
-    label_free_pool,
     learn,
     mean_over_rows,
     number_by_content,
     pieces,
-    pool_features,
     predict_rows,
     resolve_score_type,
+    take_labelled,
 )
-from skpref._sessions import renumber
 from skpref._sklearn import (
     DocLinkMixin,
     Interval,
@@ -48,13 +49,6 @@ from skpref._validation import (
     read_numbers,
     score_order,
 )
-
-_LEARNING = ("temperature", "sigmoid", "isotonic", "beta", "log_pool")
-# Method and C that "auto" chooses from; the first unless another one is clearly better.
-_CANDIDATES = [
-    *((method, C) for C in (0.1, 1.0, 10.0) for method in ("log_pool", "beta")),
-    ("isotonic", 0.1),
-]
 
 _LEARNED = ["prompt_weights_", "prompt_offsets_", "class_scales_", "class_bias_", "temperature_"]
 
@@ -187,7 +181,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
     """
 
     _parameter_constraints: ClassVar[dict] = {
-        "method": [StrOptions({*LABEL_FREE, *_LEARNING, "auto"})],
+        "method": [StrOptions({*LABEL_FREE, *LEARNING, "auto"})],
         "score_type": [StrOptions({"auto", "probability", "log_odds", "raw"})],
         "classes": ["array-like", None],
         "C": [Interval(Real, 0, None, closed="neither")],
@@ -344,55 +338,47 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         codes = self._set_layout(table, shape, y)
         self.score_type_ = resolve_score_type(self.score_type, table)
         self._set_scale(table)
-        rows_of_table = (self._to_distributions(rows).log for rows in pieces(table))
-        offsets = mean_over_rows(rows_of_table)
+        offsets = mean_over_rows(self._to_distributions(rows).log for rows in pieces(table))
         self._seen = ~np.isnan(offsets[:, 0])
         if not self._seen.any():
             raise ValueError("llm_scores has no row with a score; pass at least one.")
         data = _Data(table, offsets, session)
-        self._chosen = (self.method, self.C)
-        if self.method == "auto":
-            self._chosen = self._choose_method(data, codes)
+        auto = self.method == "auto"
+        self._chosen = self._choose_method(data, codes) if auto else (self.method, self.C)
         method, C = self._chosen
         labelled = self._take_labelled(data, codes, method)
-        everything = np.arange(len(labelled.row))
-        self._model, self.method_ = learn(method, C, offsets, labelled, everything)
+        rows = np.arange(len(labelled.row))
+        self._model, self.method_ = learn(method, C, offsets, labelled, rows)
         self._set_attributes()
         return data, labelled
 
     def _choose_method(self, data: _Data, codes: IntArray) -> tuple[str, float]:
         """Return method and C, by the Brier score on labelled rows of unseen sessions."""
-        default, *others = _CANDIDATES
         known = codes >= 0
         if min(len(np.unique(codes[known])), len(np.unique(data.session[known]))) < 2:
-            return default
+            return CANDIDATES[0]
         scores = {}
         prob = np.empty((len(codes), len(self.classes_)))
-        for method, C in _CANDIDATES:
+        for method, C in CANDIDATES:
             labelled = self._take_labelled(data, codes, method)
             self._cross_fit(data, labelled, method, C, out=prob)
             truth = np.eye(len(self.classes_))[labelled.codes]
             scores[method, C] = ((prob[labelled.row] - truth) ** 2).sum(axis=1)
-        best = min(others, key=lambda candidate: scores[candidate].sum())
-        gain = scores[default] - scores[best]
-        # Of few sessions, the best is often so by chance.
-        by_session = np.bincount(renumber(data.session[labelled.row]), weights=gain - gain.mean())
-        return best if gain.sum() > 2 * np.sqrt(by_session @ by_session) else default
+        return best_candidate(scores, data.session[labelled.row])
 
     def _cross_fit(
         self, data: _Data, labelled: LabelledScores, method: str, C: float, *, out: FloatArray
     ) -> None:
         """Write the probabilities of labelled rows by models of other sessions to rows of `out`."""
-        n_labelled = len(labelled.row)
         # GroupKFold deals sessions of the same size by their codes.
         sessions = number_by_content(
             lambda part: self._in_class_order(self._as_scores(data.table[labelled.row[part]])),
-            chunks(n_labelled, data.table.shape[1]),
+            chunks(len(labelled.row), data.table.shape[1]),
             labelled.codes,
             data.session[labelled.row],
         )
         n_folds = min(self.cv, len(np.unique(sessions)))
-        folds = [(np.arange(0), np.arange(n_labelled))]
+        folds = [(np.arange(0), np.arange(len(sessions)))]
         if n_folds > 1:
             folds = GroupKFold(n_folds).split(sessions, groups=sessions)
         for train, test in folds:
@@ -513,21 +499,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         return prob
 
     def _take_labelled(self, data: _Data, codes: IntArray, method: str) -> LabelledScores:
-        """Collect the labelled rows from which `method` learns; none for label-free methods."""
-        pool = label_free_pool(data.offsets, method)
-        row = np.flatnonzero(codes >= 0) if method not in LABEL_FREE else np.arange(0)
-        n_features = np.count_nonzero(pool.weights) if method == "log_pool" else 1
-        features = np.empty((len(row), len(pool.bias), n_features), dtype=data.table.dtype)
-        has_score = np.zeros(len(row), dtype=bool)
-        done = 0
-        for part in chunks(len(row), data.table.shape[1]):
-            scores = self._to_distributions(data.table[row[part]])
-            values = pool_features(pool, method, scores)
-            has_score[part] = ~np.isnan(values[:, 0, 0])
-            values = values[has_score[part]]
-            features[done : done + len(values)] = values
-            done += len(values)
-        return LabelledScores(row[has_score], codes[row[has_score]], features[:done])
+        return take_labelled(self._to_distributions, data.table, codes, data.offsets, method)
 
     def _set_attributes(self) -> None:
         for name in _LEARNED:

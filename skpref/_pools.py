@@ -9,10 +9,17 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from sklearn.isotonic import IsotonicRegression
 
+from skpref._sessions import renumber
 from skpref._typing import BoolArray, FloatArray, IntArray
 
 # Methods that learn nothing from labels.
 LABEL_FREE = ("mean", "batch")
+LEARNING = ("temperature", "sigmoid", "isotonic", "beta", "log_pool")
+# Method and C that "auto" chooses from; the first unless another one is clearly better.
+CANDIDATES = [
+    *((method, C) for C in (0.1, 1.0, 10.0) for method in ("log_pool", "beta")),
+    ("isotonic", 0.1),
+]
 # Added to every probability before its logarithm is taken, so that a vote (0 or 1) counts as strong
 # but finite evidence.
 _SMOOTHING = 1e-3
@@ -237,6 +244,41 @@ def fit_isotonic(pool: Pool, labelled: LabelledScores, train: IntArray) -> Isoto
         for k in range(len(pool.bias))
     ]
     return Isotonic(pool, steps)
+
+
+def take_labelled(
+    to_distributions: Callable[[FloatArray], PromptScores],
+    table: FloatArray,
+    codes: IntArray,
+    offsets: FloatArray,
+    method: str,
+) -> LabelledScores:
+    """Collect the labelled rows from which `method` learns; none for label-free methods."""
+    pool = label_free_pool(offsets, method)
+    row = np.flatnonzero(codes >= 0) if method not in LABEL_FREE else np.arange(0)
+    n_features = np.count_nonzero(pool.weights) if method == "log_pool" else 1
+    features = np.empty((len(row), len(pool.bias), n_features), dtype=table.dtype)
+    has_score = np.zeros(len(row), dtype=bool)
+    done = 0
+    for part in chunks(len(row), table.shape[1]):
+        values = pool_features(pool, method, to_distributions(table[row[part]]))
+        has_score[part] = ~np.isnan(values[:, 0, 0])
+        values = values[has_score[part]]
+        features[done : done + len(values)] = values
+        done += len(values)
+    return LabelledScores(row[has_score], codes[row[has_score]], features[:done])
+
+
+def best_candidate(
+    brier: dict[tuple[str, float], FloatArray], session: IntArray
+) -> tuple[str, float]:
+    """Return the candidate of the least Brier score, the first unless another is clearly better."""
+    default, *others = brier
+    best = min(others, key=lambda candidate: brier[candidate].sum())
+    gain = brier[default] - brier[best]
+    # Of few sessions, the best is often so by chance.
+    by_session = np.bincount(renumber(session), weights=gain - gain.mean())
+    return best if gain.sum() > 2 * np.sqrt(by_session @ by_session) else default
 
 
 def predict_rows(model: Model, scores: PromptScores) -> FloatArray:

@@ -24,8 +24,15 @@ from skpref._sklearn import (
     _safe_indexing,
 )
 from skpref._state import keeps_state_on_failure
-from skpref._student._deferral import Opinion, expected_gain, learn_gain, learn_voices
-from skpref._student._error_bound import ClusteredRate, clustered_rate, sessions_needed
+from skpref._student._deferral import (
+    Opinion,
+    Rule,
+    cheapest_rule,
+    expected_gain,
+    learn_gain,
+    learn_voices,
+    make_rules,
+)
 from skpref._student._training_set import calibrate, make_calibrator
 from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
 from skpref._validation import (
@@ -55,14 +62,6 @@ class Rows(NamedTuple):
     session: IntArray
     scores: FloatArray
     classes: np.ndarray
-
-
-class Rule(NamedTuple):
-    """Which rows to ask about: those whose expected gain is above a threshold."""
-
-    threshold: float
-    share: float
-    error: ClusteredRate
 
 
 # --- the classifier, on rows that it has not seen ------------------------------------------------
@@ -176,94 +175,6 @@ def cross_fit(
     if verbose:
         print(f"cascade: fit {n_folds + 1} of {n_folds + 1}")
     return prob, fitted
-
-
-# --- whom to ask ---------------------------------------------------------------------------------
-
-
-def make_rules(
-    alone: Opinion, pooled: Opinion, gain: FloatArray, rows: Rows, shares: ArrayLike
-) -> list[Rule]:
-    """Return the rule for each share of rows to ask about.
-
-    Parameters
-    ----------
-    alone, pooled : Opinion
-        Opinions of the training rows.
-    gain : ndarray of shape (n_rows,)
-        Gain to be expected from asking about each.
-    rows : Rows
-        The rows.
-    shares : array-like of float
-        The shares, from 0 to 1.
-
-    Returns
-    -------
-    list of Rule
-        The rules, with the error on the labelled rows.
-    """
-    known = rows.codes >= 0
-    has_scores = ~np.isnan(rows.scores.reshape(len(known), -1)).all(axis=1)
-    wrong = [opinion.choose()[known] != rows.codes[known] for opinion in (alone, pooled)]
-    rules = []
-    for share in np.asarray(shares, dtype=float):
-        threshold = float(np.quantile(gain, 1 - share)) if 0 < share < 1 else np.inf
-        threshold = -np.inf if share == 1 else threshold
-        ask = (gain > threshold) & has_scores
-        error = clustered_rate(np.where(ask[known], *wrong[::-1]), rows.session[known])
-        rules.append(Rule(threshold, float(np.mean(gain > threshold)), error))
-    return rules
-
-
-def cheapest_rule(rules: list[Rule], max_error: float, confidence: float) -> Rule:
-    """Return the last rule of a sequence up to which all bounds are met.
-
-    Testing in an order that does not depend on the labels, up to the first failure, keeps the
-    confidence of a single test (Angelopoulos et al. 2021, "Learn then test", arXiv 2110.01052).
-
-    Parameters
-    ----------
-    rules : list of Rule
-        Rules, from the one that asks most.
-    max_error : float
-        Largest error rate.
-    confidence : float
-        Probability with which it is kept.
-
-    Returns
-    -------
-    Rule
-        The rule.
-
-    Raises
-    ------
-    ValueError
-        If the first bound is not met.
-    """
-    chosen = None
-    for rule in rules:
-        if rule.error.upper(confidence) > max_error:
-            break
-        chosen = rule
-    if chosen is None:
-        raise ValueError(_out_of_reach(rules[0], max_error, confidence))
-    return chosen
-
-
-def _out_of_reach(rule: Rule, max_error: float, confidence: float) -> str:
-    n_sessions = round(rule.error.n_sessions) - 1
-    start = (
-        f"max_error={max_error} cannot be promised: asking the LLM about {rule.share:.0%} of the "
-        f"utterances, the error on {n_sessions} labelled sessions is about {rule.error.rate:.3f}, "
-        f"and with confidence {confidence} at most {rule.error.upper(confidence):.3f}."
-    )
-    needed = sessions_needed(rule.error, max_error, confidence)
-    if needed is None:
-        return f"{start} More labels would not change that; pass a larger max_error."
-    return (
-        f"{start} If the error stays the same, {needed - n_sessions} more labelled sessions would "
-        "do; label more, or pass a larger max_error."
-    )
 
 
 # --- the estimator -------------------------------------------------------------------------------
@@ -472,8 +383,9 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
         self._voices, alone, pooled = learn_voices(
             network, llm, rows.codes, rows.session, rows.classes, self.decision
         )
-        self._gain = learn_gain(alone, pooled, ~np.isnan(llm[:, 0]))
-        rule = self._choose_rule(alone, pooled, rows)
+        asked = ~np.isnan(llm[:, 0])
+        self._gain = learn_gain(alone, pooled, asked)
+        rule = self._choose_rule(alone, pooled, asked, rows)
         self.classes_, self.pool_ = rows.classes, self._voices.pooled.pool
         self.threshold_, self.llm_share_ = rule.threshold, rule.share
         self.error_bound_ = rule.error.upper(self.confidence)
@@ -521,14 +433,18 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
         _check_enough_labels(rows)
         return rows
 
-    def _choose_rule(self, alone: Opinion, pooled: Opinion, rows: Rows) -> Rule:
+    def _choose_rule(self, alone: Opinion, pooled: Opinion, asked: BoolArray, rows: Rows) -> Rule:
+        """Return the rule that keeps to the budget or the target."""
+        most = self.llm_share
+        if most is None:
+            most = _DEFAULT_SHARE if self.max_error is None else 1.0
+        shares = [most]
+        if self.max_error is not None:
+            shares += [share for share in _SHARES if share < most]
         gain = expected_gain(self._gain, alone)
+        rules = make_rules(alone, pooled, gain, asked, rows.codes, rows.session, shares)
         if self.max_error is None:
-            share = _DEFAULT_SHARE if self.llm_share is None else self.llm_share
-            return make_rules(alone, pooled, gain, rows, [share])[0]
-        most = 1.0 if self.llm_share is None else self.llm_share
-        shares = [most, *(share for share in _SHARES if share < most)]
-        rules = make_rules(alone, pooled, gain, rows, shares)
+            return rules[0]
         return cheapest_rule(rules, self.max_error, self.confidence)
 
     def expected_gain(self, X: Any) -> FloatArray:

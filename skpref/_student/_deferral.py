@@ -1,5 +1,6 @@
 """Pool a classifier with an LLM, and learn for which rows asking the LLM pays."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import SplineTransformer, StandardScaler
 
 from skpref._calibrator import LLMScoreCalibrator
+from skpref._student._error_bound import ClusteredRate, clustered_rate, sessions_needed
 from skpref._student._output import expected_f1_offsets
 from skpref._student._training_set import calibrate, labels_in_place
 from skpref._typing import BoolArray, FloatArray, IntArray
@@ -212,3 +214,105 @@ def expected_gain(model: Any, alone: Opinion) -> FloatArray:
         The gain.
     """
     return model.predict(_features(alone.prob))
+
+
+class Rule(NamedTuple):
+    """Which rows to ask about: those whose expected gain is above a threshold."""
+
+    threshold: float
+    share: float
+    error: ClusteredRate
+
+
+def make_rules(
+    alone: Opinion,
+    pooled: Opinion,
+    gain: FloatArray,
+    has_scores: BoolArray,
+    codes: IntArray,
+    session: IntArray,
+    shares: Sequence[float],
+) -> list[Rule]:
+    """Return the rule for each share of rows to ask about.
+
+    Parameters
+    ----------
+    alone, pooled : Opinion
+        Opinions of the training rows.
+    gain : ndarray of shape (n_rows,)
+        Gain to be expected from asking about each.
+    has_scores : ndarray of bool, shape (n_rows,)
+        Whether the LLM scored each row.
+    codes : ndarray of int, shape (n_rows,)
+        Human labels as class positions, -1 where unlabelled.
+    session : ndarray of int, shape (n_rows,)
+        Session codes.
+    shares : sequence of float
+        The shares, from 0 to 1.
+
+    Returns
+    -------
+    list of Rule
+        The rules, with the error on the labelled rows.
+    """
+    known = codes >= 0
+    wrong = [opinion.choose()[known] != codes[known] for opinion in (alone, pooled)]
+    rules = []
+    for share in shares:
+        threshold = float(np.quantile(gain, 1 - share)) if 0 < share < 1 else np.inf
+        threshold = -np.inf if share == 1 else threshold
+        ask = (gain > threshold) & has_scores
+        error = clustered_rate(np.where(ask[known], *wrong[::-1]), session[known])
+        rules.append(Rule(threshold, float(np.mean(gain > threshold)), error))
+    return rules
+
+
+def cheapest_rule(rules: list[Rule], max_error: float, confidence: float) -> Rule:
+    """Return the last rule of a sequence up to which all bounds are met.
+
+    Testing in an order that does not depend on the labels, up to the first failure, keeps the
+    confidence of a single test (Angelopoulos et al. 2021, "Learn then test", arXiv 2110.01052).
+
+    Parameters
+    ----------
+    rules : list of Rule
+        Rules, from the one that asks most.
+    max_error : float
+        Largest error rate.
+    confidence : float
+        Probability with which it is kept.
+
+    Returns
+    -------
+    Rule
+        The rule.
+
+    Raises
+    ------
+    ValueError
+        If the first bound is not met.
+    """
+    chosen = None
+    for rule in rules:
+        if rule.error.upper(confidence) > max_error:
+            break
+        chosen = rule
+    if chosen is None:
+        raise ValueError(_out_of_reach(rules[0], max_error, confidence))
+    return chosen
+
+
+def _out_of_reach(rule: Rule, max_error: float, confidence: float) -> str:
+    n_sessions = round(rule.error.n_sessions) - 1
+    start = (
+        f"max_error={max_error} cannot be promised: asking the LLM about {rule.share:.0%} of the "
+        f"utterances, the error on {n_sessions} labelled sessions is about {rule.error.rate:.3f}, "
+        f"and with confidence {confidence} at most {rule.error.upper(confidence):.3f}."
+    )
+    needed = sessions_needed(rule.error, max_error, confidence)
+    if needed is None:
+        return f"{start} More labels would not change that; pass a larger max_error."
+    return (
+        f"{start} If the error stays the same, {needed - n_sessions} more labelled sessions would "
+        "do; label more, or pass a larger max_error."
+    )
