@@ -166,13 +166,14 @@ def _find_smallest(calibrator, scores, codes, classes, session, used, tokens) ->
 
     n_prompts = scores.shape[1]
     everything = list(range(n_prompts))
-    target, chosen = accuracy(everything), []
+    target = accuracy(everything)
+    chosen: list[int] = []
     while len(chosen) < n_prompts:
         found = {p: accuracy(sorted([*chosen, p])) for p in everything if p not in chosen}
         enough = [p for p, value in found.items() if value >= target - _GOOD_ENOUGH]
         # Of those that are good enough the cheapest, else the best; of equal ones the first.
-        price = {p: -found[p] if tokens is None else (tokens[p], -found[p]) for p in found}
-        best = min(enough, key=price.get) if enough else max(found, key=found.get)
+        price = np.zeros(n_prompts) if tokens is None else tokens
+        best = min(enough or found, key=lambda p: (bool(enough) * price[p], -found[p]))
         chosen.append(best)
         if enough:
             break
@@ -409,8 +410,8 @@ def prompt_agreement(
     (`LLMScoreCalibrator.fit_transform`): each label is predicted without the labels of its own
     session. For `smallest`, the prompt that helps most is added, one at a time; of several that
     are good enough the one of fewest `tokens`. The labels that choose it also measure it, so its
-    accuracy is a little too high. If two prompts give the same scores, leaving out either loses nothing, since the other
-    one stays: leave out one prompt at a time, and check again.
+    accuracy is a little too high. If two prompts give the same scores, leaving out either loses
+    nothing, since the other one stays: leave out one prompt at a time, and check again.
 
     Examples
     --------
