@@ -271,10 +271,10 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         ndarray of shape (n, n_classes)
             Class probabilities, NaN in rows without any score.
         """
-        data, labelled = self._fit(X, y, groups)
+        data, labelled, C = self._fit(X, y, groups)
         prob = self._predict(self._model, data.table)
         if groups is not None and self.method_ not in LABEL_FREE:
-            self._cross_fit(data, labelled, *self._chosen, out=prob)
+            self._cross_fit(data, labelled, self.method_, C, out=prob)
         return prob
 
     def transform(self, X: ArrayLike) -> FloatArray:
@@ -331,7 +331,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return "_model" in vars(self)
 
-    def _fit(self, X, y, groups) -> tuple[_Data, LabelledScores]:
+    def _fit(self, X, y, groups) -> tuple[_Data, LabelledScores, float]:
         """Fit; return what cross-fitting needs."""
         table, shape = self._as_table(X, reset=True)
         session = np.arange(len(table)) if groups is None else check_groups(groups, len(table))
@@ -344,18 +344,17 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
             raise ValueError("llm_scores has no row with a score; pass at least one.")
         data = _Data(table, offsets, session)
         auto = self.method == "auto"
-        self._chosen = self._choose_method(data, codes) if auto else (self.method, self.C)
-        method, C = self._chosen
+        method, C = self._choose_method(data, codes) if auto else (self.method, self.C)
         labelled = self._take_labelled(data, codes, method)
         rows = np.arange(len(labelled.row))
         self._model, self.method_ = learn(method, C, offsets, labelled, rows)
         self._set_attributes()
-        return data, labelled
+        return data, labelled, C
 
     def _choose_method(self, data: _Data, codes: IntArray) -> tuple[str, float]:
         """Return method and C, by the Brier score on labelled rows of unseen sessions."""
         known = codes >= 0
-        if min(len(np.unique(codes[known])), len(np.unique(data.session[known]))) < 2:
+        if min(len(np.unique(part[known])) for part in (codes, data.session)) < 2:
             return CANDIDATES[0]
         scores = {}
         prob = np.empty((len(codes), len(self.classes_)))
