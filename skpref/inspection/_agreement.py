@@ -281,11 +281,9 @@ def _make_table(agreement: Bunch) -> tuple[list[str], list[list[str]]]:
     columns = [agreement.coverage, agreement.redundancy]
     digits = [".3f", ".3f"]
     if "tokens" in agreement:
-        header, columns, digits = (
-            [*header, "tokens"],
-            [*columns, agreement.tokens],
-            [*digits, ",.0f"],
-        )
+        header.append("tokens")
+        columns.append(agreement.tokens)
+        digits.append(",.0f")
     if "accuracy" in agreement:
         header += ["accuracy", "concordance"]
         columns += [agreement.accuracy, agreement.concordance]
