@@ -80,10 +80,11 @@ class Remembered(ClassifierMixin, BaseEstimator):
         return self.classifier_.predict_proba(X)
 
 
-def load_chats(seed: int, fold: int):
+def load_chats(seed: int, fold: int, cache: str):
     """Return features, labels to learn from, truth, sessions, scores and the train rows."""
     chats = load_support_chats()
-    encode = make_pipeline(DialogueContext(n_turns=0, speaker="speaker"), SentenceEncoder())
+    encoder = SentenceEncoder(cache=str(Path(cache) / "chats"))
+    encode = make_pipeline(DialogueContext(n_turns=0, speaker="speaker"), encoder)
     X = np.asarray(encode.fit_transform(chats.frame), dtype=np.float32)
     truth = np.searchsorted(chats.classes, chats.frame["label"].to_numpy(str))
     groups = np.asarray(chats.groups)
@@ -97,7 +98,9 @@ def load_chats(seed: int, fold: int):
 def load_study_task(task: str, seed: int, data_dir: str, cache: str):
     """Return the same for a task of the study."""
     data = load_components(task, data_dir, cache, 0)
-    test = (data.split == "test") & (data.y >= 0)
+    # The LLM can only be compared where it was asked.
+    asked = ~np.isnan(data.llm_scores).all(axis=(1, 2))
+    test = (data.split == "test") & (data.y >= 0) & asked
     y = draw_labels(data, N_LABELS, seed)
     if len(np.unique(data.groups[y >= 0])) < 2:  # where sessions are long
         half, other = (draw_labels(data, N_LABELS // 2, s) for s in (seed, seed + 1))
@@ -127,7 +130,7 @@ def run_unit(task: str, seed: int, data_dir: str, cache: str) -> dict:
     """Fit the cascade for both decisions, and score each share."""
     limit_threads()
     if task == CHATS:
-        loaded = load_chats(*divmod(seed, 4))
+        loaded = load_chats(*divmod(seed, 4), cache)
     else:
         loaded = load_study_task(task, seed, data_dir, cache)
     X, y, truth, groups, scores, train, test = loaded

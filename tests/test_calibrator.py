@@ -648,6 +648,39 @@ def test_sessions_of_one_size_are_dealt_by_their_content(method, seed, hard):
         assert_allclose(np.sort(found, axis=0), np.sort(expected, axis=0), atol=1e-4)
 
 
+def brier(prob, y):
+    return ((prob - np.eye(3)[y]) ** 2).sum(axis=1).mean()
+
+
+def test_auto_takes_another_method_only_if_it_is_clearly_better():
+    rng = np.random.default_rng(0)
+    n, groups = 600, np.arange(600) // 10
+    y = rng.integers(3, size=n)
+    # The LLM never prefers the last class, and is more or less sure of each class.
+    strength = np.array([0.2, 1.0, 3.0])
+    log_scores = strength * (np.eye(3)[y] + rng.normal(0, 0.3, (n, 3))) - [0.0, 0.0, 2.0]
+    scores = np.exp(log_scores) / np.exp(log_scores).sum(axis=1, keepdims=True)
+    auto = LLMScoreCalibrator("auto")
+    prob = auto.fit_transform(scores[:, None], y, groups)
+    assert auto.method_ in ("beta", "isotonic", "log_pool")
+    default = LLMScoreCalibrator().fit_transform(scores[:, None], y, groups)
+    assert brier(prob, y) < 0.9 * brier(default, y)
+    few = np.where(groups < 3, y, -1)
+    assert LLMScoreCalibrator("auto").fit(scores[:, None], few, groups).method_ == "log_pool"
+
+
+def test_auto_with_labels_of_one_session_is_the_default():
+    scores, y = simulate(60)
+    groups = np.arange(60) // 10
+    found, expected = (
+        LLMScoreCalibrator(method, classes=[0, 1, 2]).fit(
+            scores, np.where(groups < 1, y, -1), groups
+        )
+        for method in ("auto", "log_pool")
+    )
+    assert_allclose(found.transform(scores), expected.transform(scores))
+
+
 @pytest.mark.parametrize("call", ["fit", "fit_transform"])
 def test_groups_are_checked(call):
     scores, y = simulate(20)

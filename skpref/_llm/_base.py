@@ -1,6 +1,6 @@
 """What a labeler does without asking: write requests, plan them, name and keep the scores."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 from typing import Any
 from zlib import crc32
@@ -29,7 +29,7 @@ from skpref._llm._store import find_store
 from skpref._llm._tables import column_names, scores_from_frame, scores_to_frame
 from skpref._optional import import_optional
 from skpref._sklearn import DocLinkMixin
-from skpref._typing import IntArray
+from skpref._typing import BoolArray, IntArray
 
 
 class BaseLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
@@ -229,17 +229,23 @@ class BaseLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
             raise ValueError("unit='session' needs sessions: pass X as a frame that has them.")
         return read_turns(X, columns, len(X))
 
-    def _units(self, turns: Turns) -> range | list[Window]:
-        """Return what one request is about: the number of a row, or the rows of a window."""
+    def _units(self, turns: Turns, wanted: BoolArray | None = None) -> Sequence[int] | list[Window]:
+        """Return what one request is about: the number of a row, or the rows of a window.
+
+        With `wanted`, only what is about one of these rows at least.
+        """
+        wanted = np.ones(len(turns.lines), dtype=bool) if wanted is None else wanted
         if self.unit == "utterance":
-            return range(len(turns.lines))
-        return cut_windows(turns, self.n_utterances_per_call, self.n_context_turns)
+            return np.flatnonzero(wanted).tolist()
+        windows = cut_windows(turns, self.n_utterances_per_call, self.n_context_turns)
+        return [window for window in windows if wanted[list(window)].any()]
 
     def _n_answers(self, turns: Turns, units, questions: list[dict[str, Question]]) -> IntArray:
         """Return the number of answers for each row and prompt."""
         n, n_rows = self.n_samples * len(questions), len(turns.lines)
-        alone = np.ones(n_rows, dtype=np.int64)
-        return n * (alone if self.unit == "utterance" else count_windows(units, n_rows))
+        if self.unit == "utterance":
+            return n * np.bincount(units, minlength=n_rows)
+        return n * count_windows(units, n_rows)
 
     def _asks(self, turns: Turns, questions: list[dict[str, Question]], units) -> Iterator[Ask]:
         names = class_names(self.classes_.tolist())

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from skpref._columns import read_column
 from skpref._llm._backends import find_key
 from skpref._llm._prompts import PromptBank, class_names, is_list
+from skpref._typing import BoolArray
 from skpref._validation import is_missing
 
 
@@ -201,3 +203,34 @@ def check_unit(unit: str, bank: PromptBank, n_utterances_per_call: int, n_shared
             f"n_utterances_per_call={n_utterances_per_call} must be above "
             f"n_context_turns={n_shared}, the number that two calls share."
         )
+
+
+def check_rows(rows, n_rows: int) -> BoolArray:
+    """Read which utterances to ask about.
+
+    Parameters
+    ----------
+    rows : array-like of bool, shape (n_rows,), or None
+        Whether to ask about each; None is all.
+    n_rows : int
+        Number of utterances.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_rows,)
+        Whether to ask about each.
+
+    Raises
+    ------
+    ValueError
+        If `rows` holds something else than True and False, or has another length.
+    """
+    if rows is None:
+        return np.ones(n_rows, dtype=bool)
+    wanted = read_column(rows, "rows")
+    if wanted.dtype != bool or len(wanted) != n_rows:
+        raise ValueError(
+            f"rows has {len(wanted)} entries of type {wanted.dtype} but there are {n_rows} "
+            "utterances; pass True or False for each, as LLMCascadeClassifier.defer returns them."
+        )
+    return wanted

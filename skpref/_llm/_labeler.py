@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skpref._llm._backends import NEED, identity_of, make_backend
 from skpref._llm._base import BaseLabeler, n_implied
 from skpref._llm._batches import BatchApi, collect_batches
+from skpref._llm._checks import check_rows
 from skpref._llm._costs import Budget
 from skpref._llm._limits import Limiter
 from skpref._llm._prompts import class_names
@@ -362,13 +363,15 @@ class LLMLabeler(BaseLabeler):
         self.n_examples_ = dict(zip(self.classes_.tolist(), map(len, self._examples), strict=True))
         return self
 
-    def transform(self, X):
+    def transform(self, X, rows=None):
         """Ask about each utterance with each prompt.
 
         Parameters
         ----------
         X : DataFrame of shape (n_samples, n_columns), or array-like of str, shape (n_samples,)
             The utterances, as in `fit`.
+        rows : array-like of bool, shape (n_samples,), default=None
+            Utterances to ask about; None is all. The scores of others are NaN.
 
         Returns
         -------
@@ -391,7 +394,7 @@ class LLMLabeler(BaseLabeler):
             If `max_cost` would be exceeded, a batch was cancelled, or a request fails and
             `on_error` is "raise".
         ValueError
-            If `X` is not as in `fit`, or the answers come without log-probabilities.
+            If `X` or `rows` is not as above, or the answers come without log-probabilities.
 
         Warns
         -----
@@ -403,7 +406,7 @@ class LLMLabeler(BaseLabeler):
         self._check_settings()
         questions = self._questions()
         turns = self._turns(X)[0]
-        units = self._units(turns)
+        units = self._units(turns, check_rows(rows, len(turns.lines)))
         n_answers = self._n_answers(turns, units, questions)
         record = Record(n_answers, self.prompt_names_, len(self.classes_), self.on_error)
         n_total = record.n_left

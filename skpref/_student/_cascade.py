@@ -271,10 +271,11 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
 
     Examples
     --------
+    >>> import numpy as np
     >>> from skpref import LLMCascadeClassifier, PairwisePreferenceClassifier
     >>> from skpref.datasets import make_dialogues
     >>> data = make_dialogues(n_sessions=60, labelled_fraction=0.4, random_state=0)
-    >>> train, test = data.groups < 40, data.groups >= 40
+    >>> train = np.isin(data.groups, np.unique(data.groups)[:40])
     >>> cascade = LLMCascadeClassifier(
     ...     PairwisePreferenceClassifier("linear", random_state=0), llm_share=0.2
     ... )
@@ -282,12 +283,12 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
     ...     data.X[train], data.y[train], groups=data.groups[train],
     ...     llm_scores=data.llm_scores[train],
     ... )
-    >>> ask = cascade.defer(data.X[test])
-    >>> answers = data.llm_scores[test].copy()  # of an LLM, about these rows alone
-    >>> answers[~ask] = float("nan")
-    >>> alone = cascade.score(data.X[test], data.y_true[test])
-    >>> pooled = cascade.score(data.X[test], data.y_true[test], llm_scores=answers)
-    >>> print(f"asked {ask.mean():.2f}, accuracy {alone:.3f} -> {pooled:.3f}")
+    >>> X, truth = data.X[~train], data.y_true[~train]
+    >>> ask = cascade.defer(X)
+    >>> answers = np.where(ask[:, None, None], data.llm_scores[~train], np.nan)  # of an LLM
+    >>> alone, pooled = cascade.score(X, truth), cascade.score(X, truth, llm_scores=answers)
+    >>> print(f"asked about {ask.mean():.0%}, accuracy {alone:.2f} -> {pooled:.2f}")
+    asked about 13%, accuracy 0.93 -> 0.95
     """
 
     __metadata_request__fit: ClassVar[dict] = {"groups": True, "llm_scores": True}

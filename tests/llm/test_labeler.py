@@ -727,3 +727,37 @@ def test_workers_of_a_dask_cluster_label_by_session_and_share_the_cache(stub, tm
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["0", "60"]
     assert len(stub.requests) == 60
+
+
+@pytest.mark.parametrize("unit", ["utterance", "session"])
+def test_only_the_given_rows_are_asked_about(unit):
+    asked = []
+
+    def client(messages, **settings):
+        asked.append(messages[-1]["content"])
+        if unit == "utterance":
+            return "good"
+        return '[{"line": 1, "label": "good"}]'
+
+    X = pd.DataFrame(
+        {"text": ["Hello.", "It broke.", "Oh no."], "session_id": ["a", "b", "c"], "turn": 0}
+    )
+    prompts = "short" if unit == "utterance" else "session"
+    labeler = LLMLabeler(
+        ["bad", "good"],
+        PromptBank(prompts),
+        model="rule",
+        client=client,
+        scoring="label",
+        unit=unit,
+        progress=False,
+    ).fit(X)
+    scores = labeler.transform(X, rows=np.array([False, True, False]))
+    assert asked
+    assert all("It broke." in question for question in asked)
+    assert not any("Oh no." in question for question in asked)
+    assert np.isnan(scores[[0, 2]]).all()
+    assert not np.isnan(scores[1]).all()
+    assert not labeler.failures_
+    with pytest.raises(ValueError, match="rows has 2 entries"):
+        labeler.transform(X, rows=[True, False])
