@@ -440,9 +440,10 @@ def preference_noise(
     classifiers by cross-validation.
 
     For `shared`, the error is the score minus the mean score at that human label, and variances
-    are summed over classes. An estimate below 0 means that there is nothing shared. A pair of one
-    session has the shared part in both scores, so it cancels, but so does what the labels of a
-    session have in common: with a small share, pairs within sessions have nothing to gain.
+    are summed over classes. An estimate below 0 means that there is nothing shared. The interval is
+    somewhat too narrow, as bootstrap intervals of variances are. A pair of one session has the
+    shared part in both scores, so it cancels, but so does what the labels of a session have in
+    common: with a small share, pairs within sessions have nothing to gain.
 
     Examples
     --------
