@@ -371,7 +371,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         """Write the probabilities of labelled rows by models of other sessions to rows of `out`."""
         # GroupKFold deals sessions of the same size by their codes.
         sessions = number_by_content(
-            lambda part: self._in_class_order(self._as_scores(data.table[labelled.row[part]])),
+            lambda part: self._to_distributions(data.table[labelled.row[part]]).prob,
             chunks(len(labelled.row), data.table.shape[1]),
             labelled.codes,
             data.session[labelled.row],
@@ -468,10 +468,6 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         scores[np.isnan(scores).any(axis=2)] = np.nan
         scores[:, ~self._seen] = np.nan
         return np.ldexp(scores, -self._exponent) if self.score_type_ == "raw" else scores
-
-    def _in_class_order(self, scores: FloatArray) -> FloatArray:
-        """Return scores of all classes in the order of `classes_`; those of one class as given."""
-        return scores if scores.shape[2] == 1 else scores[:, :, self._score_of_class]
 
     def _to_distributions(self, table: FloatArray) -> PromptScores:
         """Turn rows of the table into distributions."""

@@ -26,6 +26,8 @@ _SMOOTHING = 1e-3
 # Number of scores to process at a time, so that intermediate arrays fit into the cache and memory
 # does not grow with the number of rows.
 _CHUNK_SIZE = 1 << 16
+# Scores that differ by less are the same: those of two classes may be given for either.
+_DECIMALS = 9
 # Log-odds of any size give finite log-probabilities.
 _LEAST_LOG = -1e30
 
@@ -302,32 +304,34 @@ def number_by_content(
 ) -> IntArray:
     """Return session codes that no order of rows or prompts and no name of a session changes.
 
-    They depend on what the sessions hold; sessions that hold the same rows may change places.
-    `scores` returns the scores (n, n_prompts, n_columns) of a part of the rows, whose labels are
-    `codes`.
+    They depend on the scores that the sessions hold and, if these are the same, on the labels, so
+    that the labels of a session do not decide which sessions calibrate it. Sessions that hold the
+    same rows may change places. `scores` returns the scores (n, n_prompts, n_columns) of a part of
+    the rows, whose labels are `codes`.
     """
-    # Sums of integers that wrap around are the same in any order. A row is first described by its
-    # label and the scores of no prompt in particular, a prompt by its scores in such rows, and this
-    # distinguishes the prompts in the final description of a row.
-    label = _scramble(codes.astype(np.uint64))
+    # Sums of integers that wrap around are the same in any order. A row is first described by the
+    # scores of no prompt in particular, a prompt by its scores in such rows, and this distinguishes
+    # the prompts in the final description of a row.
     prompt: np.ndarray = np.zeros(1, dtype=np.uint64)
     for part in parts:
         marks = _mark(scores(part))
-        row = _scramble(label[part] + marks.sum(axis=1))
+        row = _scramble(marks.sum(axis=1))
         prompt = prompt + _scramble(marks + row[:, None]).sum(axis=0)
-    row = np.zeros_like(label)
+    row = np.zeros(len(codes), dtype=np.uint64)
     for part in parts:
-        row[part] = _scramble(label[part] + _scramble(_mark(scores(part)) + prompt).sum(axis=1))
-    signature = np.zeros(session.max(initial=-1) + 1, dtype=np.uint64)
-    np.add.at(signature, session, row)
-    number: IntArray = np.empty(len(signature), dtype=np.int64)
-    number[np.argsort(signature)] = np.arange(len(signature))
+        row[part] = _scramble(_scramble(_mark(scores(part)) + prompt).sum(axis=1))
+    signature = np.zeros((2, session.max(initial=-1) + 1), dtype=np.uint64)
+    np.add.at(signature[1], session, row)
+    np.add.at(signature[0], session, _scramble(row + _scramble(codes.astype(np.uint64))))
+    number: IntArray = np.empty(signature.shape[1], dtype=np.int64)
+    number[np.lexsort(signature)] = np.arange(len(number))
     return number[session]
 
 
 def _mark(scores: FloatArray) -> np.ndarray:
     """Return an integer for each prompt in each row, the same for the same scores."""
-    bits = np.where(np.isnan(scores), np.nan, scores + 0.0).view(np.uint64)  # + 0.0: no -0.0
+    scores = np.round(scores, _DECIMALS) + 0.0  # no -0.0
+    bits = np.where(np.isnan(scores), np.nan, scores).view(np.uint64)
     mark = np.zeros(bits.shape[:2], dtype=np.uint64)
     for column in range(bits.shape[2]):
         mark = _scramble(mark + bits[:, :, column])

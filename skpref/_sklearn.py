@@ -13,7 +13,12 @@ from sklearn.utils._param_validation import (
     validate_params,
 )
 from sklearn.utils._set_output import _get_output_config
-from sklearn.utils.validation import _check_feature_names_in, _check_sample_weight, _is_fitted
+from sklearn.utils.validation import (
+    _check_feature_names_in,
+    _check_sample_weight,
+    _is_fitted,
+    _num_samples,
+)
 
 __all__ = [
     "DocLinkMixin",
@@ -25,6 +30,7 @@ __all__ = [
     "_fit_context",
     "_get_output_config",
     "_is_fitted",
+    "_num_samples",
     "_safe_indexing",
     "validate_params",
 ]

@@ -466,7 +466,7 @@ def test_invalid_parameters(options, message, tiny_model):
         ([1.0], "X must be text"),
         (pd.DataFrame({"text": ["a"], "speaker": ["b"]}), "X has 2 columns"),
         ([], "Found array with 0 sample(s)"),
-        (["\ud83d"], "surrogates not allowed"),
+        (["\ud83d"], "X holds half a character"),
     ],
     ids=repr,
 )

@@ -22,6 +22,7 @@ def test_all_names_what_is_there():
         "DialogueContext",
         "IntraSessionPairSampler",
         "KNNLabelSmoother",
+        "LLMCascadeClassifier",
         "LLMLabeler",
         "LLMScoreCalibrator",
         "PairwisePreferenceClassifier",
@@ -48,11 +49,14 @@ def test_import_loads_no_torch_skorch_or_sentence_transformers():
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_parameters_have_documented_names_and_html(estimator):
-    required = {"classes": ["a", "b"], "model": "m"} if estimator is skpref.LLMLabeler else {}
-    made = estimator(**required)
+    required = {
+        skpref.LLMLabeler: {"classes": ["a", "b"], "model": "m"},
+        skpref.LLMCascadeClassifier: {"classifier": skpref.PairwisePreferenceClassifier()},
+    }
+    made = estimator(**required.get(estimator, {}))
     documented = re.findall(r"^    ([\w, ]+) :", estimator.__doc__, re.MULTILINE)
     names = {name.strip() for line in documented for name in line.split(",")}
-    assert set(made.get_params()) <= names
+    assert set(made.get_params(deep=False)) <= names
     assert estimator.__name__ in made._repr_html_()
 
 

@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
 from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import _num_samples, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from skpref._pools import number_by_content
 from skpref._sklearn import (
@@ -21,6 +21,7 @@ from skpref._sklearn import (
     Interval,
     StrOptions,
     _fit_context,
+    _num_samples,
     _safe_indexing,
 )
 from skpref._state import keeps_state_on_failure
