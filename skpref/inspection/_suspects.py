@@ -241,16 +241,16 @@ def suspects(
     >>> found = suspects(y, data.true_proba, data.llm_scores, data.groups, max_rows=5)
     >>> print(found.summary)
     kind      score  row  session     label  network  llm
-    label     1.000  156  session-09      0        1    1
     label     1.000   79  session-05      0        1    1
+    label     1.000  156  session-09      0        1    1
     label     1.000  232  session-14      1        0    0
     label     1.000    7  session-00      1        0    0
-    label     0.993  338  session-20      1        0    0
-    conflict  0.744  708  session-39      0        1    0
+    label     0.992  338  session-20      1        0    0
+    conflict  0.674  708  session-39      0        1    0
     conflict  0.652   90  session-06      1        1    0
+    conflict  0.637  486  session-26      1        1    0
     conflict  0.632  442  session-24      1        1    0
-    conflict  0.631  486  session-26      1        1    0
-    conflict  0.510  436  session-24      1        1    0
+    conflict  0.529   23  session-01      1        1    0
     """
     scores, present, codes = _read_labels(y, llm_scores, groups, classes)
     n_rows = len(codes)
