@@ -561,6 +561,7 @@ class Labeler(Estimator):
             "n_samples": lambda rng: 1,
             "option_orders": lambda rng: choose(rng, [1, 2, "balanced"]),
             "top_logprobs": lambda rng: 5,
+            "batch": lambda rng: False,  # needs an endpoint
         }
 
     def draw(self, rng, data):

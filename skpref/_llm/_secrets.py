@@ -143,8 +143,9 @@ def redact(text: str, secrets: Iterable[str]) -> str:
         The message.
     """
     for secret in secrets:
-        # "Bearer sk-..." is a header; servers quote the key in it.
-        for part in {secret, *secret.split()}:
+        # "Bearer sk-..." is a header; servers quote the key in it. The key goes first, since the
+        # rest of the header without it is a part that would take a blank along.
+        for part in sorted({secret, *secret.split()}, key=len):
             if len(part) >= 4:
                 text = _remove(text, part)
     text = " ".join(text.split())

@@ -51,7 +51,8 @@ def test_log_probabilities_tell_classes_apart(real_llm, tmp_path):
     assert (labeler.option_mass_ > 0.01).all()
     assert labeler.usage_["prompt_tokens"] > 200
     # What the server says when it is asked without the labeler.
-    ask = next(labeler._asks(labeler._turns(FRAME)[0], labeler._questions()))
+    turns = labeler._turns(FRAME)[0]
+    ask = next(labeler._asks(turns, labeler._questions(), labeler._units(turns)))
     with openai.OpenAI(base_url=real_llm, api_key="none") as client:
         choice = client.chat.completions.create(**ask.payload).choices[0]
     top = {t.token.strip(): np.exp(t.logprob) for t in choice.logprobs.content[0].top_logprobs}

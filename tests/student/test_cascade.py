@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import Bunch
 from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import column_or_1d
 
 from skpref import LLMCascadeClassifier, LLMScoreCalibrator, PairwisePreferenceClassifier
 from skpref.datasets import make_dialogues
@@ -328,10 +329,11 @@ class WithScores(LLMCascadeClassifier):
         if y is None:
             return super().fit(X, y)
         check_classification_targets(y)
-        classes, codes = np.unique(np.asarray(y), return_inverse=True)
+        classes, codes = np.unique(column_or_1d(y, warn=True), return_inverse=True)
         n_classes = max(len(classes), 2)  # one class is for the cascade to refuse
         scores = 0.8 * np.eye(n_classes)[codes] + 0.2 / n_classes
-        self.classes = [classes[0], "other"] if len(classes) == 1 else None
+        other = "other" if classes.dtype.kind in "OU" else classes.max(initial=0) + 1
+        self.classes = [classes[0], other] if len(classes) == 1 else None
         return super().fit(X, y, groups=np.arange(len(codes)), llm_scores=scores[:, None])
 
 
