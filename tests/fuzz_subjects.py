@@ -562,6 +562,7 @@ class Labeler(Estimator):
             "option_orders": lambda rng: choose(rng, [1, 2, "balanced"]),
             "top_logprobs": lambda rng: 5,
             "batch": lambda rng: False,  # needs an endpoint
+            "unit": lambda rng: "utterance",  # another one needs other prompts
         }
 
     def draw(self, rng, data):
