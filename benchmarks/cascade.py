@@ -80,7 +80,7 @@ class Remembered(ClassifierMixin, BaseEstimator):
         return self.classifier_.predict_proba(X)
 
 
-def load_chats(seed: int, fold: int, cache: str):
+def load_chats_fold(seed: int, fold: int, cache: str):
     """Return features, labels to learn from, truth, sessions, scores and the train rows."""
     chats = load_support_chats()
     encoder = SentenceEncoder(cache=str(Path(cache) / "chats"))
@@ -117,10 +117,9 @@ def score(metric: str, truth, codes) -> float:
     return 100 * f1_score(truth, codes, labels=present, average="macro", zero_division=0)
 
 
-def ask_most_gainful(cascade, X, scores, share: float):
-    """Return the scores of the share of the rows with the largest expected gain, NaN elsewhere."""
-    order = np.argsort(-cascade.expected_gain(X), kind="stable")
-    asked = order[: round(share * len(order))]
+def ask_first(by_gain, scores, share: float):
+    """Return the scores of the first share of the rows in an order, NaN elsewhere."""
+    asked = by_gain[: round(share * len(by_gain))]
     given = np.full(scores.shape, np.nan)
     given[asked] = scores[asked]
     return given
@@ -130,7 +129,7 @@ def run_unit(task: str, seed: int, data_dir: str, cache: str) -> dict:
     """Fit the cascade for both decisions, and score each share."""
     limit_threads()
     if task == CHATS:
-        loaded = load_chats(*divmod(seed, 4), cache)
+        loaded = load_chats_fold(*divmod(seed, 4), cache)
     else:
         loaded = load_study_task(task, seed, data_dir, cache)
     X, y, truth, groups, scores, train, test = loaded
@@ -147,8 +146,9 @@ def run_unit(task: str, seed: int, data_dir: str, cache: str) -> dict:
         )
         with quiet():
             cascade.fit(X[train], y[train], groups=groups[train], llm_scores=scores[train])
+            by_gain = np.argsort(-cascade.expected_gain(X[test]), kind="stable")
             for share in SHARES:
-                given = ask_most_gainful(cascade, X[test], scores[test], share)
+                given = ask_first(by_gain, scores[test], share)
                 codes = cascade.predict(X[test], llm_scores=given)
                 found[f"{share:.0%}|{metric}"] = score(metric, truth[test], codes)
             llm = cascade._answer_llm(scores[test], test.sum())

@@ -19,7 +19,7 @@ from skpref._sklearn import (
 )
 from skpref._state import keeps_state_on_failure
 from skpref._student._network_estimator import NetworkEstimator, stages
-from skpref._student._output import Output, n_scores_for, probabilities
+from skpref._student._output import Output, labelled_accuracy, n_scores_for, probabilities
 from skpref._student._training_set import (
     Prepared,
     TrainingSet,
@@ -33,7 +33,6 @@ from skpref._student._training_set import (
     prepare,
 )
 from skpref._typing import FloatArray, IntArray
-from skpref._validation import check_same_length, check_weights, read_truth
 
 _MODULE = "module__"
 
@@ -510,12 +509,4 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             Accuracy.
         """
         check_is_fitted(self)
-        codes = read_truth(y, self.classes_)
-        predicted = self._predict_codes(X)
-        check_same_length(len(codes), "y", len(predicted), "X")
-        weight = check_weights(sample_weight, len(codes))
-        labelled = codes >= 0
-        if not labelled.any():
-            raise ValueError("y has no labelled row to score.")
-        hit = codes[labelled] == predicted[labelled]
-        return float(np.average(hit, weights=weight[labelled]))
+        return labelled_accuracy(self._predict_codes(X), y, self.classes_, sample_weight)

@@ -8,12 +8,12 @@ import sklearn
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
 from sklearn.frozen import FrozenEstimator
-from sklearn.pipeline import Pipeline
 from sklearn.utils import get_tags
 from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
+from skpref._pipelines import last_step
 from skpref._pools import number_by_content
 from skpref._sklearn import (
     DocLinkMixin,
@@ -34,6 +34,7 @@ from skpref._student._deferral import (
     learn_voices,
     make_rules,
 )
+from skpref._student._output import labelled_accuracy
 from skpref._student._training_set import calibrate, make_calibrator
 from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
 from skpref._validation import (
@@ -41,10 +42,8 @@ from skpref._validation import (
     check_labels,
     check_llm_scores,
     check_same_length,
-    check_weights,
     labels_of_codes,
     read_numbers,
-    read_truth,
     score_order,
     sort_scores,
 )
@@ -68,19 +67,10 @@ class Rows(NamedTuple):
 # --- the classifier, on rows that it has not seen ------------------------------------------------
 
 
-def _last_step(estimator: Any) -> tuple[str, Any]:
-    """Return the prefix of the parameters of the last step of a pipeline, and the step."""
-    prefix = ""
-    while isinstance(estimator, Pipeline):
-        name, estimator = estimator.steps[-1]
-        prefix += f"{name}__"
-    return prefix, estimator
-
-
 def _with_classes(classifier: Any, classes: np.ndarray) -> Any:
     """Return a clone that knows all classes, if it has such a parameter."""
     classifier = clone(classifier)
-    prefix, step = _last_step(classifier)
+    prefix, step = last_step(classifier)
     if "classes" in step.get_params(deep=False):
         classifier.set_params(**{f"{prefix}classes": classes})
     return classifier
@@ -422,7 +412,7 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
         scores = check_llm_scores(llm_scores, n_rows)
         classes = self.classes
         if classes is None:
-            classes = getattr(_last_step(self.classifier)[1], "classes", None)
+            classes = getattr(last_step(self.classifier)[1], "classes", None)
         found, codes = check_labels(y, classes=classes, partial=True)
         check_same_length(len(codes), "y", n_rows, "X")
         n_scores = scores.shape[2] if scores.ndim == 3 else 2
@@ -464,7 +454,7 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
         ndarray of shape (n_samples,)
             The gain, in probability of a right answer.
         """
-        return expected_gain(self._gain, self._answer_alone(X)[0])
+        return self._expect_gain(self._answer_alone(X)[0])
 
     def defer(self, X: Any) -> BoolArray:
         """Return whether to ask the LLM about each row.
@@ -548,13 +538,7 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
             Accuracy.
         """
         predicted = self._answer(X, llm_scores)[1]
-        codes = read_truth(y, self.classes_)
-        check_same_length(len(codes), "y", len(predicted), "X")
-        weight = check_weights(sample_weight, len(codes))
-        known = codes >= 0
-        if not known.any():
-            raise ValueError("y has no labelled row to score.")
-        return float(np.average(codes[known] == predicted[known], weights=weight[known]))
+        return labelled_accuracy(predicted, y, self.classes_, sample_weight)
 
     @property
     def deferred_(self) -> BoolArray:
@@ -577,22 +561,31 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
         llm = read_numbers(self.calibrator_.transform(scores), "the output of calibrator")
         return Opinion(llm, self._voices.llm_offsets)
 
+    def _expect_gain(self, alone: Opinion) -> FloatArray:
+        return expected_gain(self._gain, alone)
+
+    def _answer_pooled(
+        self, alone: Opinion, network: FloatArray, llm: FloatArray
+    ) -> tuple[FloatArray, IntArray]:
+        """Return probabilities and class positions, pooled in rows that the LLM has scored."""
+        prob, codes = alone.prob.copy(), alone.choose()
+        asked = ~np.isnan(llm[:, 0])
+        if asked.any():
+            pooled = self._voices.pooled.opinion(network[asked], llm[asked])
+            prob[asked], codes[asked] = pooled.prob, pooled.choose()
+        return prob, codes
+
     def _answer(self, X: Any, llm_scores: ArrayLike | None) -> tuple[FloatArray, IntArray]:
         """Return probabilities and class positions, and note which rows lack scores."""
         alone, network = self._answer_alone(X)
-        ask = expected_gain(self._gain, alone) > self.threshold_
+        ask = self._expect_gain(alone) > self.threshold_
         if llm_scores is None and self.labeler is not None and ask.any():
             llm_scores = self.labeler_.transform(X, rows=ask)
-        prob, codes = alone.prob, alone.choose()
+        llm = np.full_like(network, np.nan)
         if llm_scores is not None:
-            llm = self._answer_llm(llm_scores, len(prob)).prob
-            asked = ~np.isnan(llm[:, 0])
-            if asked.any():
-                pooled = self._voices.pooled.opinion(network[asked], llm[asked])
-                prob[asked], codes[asked] = pooled.prob, pooled.choose()
-            ask &= ~asked
-        self._last_call["deferred"] = ask
-        return prob, codes
+            llm = self._answer_llm(llm_scores, len(network)).prob
+        self._last_call["deferred"] = ask & np.isnan(llm[:, 0])
+        return self._answer_pooled(alone, network, llm)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import softmax
 
-from skpref._typing import FloatArray
+from skpref._typing import FloatArray, IntArray
+from skpref._validation import check_same_length, check_weights, read_truth
 
 
 class Output(NamedTuple):
@@ -163,3 +164,37 @@ def macro_f1_offsets(
     """
     p = output.probabilities(scores.astype(np.float64))
     return expected_f1_offsets(np.log(np.maximum(p, 1e-12)), soft, weight)
+
+
+def labelled_accuracy(predicted: IntArray, y, classes: np.ndarray, sample_weight) -> float:
+    """Return the accuracy on the labelled rows.
+
+    Parameters
+    ----------
+    predicted : ndarray of int, shape (n_rows,)
+        Predicted class positions.
+    y : array-like of shape (n_rows,)
+        Human labels; rows without one do not count.
+    classes : ndarray of shape (n_classes,)
+        Class labels.
+    sample_weight : array-like of shape (n_rows,) or None
+        Row weights.
+
+    Returns
+    -------
+    float
+        Accuracy.
+
+    Raises
+    ------
+    ValueError
+        If no row is labelled, or lengths differ.
+    """
+    codes = read_truth(y, classes)
+    check_same_length(len(codes), "y", len(predicted), "X")
+    weight = check_weights(sample_weight, len(codes))
+    labelled = codes >= 0
+    if not labelled.any():
+        raise ValueError("y has no labelled row to score.")
+    hit = codes[labelled] == predicted[labelled]
+    return float(np.average(hit, weights=weight[labelled]))

@@ -5,6 +5,7 @@ from typing import Any
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
+from skpref._pipelines import last_step
 from skpref._student._base import BasePreferenceClassifier
 from skpref._student._text_classifier import PairwisePreferenceTextClassifier
 from skpref._student._training_set import make_calibrator
@@ -30,10 +31,7 @@ def find_classifier(estimator: Any) -> tuple[str, BasePreferenceClassifier]:
     ValueError
         If the last step is something else.
     """
-    prefix, step = "", estimator
-    while isinstance(step, Pipeline):
-        prefix += f"{step.steps[-1][0]}__"
-        step = step.steps[-1][1]
+    prefix, step = last_step(estimator)
     if not isinstance(step, BasePreferenceClassifier):
         raise ValueError(
             f"estimator={estimator!r:.200} must be a PairwisePreferenceClassifier, or a Pipeline "

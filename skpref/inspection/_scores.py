@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 
 from skpref._calibrator import LLMScoreCalibrator
+from skpref._student._training_set import calibrate
 from skpref._typing import ArrayLike, FloatArray, IntArray
 from skpref._validation import (
     check_labels,
     check_llm_scores,
-    labels_of_codes,
     plain_output,
     read_numbers,
     score_order,
@@ -140,12 +140,7 @@ def fit_calibrator(
     calibrator : transformer
         The fitted clone, whose output is to be read by `read_numbers`.
     """
-    calibrator = plain_output(calibrator)
-    if "classes" in calibrator.get_params():
-        calibrator.set_params(classes=classes)
-    labels = labels_of_codes(codes, classes)
-    prob = calibrator.fit_transform(scores, labels, groups=session)
-    return read_numbers(prob, "the output of calibrator"), calibrator
+    return calibrate(plain_output(calibrator), scores, codes, session, classes)
 
 
 def prompt_probabilities(scores: FloatArray, classes: np.ndarray) -> FloatArray:

@@ -233,12 +233,12 @@ def _choices(
     session, known = check_groups(groups, n_rows), codes >= 0
     if not known.any():
         raise ValueError("y has no labelled row to judge the cascade by.")
-    llm = cascade._answer_llm(llm_scores, n_rows)
-    pooled = cascade._answer(X, llm_scores)[1]
-    missing = np.isnan(llm.prob[:, 0])
-    of_llm = np.where(missing, alone.choose(), llm.choose())
+    llm, of_network = cascade._answer_llm(llm_scores, n_rows), alone.choose()
+    pooled = cascade._answer_pooled(alone, network, llm.prob)[1]
+    of_llm = np.where(np.isnan(llm.prob[:, 0]), of_network, llm.choose())
+    by_gain = np.argsort(-cascade._expect_gain(alone), kind="stable")
     rank = np.empty(n_rows)
-    rank[np.argsort(-cascade.expected_gain(X), kind="stable")] = (np.arange(n_rows) + 0.5) / n_rows
-    choices = [np.where(rank < share, pooled, alone.choose())[known] for share in _SHARES]
+    rank[by_gain] = (np.arange(n_rows) + 0.5) / n_rows
+    choices = [np.where(rank < share, pooled, of_network)[known] for share in _SHARES]
     _, session = np.unique(session[known], return_inverse=True)
     return codes[known], session, choices, of_llm[known]
