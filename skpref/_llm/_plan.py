@@ -1,6 +1,5 @@
-"""What a run would take, before anything is asked."""
+"""Estimate a run before anything is asked."""
 
-import html
 import json
 import math
 import re
@@ -10,7 +9,7 @@ from contextlib import suppress
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.utils import Bunch
@@ -18,6 +17,7 @@ from sklearn.utils import Bunch
 from skpref._llm._costs import cost_of, count_tokens, most_written
 from skpref._llm._runner import Ask, key_of
 from skpref._llm._store import Store
+from skpref._results import Table
 from skpref._typing import FloatArray
 
 EXACT = 20_000  # requests up to which each one is written, to count them
@@ -25,48 +25,6 @@ _READ = 4.0  # characters of a token in a prompt
 _PER_MESSAGE = 4  # tokens that a message takes beside its text
 _ENOUGH = 20  # answers in the cache that show how long tokens are
 _SAMPLE = 200
-
-
-class Table(Bunch):
-    """Result with a message in plain words and a table, which it prints and shows as HTML.
-
-    Parameters
-    ----------
-    header : list of str
-        Column names of the table.
-    lines : list of list of str
-        Lines of the table as they are shown.
-    **fields : dict
-        The other fields, `message` among them.
-    """
-
-    def __init__(self, header: list[str], lines: list[list[str]], **fields: Any) -> None:
-        cells = [header, *lines]
-        widths = [max(len(line[k]) for line in cells) for k in range(len(header))]
-        rows = (
-            "  ".join(
-                cell.rjust(width) if k else cell.ljust(width)
-                for k, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in cells
-        )
-        super().__init__(**fields, summary="\n".join(rows))
-        self.__dict__["_cells"] = cells
-
-    def __str__(self) -> str:
-        return f"{self.message}\n\n{self.summary}"
-
-    __repr__ = __str__
-
-    def _repr_html_(self) -> str:
-        header, *lines = (
-            "".join(f"<td>{html.escape(cell)}</td>" for cell in line)
-            for line in self.__dict__["_cells"]
-        )
-        body = "".join(f"<tr>{line}</tr>" for line in lines)
-        header = header.replace("td>", "th>")
-        message = html.escape(self.message)
-        return f"<p>{message}</p><table><thead><tr>{header}</tr></thead>{body}</table>"
 
 
 class Rates(NamedTuple):

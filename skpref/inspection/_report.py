@@ -3,11 +3,10 @@
 import textwrap
 from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 import numpy as np
-from sklearn.utils import Bunch
 
+from skpref._results import Table, columns_of_words
 from skpref.inspection._bootstrap import FEW_SESSIONS, MIN_SESSIONS
 
 _LINE_LENGTH = 88
@@ -26,7 +25,7 @@ _STYLE = """<style>
 </style>"""
 
 
-class Report(Bunch):
+class Report(Table):
     """Result of an inspection: its fields, a message in plain words, and a table.
 
     It prints as the message and the table, and a notebook shows both as HTML. Fields can be read
@@ -42,38 +41,18 @@ class Report(Bunch):
         The other fields, `message` among them.
     """
 
-    def __init__(self, header: list[str], lines: list[list[str]], **fields: Any) -> None:
-        super().__init__(**fields, summary=format_table(header, lines))
-        self.__dict__["_cells"] = [header, *lines]
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # Bunch drops the state, since old pickles of it held its items twice.
-        self.__dict__.update(state)
-
     def __str__(self) -> str:
         return f"{textwrap.fill(self.message, _LINE_LENGTH)}\n\n{self.summary}"
 
-    __repr__ = __str__
-
     def _repr_html_(self) -> str:
         header, *lines = self.__dict__["_cells"]
-        of_words = _columns_of_words(header, lines)
+        of_words = columns_of_words(header, lines)
         rows = [_html_row(line, of_words, "td") for line in lines if any(line)]
         return (
             f'{_STYLE}<div class="skpref-report"><p>{escape(self.message)}</p><table>'
             f"<thead>{_html_row(header, of_words, 'th')}</thead>"
             f"<tbody>{''.join(rows)}</tbody></table></div>"
         )
-
-
-def _columns_of_words(header: list[str], lines: list[list[str]]) -> list[bool]:
-    """Return which columns hold no number; the first one names the lines."""
-
-    def is_number(cell):
-        return cell.lstrip("+-")[:1].isdigit()
-
-    columns = range(1, len(header))
-    return [True, *(not any(is_number(line[k]) for line in lines) for k in columns)]
 
 
 def _html_row(cells: list[str], of_words: list[bool], tag: str) -> str:
@@ -98,20 +77,6 @@ def format_interval(value: float, low: float, high: float, digits: str) -> str:
     """Return "value (low to high)", or the value alone if there is no interval."""
     text = f"{value:{digits}}"
     return text if np.isnan(low) else f"{text} ({low:{digits}} to {high:{digits}})"
-
-
-def format_table(header: list[str], lines: list[list[str]]) -> str:
-    """Return a plain table: numbers aligned to the right, words to the left."""
-    cells = [header, *lines]
-    widths = [max(len(line[k]) for line in cells) for k in range(len(header))]
-    of_words = _columns_of_words(header, lines)
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if words else cell.rjust(width)
-            for cell, width, words in zip(line, widths, of_words, strict=True)
-        ).rstrip()
-        for line in cells
-    )
 
 
 def join_names(names: Sequence[str] | np.ndarray) -> str:
