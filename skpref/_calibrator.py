@@ -54,7 +54,7 @@ _LEARNED = ["prompt_weights_", "prompt_offsets_", "class_scales_", "class_bias_"
 
 
 class _Data(NamedTuple):
-    """What a method learns from."""
+    """Data that a method learns from."""
 
     table: FloatArray
     offsets: FloatArray  # mean log-scores (n_prompts, n_classes)

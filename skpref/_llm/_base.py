@@ -1,4 +1,4 @@
-"""What a labeler does without asking: write requests, plan them, name and keep the scores."""
+"""Parts of a labeler that ask nothing: write requests, plan them, name and keep the scores."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import ceil

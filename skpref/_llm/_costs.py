@@ -1,4 +1,4 @@
-"""What a run takes: its tokens, their price, and a limit on it."""
+"""Tokens of a run, their price, and a limit on it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -63,7 +63,8 @@ def clustered_rate(wrong: np.ndarray, session: IntArray) -> ClusteredRate:
     of positive counts estimated from survey data", Survey Methodology 24: the bound of Clopper and
     Pearson for as many independent rows as would give the variance between the sessions. With few
     sessions that variance is often too small by chance, so an imaginary session of mean length is
-    added, half of whose rows are wrong. `benchmarks.coverage` measures what this changes.
+    added, half of whose rows are wrong. `benchmarks.coverage` counts how often the
+    bound is too low.
 
     Parameters
     ----------
