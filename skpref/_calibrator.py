@@ -10,6 +10,8 @@ from sklearn.model_selection import GroupKFold
 from sklearn.utils import ClassifierTags, Tags, check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skpref._indicator import is_multilabel, read_indicator
+from skpref._label_pools import as_cells, learn_labels, without_offsets
 from skpref._pools import (
     CANDIDATES,
     LABEL_FREE,
@@ -18,20 +20,16 @@ from skpref._pools import (
     LabelledScores,
     Mean,
     Model,
-    Pool,
-    PromptScores,
     best_candidate,
     chunks,
-    from_log_odds,
-    from_probabilities,
     learn,
-    mean_over_rows,
     number_by_content,
     pieces,
     predict_rows,
     resolve_score_type,
     take_labelled,
 )
+from skpref._score_reader import ScoreReader
 from skpref._sklearn import (
     DocLinkMixin,
     Interval,
@@ -46,6 +44,7 @@ from skpref._validation import (
     check_groups,
     check_labels,
     check_llm_scores,
+    check_same_length,
     read_numbers,
     score_order,
 )
@@ -57,7 +56,7 @@ class _Data(NamedTuple):
     """Data that a method learns from."""
 
     table: FloatArray
-    offsets: FloatArray  # mean log-scores (n_prompts, n_classes)
+    offsets: list[FloatArray]  # mean log-scores (n_prompts, n_classes), of each label if several
     session: IntArray  # each row is one if there are no groups
 
 
@@ -275,7 +274,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         prob = self._predict(self._model, data.table)
         if groups is not None and self.method_ not in LABEL_FREE:
             self._cross_fit(data, labelled, self.method_, C, out=prob)
-        return prob
+        return self._as_output(prob)
 
     def transform(self, X: ArrayLike) -> FloatArray:
         """Calibrate scores.
@@ -293,7 +292,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         table, _ = self._as_table(X, reset=False)
-        return self._predict(self._model, table)
+        return self._as_output(self._predict(self._model, self._as_rows(table)))
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> np.ndarray:
         """Name the columns of the output after the classes.
@@ -326,6 +325,8 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
 
     def _classes_as_given(self) -> np.ndarray:
         """Return the class labels in the order of the scores."""
+        if self.multilabel_:
+            return self.classes_
         return ScoreOrder(self.classes_, self._score_of_class).as_given
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -335,21 +336,44 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         """Fit; return what cross-fitting needs."""
         table, shape = self._as_table(X, reset=True)
         session = np.arange(len(table)) if groups is None else check_groups(groups, len(table))
-        codes = self._set_layout(table, shape, y)
+        self.multilabel_ = is_multilabel(y, self.classes, X)
+        set_layout = self._set_labels if self.multilabel_ else self._set_layout
+        codes = set_layout(table, shape, y)
+        table = self._as_rows(table)
+        session = np.repeat(session, len(table) // len(session))
         self.score_type_ = resolve_score_type(self.score_type, table)
-        self._set_scale(table)
-        offsets = mean_over_rows(self._to_distributions(rows).log for rows in pieces(table))
-        self._seen = ~np.isnan(offsets[:, 0])
-        if not self._seen.any():
-            raise ValueError("llm_scores has no row with a score; pass at least one.")
+        self._reader = ScoreReader(
+            self.n_prompts_, self._score_of_class, self._n_columns, self.score_type_, table
+        )
+        offsets = [self._reader.mean_log(table, rows) for rows in self._rows_of_models(len(table))]
         data = _Data(table, offsets, session)
         auto = self.method == "auto"
         method, C = self._choose_method(data, codes) if auto else (self.method, self.C)
         labelled = self._take_labelled(data, codes, method)
         rows = np.arange(len(labelled.row))
-        self._model, self.method_ = learn(method, C, offsets, labelled, rows)
+        self._model, self.method_ = self._learn(method, C, data, labelled, rows)
         self._set_attributes()
         return data, labelled, C
+
+    def _as_rows(self, table: FloatArray) -> FloatArray:
+        """Return the rows of one binary or multi-class task: the cells if there are labels."""
+        return as_cells(table, len(self.classes_)) if self.multilabel_ else table
+
+    def _rows_of_models(self, n_rows: int) -> list:
+        """Return the rows of each model: one of all classes, or one of each label."""
+        if not self.multilabel_:
+            return [None]
+        n_labels = len(self.classes_)
+        return [np.arange(k, n_rows, n_labels) for k in range(n_labels)]
+
+    def _learn(
+        self, method: str, C: float, data: _Data, labelled: LabelledScores, train: IntArray
+    ) -> tuple[list[Model], str]:
+        """Fit a method on the labelled rows at `train`; return the models and the method used."""
+        if self.multilabel_:
+            return learn_labels(method, C, data.offsets, labelled, train)
+        model, used = learn(method, C, data.offsets[0], labelled, train)
+        return [model], used
 
     def _choose_method(self, data: _Data, codes: IntArray) -> tuple[str, float]:
         """Return method and C, by the Brier score on labelled rows of unseen sessions."""
@@ -357,11 +381,12 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         if min(len(np.unique(part[known])) for part in (codes, data.session)) < 2:
             return CANDIDATES[0]
         scores = {}
-        prob = np.empty((len(codes), len(self.classes_)))
+        n_classes = len(self._score_of_class)
+        prob = np.empty((len(codes), n_classes))
         for method, C in CANDIDATES:
             labelled = self._take_labelled(data, codes, method)
             self._cross_fit(data, labelled, method, C, out=prob)
-            truth = np.eye(len(self.classes_))[labelled.codes]
+            truth = np.eye(n_classes)[labelled.codes]
             scores[method, C] = ((prob[labelled.row] - truth) ** 2).sum(axis=1)
         return best_candidate(scores, data.session[labelled.row])
 
@@ -371,7 +396,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         """Write the probabilities of labelled rows by models of other sessions to rows of `out`."""
         # GroupKFold deals sessions of the same size by their codes.
         sessions = number_by_content(
-            lambda part: self._to_distributions(data.table[labelled.row[part]]).prob,
+            lambda part: self._reader.read(data.table[labelled.row[part]]).prob,
             chunks(len(labelled.row), data.table.shape[1]),
             labelled.codes,
             data.session[labelled.row],
@@ -381,8 +406,9 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         if n_folds > 1:
             folds = GroupKFold(n_folds).split(sessions, groups=sessions)
         for train, test in folds:
-            model, _ = learn(method, C, data.offsets, labelled, train)
-            out[labelled.row[test]] = self._predict(model, data.table, labelled.row[test])
+            models, _ = self._learn(method, C, data, labelled, train)
+            rows = labelled.row[test]
+            out[rows] = self._predict(models, data.table, rows)
 
     def _as_table(self, X, *, reset: bool) -> tuple[FloatArray, tuple[int, int] | None]:
         """Check the scores; return them as a table, and (n_prompts, n_classes) if X is 3-D."""
@@ -396,10 +422,10 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         if scores.ndim == 3:
             scores = check_llm_scores(scores)
             shape = scores.shape[1:]
-            if not reset and shape != (self.n_prompts_, self._n_columns):
+            if not reset and shape != self._shape:
                 raise ValueError(
                     f"llm_scores has {shape} prompts and columns per prompt but fit saw "
-                    f"{(self.n_prompts_, self._n_columns)}; pass scores in the same form as in fit."
+                    f"{self._shape}; pass scores in the same form as in fit."
                 )
             scores = scores.reshape(len(scores), math.prod(scores.shape[1:]))
         table = check_array(
@@ -442,68 +468,71 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
                 "or n_prompts * n_classes columns."
             )
         self.n_prompts_ = table.shape[1] // self._n_columns
+        self._shape = (self.n_prompts_, self._n_columns)
         return codes
 
-    def _set_scale(self, table: FloatArray) -> None:
-        """Learn the location and scale by which ratings are standardised."""
-        self._seen = np.ones(self.n_prompts_, dtype=bool)
-        self._exponent = np.zeros((self.n_prompts_, 1), dtype=np.int64)
-        if self.score_type_ != "raw":
-            return
-        # Powers of 2 change no digit, and the squares of what remains neither overflow nor vanish.
-        largest = np.fmax.reduce(np.abs(table), axis=0).reshape(self.n_prompts_, -1)
-        largest = np.fmax.reduce(largest.astype(np.float64), axis=1)
-        self._exponent = np.frexp(np.where(np.isnan(largest), 1.0, largest))[1][:, None]
-        # The classes of a prompt are missing together, so their means have equal weight.
-        scores = (self._as_scores(rows) for rows in pieces(table))
-        centre = mean_over_rows(scores).mean(axis=1, keepdims=True)
-        squares = ((self._as_scores(rows) - centre) ** 2 for rows in pieces(table))
-        spread = np.sqrt(mean_over_rows(squares).mean(axis=1, keepdims=True))
-        self._centre, self._spread = centre, np.where(spread > 0, spread, 1.0)
+    def _set_labels(self, table: FloatArray, shape: tuple[int, int] | None, y) -> IntArray:
+        """Determine the labels of which several may apply; return the codes of the cells."""
+        self.classes_, codes = read_indicator(y, self.classes)
+        check_same_length(len(codes), "y", len(table), "llm_scores")
+        n_labels = len(self.classes_)
+        if table.shape[1] % n_labels or (shape is not None and shape[1] != n_labels):
+            given = (len(table), *(shape or table.shape[1:]))
+            raise ValueError(
+                f"llm_scores has shape {given} but y has {n_labels} labels per row; pass "
+                f"(n_utterances, n_prompts, {n_labels}): the probability that each label applies."
+            )
+        self._score_of_class, self._n_columns = np.arange(2), 1
+        self.n_prompts_ = table.shape[1] // n_labels
+        self._shape = (self.n_prompts_, n_labels)
+        return codes.ravel()
 
-    def _as_scores(self, table: FloatArray) -> FloatArray:
-        """Copy rows of the table as float64 of (n, n_prompts, n_columns), NaN if missing."""
-        scores = table.reshape(len(table), self.n_prompts_, self._n_columns).astype(np.float64)
-        # An incomplete distribution cannot be used, so the prompt is treated as missing there.
-        scores[np.isnan(scores).any(axis=2)] = np.nan
-        scores[:, ~self._seen] = np.nan
-        return np.ldexp(scores, -self._exponent) if self.score_type_ == "raw" else scores
-
-    def _to_distributions(self, table: FloatArray) -> PromptScores:
-        """Turn rows of the table into distributions."""
-        scores = self._as_scores(table)
-        if self.score_type_ == "probability":
-            if ((scores < 0) | (scores > 1)).any():
-                raise ValueError(
-                    "llm_scores has values outside [0, 1] but score_type_='probability'; "
-                    "pass score_type='log_odds' or 'raw', or rescale the scores."
-                )
-            return from_probabilities(scores).sort_classes(self._score_of_class)
-        if self.score_type_ == "raw":
-            scores = (scores - self._centre) / self._spread
-        return from_log_odds(scores).sort_classes(self._score_of_class)
-
-    def _predict(self, model: Model, table: FloatArray, rows: IntArray | None = None) -> FloatArray:
+    def _predict(
+        self, models: list[Model], table: FloatArray, rows: IntArray | None = None
+    ) -> FloatArray:
         """Return the distributions of all or the given rows, in the float type of the table."""
+        if not self.multilabel_:
+            return self._predict_rows(models[0], table, rows)
+        rows = np.arange(len(table)) if rows is None else rows
+        prob = np.empty((len(rows), 2), dtype=table.dtype)
+        label = rows % len(models)
+        for k, model in enumerate(models):
+            prob[label == k] = self._predict_rows(model, table, rows[label == k])
+        return prob
+
+    def _predict_rows(self, model: Model, table: FloatArray, rows: IntArray | None) -> FloatArray:
+        """Return the distributions of all or the given rows by one model."""
         n_rows = len(table) if rows is None else len(rows)
-        prob = np.empty((n_rows, len(self.classes_)), dtype=table.dtype)
+        prob = np.empty((n_rows, len(self._score_of_class)), dtype=table.dtype)
         done = 0
         for piece in pieces(table, rows):
-            prob[done : done + len(piece)] = predict_rows(model, self._to_distributions(piece))
+            prob[done : done + len(piece)] = predict_rows(model, self._reader.read(piece))
             done += len(piece)
         return prob
 
+    def _as_output(self, prob: FloatArray) -> FloatArray:
+        """Return the distributions, or the probabilities of the labels, of the rows given."""
+        return prob[:, 1].reshape(-1, len(self.classes_)) if self.multilabel_ else prob
+
     def _take_labelled(self, data: _Data, codes: IntArray, method: str) -> LabelledScores:
-        return take_labelled(self._to_distributions, data.table, codes, data.offsets, method)
+        offsets = without_offsets(data.offsets) if self.multilabel_ else data.offsets[0]
+        return take_labelled(self._reader.read, data.table, codes, offsets, method)
 
     def _set_attributes(self) -> None:
         for name in _LEARNED:
             self.__dict__.pop(name, None)
-        if isinstance(self._model, Mean):
+        if any(isinstance(model, Mean) for model in self._model):
             return
-        pool = self._model.pool if isinstance(self._model, Isotonic) else self._model
-        self.prompt_weights_, self.prompt_offsets_ = pool.weights, pool.offsets
-        if isinstance(self._model, Pool):
-            self.class_scales_, self.class_bias_ = pool.scales, pool.bias
+        pools = [model.pool if isinstance(model, Isotonic) else model for model in self._model]
+        learned = {
+            "prompt_weights_": [pool.weights for pool in pools],
+            "prompt_offsets_": [pool.offsets for pool in pools],
+        }
+        if self.method_ != "isotonic":
+            learned["class_scales_"] = [pool.scales for pool in pools]
+            learned["class_bias_"] = [pool.bias for pool in pools]
         if self.method_ == "temperature":
-            self.temperature_ = float(1 / pool.scales[0]) if pool.scales[0] else np.inf
+            scales = [pool.scales[0] for pool in pools]
+            learned["temperature_"] = [float(1 / scale) if scale else np.inf for scale in scales]
+        for name, values in learned.items():
+            setattr(self, name, np.array(values) if self.multilabel_ else values[0])

@@ -354,6 +354,17 @@ def resolve_score_type(score_type: str, table: FloatArray) -> str:
     return "raw" if low < 0 or high > 1 else "probability"
 
 
+def warn_of_few_labels(method: str, used: str) -> None:
+    """Warn the caller of `fit` that a label-free method takes the place of the one asked for."""
+    warn(
+        f"method={method!r} needs human labels of at least two classes on rows with "
+        "scores, from more than one session if it is cross-fitted; the label-free method "
+        f"{used!r} is used instead. Label more sessions, or pass method={used!r}.",
+        UserWarning,
+        stacklevel=7,
+    )
+
+
 def learn(
     method: str, C: float, offsets: FloatArray, labelled: LabelledScores, train: IntArray
 ) -> tuple[Model, str]:
@@ -361,13 +372,7 @@ def learn(
     used = method
     if method not in LABEL_FREE and labelled.n_classes(train) < 2:
         used = "batch"
-        warn(
-            f"method={method!r} needs human labels of at least two classes on rows with "
-            "scores, from more than one session if it is cross-fitted; the label-free method "
-            f"{used!r} is used instead. Label more sessions, or pass method={used!r}.",
-            UserWarning,
-            stacklevel=5,
-        )
+        warn_of_few_labels(method, used)
     if used == "mean":
         return Mean(), used
     pool = label_free_pool(offsets, used)

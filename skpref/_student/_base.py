@@ -19,7 +19,7 @@ from skpref._sklearn import (
 )
 from skpref._state import keeps_state_on_failure
 from skpref._student._network_estimator import NetworkEstimator, stages
-from skpref._student._output import Output, labelled_accuracy, n_scores_for, probabilities
+from skpref._student._output import decide, labelled_accuracy, probabilities
 from skpref._student._training_set import (
     Prepared,
     TrainingSet,
@@ -28,6 +28,7 @@ from skpref._student._training_set import (
     class_weights,
     classes_to_continue,
     hold_out_sessions,
+    label_weights,
     make_calibrator,
     make_smoother,
     prepare,
@@ -227,7 +228,7 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             fitted_calibrator=fitted_calibrator,
         )
         if network is not None:
-            check_same_classes(prepared.classes, self.classes_)
+            check_same_classes(prepared, self.classes_, self.multilabel_)
         return prepared
 
     def _fit_prepared(self, prepared: Prepared, train=None, network=None):
@@ -236,14 +237,14 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         `train` replaces the function of stage 1 that the parameters choose, and `network` a new
         network.
         """
-        training, n_classes = prepared.training, len(prepared.classes)
+        training, n_scores = prepared.training, prepared.n_scores()
         self._check_trainable(training)
         class_weight = self._class_weight(prepared)
         stage1, objective = stages().stage1, self._objective(class_weight)
         with stage1.seeded(self.random_state) as rng:
-            network = network or self._build_network(training.X, n_scores_for(n_classes))
+            network = network or self._build_network(training.X, n_scores)
             training = training._replace(X=self._as_network_input(training.X, network))
-            stage1.check_output(network, training.X, n_classes)
+            stage1.check_output(network, training.X, n_scores)
             checkpoint = self._checkpoint(training, prepared.classes)
             held_out = self._hold_out(training, rng)
             pairs = stage1.pair_source(self.pair_sampler, rng)
@@ -260,7 +261,7 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
                 **self._net_options(net.module_),
                 **self._finetune_options(),
             )
-            kind = self._stage2_kind(np.count_nonzero(training.codes >= 0), training.has_scores)
+            kind = self._stage2_kind(np.count_nonzero(training.has_label()), training.has_scores)
             adapted = self._adapt(net, scores, training, held_out, class_weight, kind, finetune)
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
@@ -315,13 +316,13 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             network=network,
             fitted_calibrator=None if first else vars(self).get("calibrator_"),
         )
-        training, n_classes = prepared.training, len(prepared.classes)
+        training, n_scores = prepared.training, prepared.n_scores()
         class_weight = self._class_weight(prepared) if first else self.class_weight_
         stage1 = stages().stage1
         with stage1.seeded(self.random_state) as rng:
-            network = network or self._build_network(training.X, n_scores_for(n_classes))
+            network = network or self._build_network(training.X, n_scores)
             training = training._replace(X=self._as_network_input(training.X, network))
-            stage1.check_output(network, training.X, n_classes)
+            stage1.check_output(network, training.X, n_scores)
             net = self._untrained_net(network, class_weight, rng) if first else self.net_
             held_out = self._hold_out(training, rng)
             with stage1.undone_on_failure(net):
@@ -349,9 +350,10 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             check_has_pairs(training, getattr(self.pair_sampler, "min_margin", 0.0))
 
     def _class_weight(self, prepared: Prepared) -> FloatArray:
-        """Return the weight of each class."""
+        """Return the weight of each class, or the two of each label."""
         rows = prepared.training
-        return class_weights(self.class_weight, prepared.classes, rows.soft, rows.weight)
+        weigh = label_weights if rows.multilabel else class_weights
+        return weigh(self.class_weight, prepared.classes, rows.soft, rows.weight)
 
     def _objective(self, class_weight):
         """Return the loss that the parameters describe."""
@@ -415,14 +417,14 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
 
     def _set_fitted(self, prepared: Prepared, class_weight, net, adapted, classes=None):
         """Set the fitted attributes that `fit` and `partial_fit` share."""
-        self.classes_ = prepared.classes
+        self.classes_, self.multilabel_ = prepared.classes, prepared.training.multilabel
         self._classes_before = prepared.classes if classes is None else classes
         self.soft_labels_ = prepared.soft_labels()
         if prepared.calibrator is not None:
             self.calibrator_ = prepared.calibrator
         self.class_weight_ = class_weight
         self.net_ = net
-        self.scale_, self.offsets_ = adapted.output
+        self.scale_, self.offsets_, _ = adapted.output
         self.decision_offsets_ = adapted.decision
         self.head_variance_ = adapted.variance
         self._layer_before_stage2 = adapted.layer_before
@@ -436,7 +438,7 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         network = self.net_.module_
         X = self._as_network_input(self._validate_X(X), network)
         scores = stages().scoring.predict_scores(network, X)
-        return Output(self.scale_, self.offsets_).logits(scores).astype(scores.dtype)
+        return self._output().logits(scores).astype(scores.dtype)
 
     def decision_function(self, X):
         """Return the logits of the rows.
@@ -452,7 +454,7 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             ``scale_ * scores + offsets_``: of the positive class for a binary task.
         """
         logits = self._logits(X)
-        return logits[:, 0] if logits.shape[1] == 1 else logits
+        return logits[:, 0] if logits.shape[1] == 1 and not self.multilabel_ else logits
 
     def predict_proba(self, X):
         """Return the probability of each class, calibrated by stage 2.
@@ -468,7 +470,7 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             Softmax of ``scale_ * scores + offsets_``. Stage 2 fitted scale and offsets on the human
             labels and, as a prior, on the calibrated soft labels.
         """
-        return probabilities(self._logits(X))
+        return probabilities(self._logits(X), self.multilabel_)
 
     def predict(self, X):
         """Return the most probable class, or the one that `decision` chooses.
@@ -480,15 +482,15 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
 
         Returns
         -------
-        ndarray of shape (n_utterances,)
-            Class labels.
+        ndarray of shape (n_utterances,) or (n_utterances, n_labels)
+            Class labels; with several labels per row, 1 where a label applies and 0 where not.
         """
         codes = self._predict_codes(X)
-        return self.classes_[codes]
+        return codes if self.multilabel_ else self.classes_[codes]
 
     def _predict_codes(self, X) -> IntArray:
-        """Return the position in `classes_` of the class that `decision` chooses."""
-        return (self.predict_proba(X) * np.exp(self.decision_offsets_)).argmax(axis=1)
+        """Return the positions in `classes_` that `decision` chooses, or which labels apply."""
+        return decide(self._logits(X), self.decision_offsets_, self.multilabel_)
 
     def score(self, X, y, sample_weight=None):
         """Return the accuracy on the labelled rows.
@@ -510,3 +512,8 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         """
         check_is_fitted(self)
         return labelled_accuracy(self._predict_codes(X), y, self.classes_, sample_weight)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags

@@ -432,7 +432,7 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
             clf.module,
             clf._module_params(),
             clf.n_features_in_,
-            n_scores_for(len(clf.classes_)),
+            n_scores_for(len(clf.classes_), clf.multilabel_),
             saved.config["dtype"],
         )
         return clf._take_network(build, saved)

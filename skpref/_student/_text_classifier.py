@@ -376,7 +376,7 @@ class PairwisePreferenceTextClassifier(BasePreferenceClassifier):
             )
         clf = cls._from_saved(saved, {}, device)
         params = persistence.encoder_params(clf._network_params(), saved, resolve_device(device))
-        n_scores = n_scores_for(len(clf.classes_))
+        n_scores = n_scores_for(len(clf.classes_), clf.multilabel_)
         build = partial(stages().transformer.TransformerScorer, n_scores, **params)
         return clf._take_network(build, saved)
 

@@ -7,9 +7,11 @@ import numpy as np
 
 from skpref._calibrator import LLMScoreCalibrator
 from skpref._columns import read_numbers
+from skpref._indicator import is_multilabel, read_indicator, soft_of_indicator
 from skpref._sampler import IntraSessionPairSampler
 from skpref._sessions import renumber
 from skpref._smoother import KNNLabelSmoother
+from skpref._student._output import n_scores_for
 from skpref._typing import BoolArray, FloatArray, IntArray
 from skpref._validation import (
     check_groups,
@@ -46,10 +48,12 @@ class TrainingSet(NamedTuple):
     ----------
     X : {ndarray, CSR matrix} of shape (n_rows, n_features), or ndarray of object, shape (n_rows,)
         Features, texts or token ids.
-    codes : ndarray of int, shape (n_rows,)
-        Human labels as class positions, -1 where unlabelled.
+    codes : ndarray of int, shape (n_rows,) or (n_rows, n_labels)
+        Human labels as class positions, -1 where unlabelled. With several labels per row, 1 where
+        a label applies, 0 where it does not.
     soft : ndarray of shape (n_rows, n_classes)
-        Soft labels; a NaN row is unknown.
+        Soft labels; a NaN row is unknown. With several labels per row, the probability that each
+        applies, NaN where unknown.
     weight : ndarray of shape (n_rows,)
         Row weights, all positive.
     session : ndarray of int, shape (n_rows,)
@@ -70,18 +74,59 @@ class TrainingSet(NamedTuple):
         X, codes, soft, weight, session = (part[rows] for part in self[:-1])
         return TrainingSet(X, codes, soft, weight, session, self.has_scores)
 
+    @property
+    def multilabel(self) -> bool:
+        """Whether several labels may apply to a row."""
+        return self.codes.ndim == 2
+
+    def has_label(self) -> BoolArray:
+        """Return which rows have a human label, or several."""
+        return (self.codes >= 0).any(axis=1) if self.multilabel else self.codes >= 0
+
     def softly_labelled(self) -> "TrainingSet":
         """Return the rows that have a soft label."""
-        return self.take(~np.isnan(self.soft).any(axis=1))
+        known = ~np.isnan(self.soft)
+        return self.take(known.any(axis=1) if self.multilabel else known.all(axis=1))
 
     def labelled(self) -> "TrainingSet":
         """Return the rows that have a human label, which becomes their soft label."""
-        rows = self.take(self.codes >= 0)
-        return rows._replace(soft=np.eye(self.soft.shape[1])[rows.codes])
+        rows = self.take(self.has_label())
+        return rows._replace(soft=as_soft_labels(rows.codes, self.soft.shape[1]))
 
     def with_labels_as_soft(self) -> "TrainingSet":
         """Return all rows; those with a human label have it as their soft label."""
         return self._replace(soft=labels_in_place(self.soft, self.codes))
+
+    def problems(self, class_weight: FloatArray) -> list["Problem"]:
+        """Return the problems that stage 2 solves one by one: one, or a binary one per label."""
+        if not self.multilabel:
+            return [Problem(slice(None), self, class_weight)]
+        return [
+            Problem(
+                slice(k, k + 1),
+                self._replace(codes=codes, soft=np.column_stack([1 - soft, soft])),
+                class_weight[k],
+            )
+            for k, (codes, soft) in enumerate(zip(self.codes.T, self.soft.T, strict=True))
+        ]
+
+
+class Problem(NamedTuple):
+    """A problem of exclusive classes that some scores of the network are for.
+
+    Parameters
+    ----------
+    columns : slice
+        The scores.
+    rows : TrainingSet
+        All rows, with the human and soft labels of this problem.
+    class_weight : ndarray of shape (n_classes,)
+        Weight of each of its classes.
+    """
+
+    columns: slice
+    rows: TrainingSet
+    class_weight: FloatArray
 
 
 class Prepared(NamedTuple):
@@ -106,6 +151,10 @@ class Prepared(NamedTuple):
     n_given: int
     classes: np.ndarray
     calibrator: Any
+
+    def n_scores(self) -> int:
+        """Return the number of scores per row that the network must give."""
+        return n_scores_for(len(self.classes), self.training.multilabel)
 
     def soft_labels(self) -> FloatArray:
         """Return the soft labels of the rows given to `fit`, NaN for rows of zero weight."""
@@ -172,9 +221,9 @@ def prepare(
     X, codes, weight = X[order], codes[order], weight[order]
     session = renumber(session[order])
     if llm_scores is None:
-        if len(np.unique(codes)) < 2:
+        if len(np.unique(codes[codes >= 0])) < 2:
             raise ValueError("y has one class only on the rows of positive sample_weight.")
-        soft: FloatArray = np.eye(len(classes))[codes]
+        soft = as_soft_labels(codes, len(classes))
         fitted_calibrator = None
     else:
         scores = llm_scores[order]
@@ -182,22 +231,28 @@ def prepare(
             soft, fitted_calibrator = calibrate(calibrator, scores, codes, session, classes)
         else:
             soft = read_numbers(fitted_calibrator.transform(scores), "the output of calibrator")
-        if np.isnan(soft).any(axis=1).all():
-            raise ValueError(
-                "llm_scores has no row with a score, so there are no soft labels to learn; pass "
-                "the scores of at least one row or, if y labels each row, llm_scores=None."
-            )
-        if smoother is not None:
-            soft = smoother.fit_transform(features_to_smooth(X), soft, groups=session)
-            soft = read_numbers(soft, "the output of smoother")
     training = TrainingSet(X, codes, soft, weight, session, llm_scores is not None)
-    return Prepared(training, order, n_rows, classes, fitted_calibrator)
+    if not len(training.softly_labelled().session):
+        raise ValueError(
+            "llm_scores has no row with a score, so there are no soft labels to learn; pass "
+            "the scores of at least one row or, if y labels each row, llm_scores=None."
+        )
+    if smoother is not None and training.has_scores:
+        soft = smooth(smoother, features_to_smooth(X), training)
+    return Prepared(training._replace(soft=soft), order, n_rows, classes, fitted_calibrator)
 
 
 def _read_classes(
     y, n_rows: int, llm_scores, classes
 ) -> tuple[np.ndarray, IntArray, FloatArray | None]:
-    """Return the sorted class labels, labels as positions in them, and scores in their order."""
+    """Return the sorted class labels, labels as positions in them, and scores in their order.
+
+    The names of several labels per row stay in the order of the columns.
+    """
+    if is_multilabel(y, classes, llm_scores):
+        labels, codes = read_indicator(y, classes)
+        check_same_length(len(codes), "y", n_rows, "X")
+        return labels, codes, None if llm_scores is None else label_scores(llm_scores, labels)
     partial = llm_scores is not None
     y = np.full(n_rows, -1) if y is None else y
     labels, codes = check_labels(y, classes=classes, partial=partial)
@@ -228,12 +283,12 @@ def calibrate(
         Unfitted calibrator, which is fitted in place.
     scores : ndarray of shape (n_rows, n_prompts, n_classes) or (n_rows, n_prompts)
         Scores in the order of the classes.
-    codes : ndarray of int, shape (n_rows,)
-        Human labels as class positions, -1 where unlabelled.
+    codes : ndarray of int, shape (n_rows,) or (n_rows, n_labels)
+        Human labels as in `TrainingSet`.
     session : ndarray of int, shape (n_rows,)
         Session codes.
     classes : ndarray of shape (n_classes,)
-        Sorted class labels.
+        Class labels.
 
     Returns
     -------
@@ -244,9 +299,51 @@ def calibrate(
     """
     if "classes" in calibrator.get_params():
         calibrator.set_params(classes=classes)
-    labels = labels_of_codes(codes, classes)
+    multilabel = codes.ndim == 2
+    labels = soft_of_indicator(codes) if multilabel else labels_of_codes(codes, classes)
     soft = calibrator.fit_transform(scores, labels, groups=session)
     return read_numbers(soft, "the output of calibrator"), calibrator
+
+
+def smooth(smoother: Any, features, training: TrainingSet) -> FloatArray:
+    """Return the soft labels of the training rows, smoothed over features.
+
+    Parameters
+    ----------
+    smoother : transformer
+        Unfitted smoother, which is fitted in place.
+    features : {ndarray, CSR matrix} of shape (n_rows, n_features)
+        Features of the rows.
+    training : TrainingSet
+        The rows.
+
+    Returns
+    -------
+    ndarray of shape (n_rows, n_classes)
+        Soft labels.
+    """
+    if training.multilabel and "multilabel" in smoother.get_params():
+        smoother.set_params(multilabel=True)
+    soft = smoother.fit_transform(features, training.soft, groups=training.session)
+    return read_numbers(soft, "the output of smoother")
+
+
+def as_soft_labels(codes: IntArray, n_classes: int) -> FloatArray:
+    """Return human labels as soft labels.
+
+    Parameters
+    ----------
+    codes : ndarray of int, shape (n_rows,) or (n_rows, n_labels)
+        Human labels as in `TrainingSet`, at least one for each row.
+    n_classes : int
+        Number of classes.
+
+    Returns
+    -------
+    ndarray of shape (n_rows, n_classes)
+        Soft labels; with several labels per row, NaN where unknown.
+    """
+    return soft_of_indicator(codes) if codes.ndim == 2 else np.eye(n_classes)[codes]
 
 
 def labels_in_place(soft: FloatArray, codes: IntArray) -> FloatArray:
@@ -256,14 +353,16 @@ def labels_in_place(soft: FloatArray, codes: IntArray) -> FloatArray:
     ----------
     soft : ndarray of shape (n_rows, n_classes)
         Soft labels.
-    codes : ndarray of int, shape (n_rows,)
-        Human labels as class positions, -1 where unlabelled.
+    codes : ndarray of int, shape (n_rows,) or (n_rows, n_labels)
+        Human labels as in `TrainingSet`.
 
     Returns
     -------
     ndarray of shape (n_rows, n_classes)
         The soft labels.
     """
+    if codes.ndim == 2:
+        return np.where(codes >= 0, codes, soft)
     one_hot = np.eye(soft.shape[1], dtype=soft.dtype)[codes]
     return np.where((codes >= 0)[:, None], one_hot, soft)
 
@@ -360,7 +459,7 @@ def make_pair_sampler(value):
 
 
 def class_weights(kind, classes: np.ndarray, soft: FloatArray, weight: FloatArray) -> FloatArray:
-    """Return the weight of each class.
+    """Return the weight of each class, of classes that exclude each other.
 
     Parameters
     ----------
@@ -395,23 +494,70 @@ def class_weights(kind, classes: np.ndarray, soft: FloatArray, weight: FloatArra
             )
         return np.array([kind.get(c, 1.0) for c in classes.tolist()])
     share = np.nansum(weight[:, None] * soft, axis=0)
-    share /= share.sum()
+    share /= max(share.sum(), 1e-12)  # a label may be known in no row
     return 1 / (n_classes * np.maximum(share, 1e-3))
 
 
-def check_same_classes(classes: np.ndarray, before: np.ndarray) -> None:
+def label_weights(kind, labels: np.ndarray, soft: FloatArray, weight: FloatArray) -> FloatArray:
+    """Return the weights of each of several labels per row: where it is absent, where it applies.
+
+    Parameters
+    ----------
+    kind : None, "balanced" or dict of {label: weight}
+        The parameter `class_weight`. A dict weighs the rows to which a label applies; "balanced"
+        divides by the frequency within each label.
+    labels : ndarray of shape (n_labels,)
+        Names of the labels.
+    soft : ndarray of shape (n_rows, n_labels)
+        Soft labels, NaN where unknown.
+    weight : ndarray of shape (n_rows,)
+        Row weights.
+
+    Returns
+    -------
+    ndarray of shape (n_labels, 2)
+        The weights.
+
+    Raises
+    ------
+    ValueError
+        If a dict names a label that is not there.
+    """
+    if kind == "balanced":
+        return np.stack(
+            [
+                class_weights(kind, np.arange(2), np.column_stack([1 - column, column]), weight)
+                for column in soft.T
+            ]
+        )
+    present = class_weights(kind, labels, soft, weight)
+    return np.column_stack([np.ones_like(present), present])
+
+
+def check_same_classes(prepared: Prepared, before: np.ndarray, multilabel: bool) -> None:
     """Raise if training is to continue with other classes.
 
     Parameters
     ----------
-    classes, before : ndarray of shape (n_classes,)
-        Class labels of this fit and of the last one.
+    prepared : Prepared
+        What this fit is about.
+    before : ndarray of shape (n_classes,)
+        Class labels of the last fit.
+    multilabel : bool
+        Whether the last fit was of several labels per row.
 
     Raises
     ------
     ValueError
         If they differ.
     """
+    classes = prepared.classes
+    if prepared.training.multilabel != multilabel:
+        was, now = ("several labels", "one class")[:: 1 if multilabel else -1]
+        raise ValueError(
+            f"training continues, but y has {now} per row and the last fit had {was}; fit a new "
+            "classifier."
+        )
     if not np.array_equal(classes, before):
         raise ValueError(
             f"training continues with the classes of the last fit, {before.tolist()!r}, but y and "
@@ -450,6 +596,38 @@ def classes_to_continue(before, classes) -> np.ndarray:
     return known
 
 
+def label_scores(llm_scores: FloatArray, labels: np.ndarray) -> FloatArray:
+    """Return the scores of several labels per row in three dimensions.
+
+    Parameters
+    ----------
+    llm_scores : ndarray of shape (n_rows, n_prompts, n_labels) or, for one label, \
+            (n_rows, n_prompts)
+        Scores of each label.
+    labels : ndarray of shape (n_labels,)
+        Names of the labels.
+
+    Returns
+    -------
+    ndarray of shape (n_rows, n_prompts, n_labels)
+        The scores.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of labels differ.
+    """
+    if llm_scores.ndim == 2 and len(labels) == 1:
+        return llm_scores[:, :, None]
+    if llm_scores.ndim == 3 and llm_scores.shape[2] == len(labels):
+        return llm_scores
+    raise ValueError(
+        f"llm_scores has shape {llm_scores.shape} but y has {len(labels)} labels per row "
+        f"({labels.tolist()!r}); pass (n_utterances, n_prompts, {len(labels)}): the probability "
+        "that each label applies, NaN where the LLM was not asked."
+    )
+
+
 def check_has_pairs(training: TrainingSet, min_margin: float) -> None:
     """Raise if no session holds two rows whose soft labels differ enough.
 
@@ -467,7 +645,7 @@ def check_has_pairs(training: TrainingSet, min_margin: float) -> None:
     """
     _, _, soft, _, session, _ = training.softly_labelled()
     starts = np.flatnonzero(np.r_[True, session[1:] != session[:-1]])
-    spread = np.maximum.reduceat(soft, starts) - np.minimum.reduceat(soft, starts)
+    spread = np.fmax.reduceat(soft, starts) - np.fmin.reduceat(soft, starts)
     if not ((spread >= min_margin).any() if min_margin > 0 else (spread > 0).any()):
         raise ValueError(
             "groups leave no valid pair: in no session do two rows differ in their soft labels "
@@ -506,6 +684,6 @@ def hold_out_sessions(
             unit = np.arange(len(unit))
         n_wanted = max(1, round(fraction * (unit[-1] + 1)))
     order = rng.permutation(unit[-1] + 1)
-    labelled = np.isin(order, unit[training.codes >= 0])
+    labelled = np.isin(order, unit[training.has_label()])
     order = order[np.argsort(~labelled, kind="stable")]
     return np.isin(unit, order[: min(n_wanted, unit[-1])])
