@@ -521,10 +521,11 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
     def _set_attributes(self) -> None:
         for name in _LEARNED:
             self.__dict__.pop(name, None)
-        if any(isinstance(model, Mean) for model in self._model):
+        models = [model.pool if isinstance(model, Isotonic) else model for model in self._model]
+        pools = [model for model in models if not isinstance(model, Mean)]
+        if len(pools) < len(models):
             return
-        pools = [model.pool if isinstance(model, Isotonic) else model for model in self._model]
-        learned = {
+        learned: dict[str, list] = {
             "prompt_weights_": [pool.weights for pool in pools],
             "prompt_offsets_": [pool.offsets for pool in pools],
         }

@@ -79,10 +79,10 @@ def read_indicator(
             f"{name} has {n_labels} columns, one for each label, but classes names {len(labels)} "
             f"({labels.tolist()!r}); pass one name per column, in their order."
         )
-    same = named is not None and set(named.tolist()) == set(labels.tolist())
-    if same and named.tolist() != labels.tolist():
+    columns = [] if named is None else named.tolist()
+    if set(columns) == set(labels.tolist()) and columns != labels.tolist():
         raise ValueError(
-            f"{name} has the columns {named.tolist()!r}, which classes={labels.tolist()!r} lists "
+            f"{name} has the columns {columns!r}, which classes={labels.tolist()!r} lists "
             f"in another order; pass {name}[classes], or classes=None."
         )
     return labels, codes

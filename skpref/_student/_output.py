@@ -192,49 +192,55 @@ def expected_f1_offsets(log_p: FloatArray, soft: FloatArray, weight: FloatArray)
     return ascend(value, n_classes, steps=(-1, -0.5, -0.25, 0.25, 0.5, 1), n_rounds=3)
 
 
-def expected_f1_shift(logit: FloatArray, soft: FloatArray, weight: FloatArray) -> float:
-    """Return the shift of a label's logit that maximises the F1 expected under soft labels.
+def label_f1_shifts(
+    logits: FloatArray, codes: IntArray, class_weight: FloatArray, weight: FloatArray
+) -> FloatArray:
+    """Return the shift of each label's logit that maximises the expected F1 of the label.
 
-    The label is predicted where the shifted logit is above 0. The expectation is that of hits and
-    counts, not of their ratio.
+    The expectation is that of hits and counts, not of their ratio, by the human labels and, where
+    there is none, by the probabilities, from which the effect of the class weights is removed.
 
     Parameters
     ----------
-    logit : ndarray of shape (n_rows,)
-        Logit that the label applies.
-    soft : ndarray of shape (n_rows,)
-        Probability that it applies, NaN where unknown.
+    logits : ndarray of shape (n_rows, n_labels)
+        Logits.
+    codes : ndarray of int, shape (n_rows, n_labels)
+        Human labels: 1, 0, or -1 where unknown.
+    class_weight : ndarray of shape (n_labels, 2)
+        Weight of each label in training, where it is absent and where it applies.
     weight : ndarray of shape (n_rows,)
         Weight of each row.
 
     Returns
     -------
-    float
-        The shift; 0 if no shift is better, or no soft label is known.
+    ndarray of shape (n_labels,)
+        The shifts.
     """
-    known = ~np.isnan(soft)
-    order = np.argsort(-logit[known], kind="stable")
-    logit, soft, weight = (part[known][order] for part in (logit, soft, weight))
-    hits = np.cumsum(weight * soft)
-    if not len(hits) or hits[-1] <= 0:
-        return 0.0
-    f1 = 2 * hits / (hits[-1] + np.cumsum(weight))
-    # Rows of the same logit are predicted alike, so a cut is after the last of them.
+    absent, present = np.log(np.maximum(class_weight, 1e-12)).T
+    expected = np.where(codes >= 0, codes, expit(logits - present + absent))
+    return np.array([_f1_shift(*pair, weight) for pair in zip(logits.T, expected.T, strict=True)])
+
+
+def _f1_shift(logit: FloatArray, expected: FloatArray, weight: FloatArray) -> float:
+    """Return the shift of a logit whose sign decides that maximises F1; 0 if none is better."""
+    order = np.argsort(-logit, kind="stable")
+    logit, expected, weight = logit[order], expected[order], weight[order]
+    hits, n_chosen = np.cumsum(weight * expected), np.cumsum(weight)
+    f1 = 2 * hits / (hits[-1] + n_chosen)
+    # Rows of the same logit are decided alike.
     gap = np.append(logit[:-1] - logit[1:], 1.0)
     f1[gap <= 0] = 0.0
-    unshifted = np.searchsorted(-logit, 0.0) - 1  # the last row above 0
-    best = int(f1.argmax())
-    if unshifted >= 0 and f1[unshifted] >= f1[best]:
+    last = int(f1.argmax())
+    n_unshifted = np.searchsorted(-logit, 0.0)
+    if n_unshifted and f1[n_unshifted - 1] >= f1[last]:
         return 0.0
-    return float(gap[best] / 2 - logit[best])
+    return float(gap[last] / 2 - logit[last])
 
 
 def macro_f1_offsets(
     scores: FloatArray, output: Output, soft: FloatArray, weight: FloatArray
 ) -> FloatArray:
     """Return the shift of the log-probabilities of ``decision="macro_f1"``.
-
-    With several labels per row, it is the shift of each label's logit that maximises its F1.
 
     Parameters
     ----------
@@ -252,11 +258,7 @@ def macro_f1_offsets(
     ndarray of shape (n_classes,)
         The shift.
     """
-    scores = scores.astype(np.float64)
-    if output.multilabel:
-        columns = zip(output.logits(scores).T, soft.T, strict=True)
-        return np.array([expected_f1_shift(logit, part, weight) for logit, part in columns])
-    p = output.probabilities(scores)
+    p = output.probabilities(scores.astype(np.float64))
     return expected_f1_offsets(np.log(np.maximum(p, 1e-12)), soft, weight)
 
 

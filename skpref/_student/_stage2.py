@@ -16,6 +16,7 @@ from skpref._student._output import (
     Output,
     class_logits,
     join_outputs,
+    label_f1_shifts,
     macro_f1_offsets,
 )
 from skpref._student._stage1 import (
@@ -105,7 +106,8 @@ def adapt(
             fit_output(scores[:, p.columns], p.rows, held_out, p.class_weight) for p in problems
         ]
     output = join_outputs(outputs, training.multilabel)
-    variance, layer_before, history = np.zeros(np.shape(output.scale))[()], None, []
+    variance: float | FloatArray = np.zeros(np.shape(output.scale))[()]
+    layer_before, history = None, []
     if kind == "head":
         output, variance, layer_before = refit_last_layer(
             network, training.labelled(), output, class_weight
@@ -113,7 +115,10 @@ def adapt(
     if kind == "finetune" and finetune is not None:
         history = finetune(network, training.labelled(), output)
     shift: FloatArray = np.zeros(len(class_weight))
-    if decision == "macro_f1":
+    if decision == "macro_f1" and training.multilabel:
+        logits = output.logits(predict_scores(network, training.X).astype(np.float64))
+        shift = label_f1_shifts(logits, training.codes, class_weight, training.weight)
+    elif decision == "macro_f1":
         rows = training.softly_labelled()
         shift = macro_f1_offsets(predict_scores(network, rows.X), output, rows.soft, rows.weight)
     return Adapted(output, shift, variance, layer_before, history)
@@ -155,15 +160,16 @@ def fit_output(
 def _evidence(scores, training: TrainingSet, class_weight) -> tuple[FloatArray, ...]:
     """Return scores, targets and weights of the human labels, and of soft labels of LLM scores."""
     labelled = training.codes >= 0
+    evidence = scores[labelled]
     target = np.eye(len(class_weight))[training.codes[labelled]]
     weight = training.weight[labelled]
     if training.has_scores:
         softly = ~np.isnan(training.soft).any(axis=1)
         share = training.weight[softly] / max(training.weight[softly].sum(), 1e-12)
-        scores = np.vstack([scores[labelled], scores[softly]])
+        evidence = np.vstack([evidence, scores[softly]])
         target = np.vstack([target, training.soft[softly]])
         weight = np.r_[weight, _SOFT_LABEL_WEIGHT * share]
-    return scores, target, weight * (target @ class_weight)
+    return evidence, target, weight * (target @ class_weight)
 
 
 def refit_last_layer(

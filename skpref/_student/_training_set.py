@@ -81,7 +81,8 @@ class TrainingSet(NamedTuple):
 
     def has_label(self) -> BoolArray:
         """Return which rows have a human label, or several."""
-        return (self.codes >= 0).any(axis=1) if self.multilabel else self.codes >= 0
+        known = self.codes >= 0
+        return np.asarray(known.any(axis=1)) if self.multilabel else known
 
     def softly_labelled(self) -> "TrainingSet":
         """Return the rows that have a soft label."""
