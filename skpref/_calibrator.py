@@ -96,6 +96,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         Class labels in the order of the last axis of the scores. None uses the sorted labels in
         `y`, or 0, 1, ... if there are no labels. Required if a class has no label. The columns of
         the output are in sorted order, whatever the order given here.
+        With several labels per utterance, the names of the columns of `y`, whose order stays.
     C : float, default=0.1
         Inverse strength of the L2 penalty that pulls weights, scales and bias towards the
         label-free pool ("batch", or the uncalibrated mean of log-scores for "temperature" and
@@ -108,6 +109,9 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
     ----------
     classes_ : ndarray of shape (n_classes,)
         Class labels in sorted order, which is that of the columns of the output.
+    multilabel_ : bool
+        Whether several labels may apply to an utterance. Then the learned attributes below have
+        one more axis in front, for the labels.
     method_ : str
         The method used: `method`, the choice of "auto", or "batch" if there were too few labels.
     score_type_ : str
@@ -142,6 +146,15 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
 
     Probabilities are smoothed to ``(s + 0.001) / (1 + 0.001 n_classes)`` before their logarithm is
     taken, so a vote counts like a probability of .999.
+
+    If `y` has two dimensions, several labels may apply to an utterance. Each label is calibrated as
+    a binary task, with a class for "applies" and one for "does not", in which the scores are the
+    probabilities that it applies (or ratings of that), and the output holds the probability of
+    each label. The labels learn together: half of the variance `C` of weights, scales and bias is
+    shared by all of them, so a rare label borrows from the others what the prompts are worth and
+    how far they say yes too often. ``g`` is not corrected for the offsets, except by "batch", which
+    would make each label as likely as not; "isotonic" calibrates the labels separately. If there
+    are no labels, the fallback is "mean".
 
     ``fit_transform(scores, y, groups)`` differs from ``fit(scores, y).transform(scores)``: each
     labelled row is calibrated by a model that has not seen the labels of its session, as in
@@ -216,11 +229,13 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         ----------
         X : array-like of shape (n, n_prompts, n_classes), (n, n_prompts) or \
                 (n, n_prompts * n_classes)
-            Raw LLM scores, NaN if missing. Two-dimensional scores are those of the positive class
+            Raw LLM scores, NaN if missing; with several labels per utterance, those of each label. Two-dimensional scores are those of the positive class
             of a binary task or, if `classes` or `y` name more than two classes, the scores of all
             classes by the first prompt, then by the second, and so on.
-        y : array-like of shape (n,), default=None
-            Human labels; -1 (numbers) or None/NaN (objects) marks an unlabelled row.
+        y : array-like of shape (n,) or (n, n_labels), default=None
+            Human labels; -1 (numbers) or None/NaN (objects) marks an unlabelled row. Two dimensions
+            hold several labels per utterance: 1 where a label applies, 0 where it does not, and -1,
+            None or NaN where that is unknown.
         groups : array-like of shape (n,), default=None
             Session ids. `fit_transform` and ``method="auto"`` use them.
 
@@ -239,7 +254,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         -----
         UserWarning
             If `method` needs labels of at least two classes and they are not available. "batch" is
-            used instead.
+            used instead, or "mean" with several labels per utterance.
         """
         self._fit(X, y, groups)
         return self
@@ -260,7 +275,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         X : array-like of shape (n, n_prompts, n_classes), (n, n_prompts) or \
                 (n, n_prompts * n_classes)
             Raw LLM scores, as in `fit`.
-        y : array-like of shape (n,), default=None
+        y : array-like of shape (n,) or (n, n_labels), default=None
             Human labels, as in `fit`.
         groups : array-like of shape (n,), default=None
             Session ids. None disables cross-fitting, as in ``fit(X, y).transform(X)``.

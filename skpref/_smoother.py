@@ -232,6 +232,9 @@ class KNNLabelSmoother(DocLinkMixin, TransformerMixin, BaseEstimator):
     neighbours of an all-zero row. Sparse rows and other metrics are compared in double precision
     throughout.
 
+    With `multilabel`, a label that is known in no row stays NaN. Labels that are known in the same
+    rows share one search for neighbours.
+
     The approximate search compares a row with the contents of the nearest clusters. The number
     of clusters is increased until 98% of the exact neighbours are found for the sample on which
     `recall_` is measured. Rows for which it finds too few neighbours from other sessions are
@@ -367,7 +370,7 @@ class KNNLabelSmoother(DocLinkMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            Smoothed soft labels, each row a distribution.
+            Smoothed soft labels, each row a distribution unless `multilabel`.
         """
         return self.fit(X, y, groups).label_distributions_.copy()
 

@@ -163,15 +163,18 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         ----------
         X : {array-like, sparse matrix} of shape (n_utterances, n_features), or array-like of str
             Features of the utterances; their texts for a transformer.
-        y : array-like of shape (n_utterances,)
+        y : array-like of shape (n_utterances,) or (n_utterances, n_labels)
             Human labels. With `llm_scores`, -1 (numbers) or None/NaN (objects) marks an unlabelled
-            row, and y=None labels none.
+            row, and y=None labels none. Two dimensions hold several labels per utterance: 1 where
+            a label applies, 0 where it does not, and -1, None or NaN where that is unknown.
         groups : array-like of shape (n_utterances,), default=None
             Session id of each row; required with `llm_scores`. Without both, all rows are one
             session.
         llm_scores : array-like of shape (n_utterances, n_prompts, n_classes) or \
                 (n_utterances, n_prompts), default=None
             Raw LLM scores, NaN if there is no score; 2-D holds the positive class of a binary task.
+            With several labels per utterance, the probability that each label applies, of shape
+            (n_utterances, n_prompts, n_labels).
         sample_weight : array-like of shape (n_utterances,), default=None
             Row weights; a pair weighs the product of its rows.
 
@@ -284,10 +287,11 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         ----------
         X : {array-like, sparse matrix} of shape (n_utterances, n_features), or array-like of str
             Features of the utterances; their texts for a transformer.
-        y : array-like of shape (n_utterances,)
+        y : array-like of shape (n_utterances,) or (n_utterances, n_labels)
             Human labels, as for `fit`.
         classes : array-like of shape (n_classes,), default=None
-            All class labels; needed on the first call unless the parameter `classes` is set.
+            All class labels; needed on the first call unless the parameter `classes` is set. The
+            names of several labels per utterance are in the order of the columns of `y`.
         groups : array-like of shape (n_utterances,), default=None
             Session id of each row, as for `fit`.
         llm_scores : array-like of shape (n_utterances, n_prompts, n_classes) or \
@@ -451,7 +455,8 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         Returns
         -------
         ndarray of shape (n_utterances,) or (n_utterances, n_classes)
-            ``scale_ * scores + offsets_``: of the positive class for a binary task.
+            ``scale_ * scores + offsets_``: of the positive class for a binary task, of each label
+            if several may apply.
         """
         logits = self._logits(X)
         return logits[:, 0] if logits.shape[1] == 1 and not self.multilabel_ else logits
@@ -468,7 +473,8 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         -------
         ndarray of shape (n_utterances, n_classes)
             Softmax of ``scale_ * scores + offsets_``. Stage 2 fitted scale and offsets on the human
-            labels and, as a prior, on the calibrated soft labels.
+            labels and, as a prior, on the calibrated soft labels. With several labels per
+            utterance it is the sigmoid, and rows need not sum to 1.
         """
         return probabilities(self._logits(X), self.multilabel_)
 
@@ -499,9 +505,9 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         ----------
         X : {array-like, sparse matrix} of shape (n_utterances, n_features), or array-like of str
             Features, or texts, as in `fit`.
-        y : array-like of shape (n_utterances,)
+        y : array-like of shape (n_utterances,) or (n_utterances, n_labels)
             Human labels. -1 and None/NaN mark unlabelled rows, which do not count, unless -1 is a
-            class.
+            class. A row of several labels counts as right if all its known labels are.
         sample_weight : array-like of shape (n_utterances,), default=None
             Row weights.
 
