@@ -95,8 +95,8 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
     classes : array-like of shape (n_classes,), default=None
         Class labels in the order of the last axis of the scores. None uses the sorted labels in
         `y`, or 0, 1, ... if there are no labels. Required if a class has no label. The columns of
-        the output are in sorted order, whatever the order given here.
-        With several labels per utterance, the names of the columns of `y`, whose order stays.
+        the output are in sorted order, whatever the order given here. With several labels per
+        utterance, the names of the columns of `y`, whose order stays.
     C : float, default=0.1
         Inverse strength of the L2 penalty that pulls weights, scales and bias towards the
         label-free pool ("batch", or the uncalibrated mean of log-scores for "temperature" and
@@ -229,9 +229,10 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         ----------
         X : array-like of shape (n, n_prompts, n_classes), (n, n_prompts) or \
                 (n, n_prompts * n_classes)
-            Raw LLM scores, NaN if missing; with several labels per utterance, those of each label. Two-dimensional scores are those of the positive class
-            of a binary task or, if `classes` or `y` name more than two classes, the scores of all
-            classes by the first prompt, then by the second, and so on.
+            Raw LLM scores, NaN if missing; with several labels per utterance, those of each label.
+            Two-dimensional scores are those of the positive class of a binary task or, if `classes`
+            or `y` name more than two classes, the scores of all classes by the first prompt, then
+            by the second, and so on.
         y : array-like of shape (n,) or (n, n_labels), default=None
             Human labels; -1 (numbers) or None/NaN (objects) marks an unlabelled row. Two dimensions
             hold several labels per utterance: 1 where a label applies, 0 where it does not, and -1,
