@@ -11,21 +11,16 @@ from sklearn.utils import ClassifierTags, Tags, check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skpref._indicator import is_multilabel, read_indicator
-from skpref._label_pools import as_cells, learn_labels, without_offsets
+from skpref._label_pools import ExclusiveClasses, SeveralLabels
 from skpref._pools import (
     CANDIDATES,
     LABEL_FREE,
     LEARNING,
-    Isotonic,
     LabelledScores,
-    Mean,
-    Model,
     best_candidate,
     chunks,
-    learn,
+    learned_values,
     number_by_content,
-    pieces,
-    predict_rows,
     resolve_score_type,
     take_labelled,
 )
@@ -287,10 +282,10 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
             Class probabilities, NaN in rows without any score.
         """
         data, labelled, C = self._fit(X, y, groups)
-        prob = self._predict(self._model, data.table)
+        prob = self._task.predict(self._models, self._reader, data.table)
         if groups is not None and self.method_ not in LABEL_FREE:
             self._cross_fit(data, labelled, self.method_, C, out=prob)
-        return self._as_output(prob)
+        return self._task.as_output(prob)
 
     def transform(self, X: ArrayLike) -> FloatArray:
         """Calibrate scores.
@@ -308,7 +303,8 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         table, _ = self._as_table(X, reset=False)
-        return self._as_output(self._predict(self._model, self._as_rows(table)))
+        table = self._task.as_rows(table)
+        return self._task.as_output(self._task.predict(self._models, self._reader, table))
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> np.ndarray:
         """Name the columns of the output after the classes.
@@ -346,7 +342,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         return ScoreOrder(self.classes_, self._score_of_class).as_given
 
     def __sklearn_is_fitted__(self) -> bool:
-        return "_model" in vars(self)
+        return "_models" in vars(self)
 
     def _fit(self, X, y, groups) -> tuple[_Data, LabelledScores, float]:
         """Fit; return what cross-fitting needs."""
@@ -355,41 +351,21 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         self.multilabel_ = is_multilabel(y, self.classes, X)
         set_layout = self._set_labels if self.multilabel_ else self._set_layout
         codes = set_layout(table, shape, y)
-        table = self._as_rows(table)
+        self._task = SeveralLabels(len(self.classes_)) if self.multilabel_ else ExclusiveClasses()
+        table = self._task.as_rows(table)
         session = np.repeat(session, len(table) // len(session))
         self.score_type_ = resolve_score_type(self.score_type, table)
         self._reader = ScoreReader(
             self.n_prompts_, self._score_of_class, self._n_columns, self.score_type_, table
         )
-        offsets = [self._reader.mean_log(table, rows) for rows in self._rows_of_models(len(table))]
-        data = _Data(table, offsets, session)
+        data = _Data(table, self._task.mean_log(self._reader, table), session)
         auto = self.method == "auto"
         method, C = self._choose_method(data, codes) if auto else (self.method, self.C)
         labelled = self._take_labelled(data, codes, method)
         rows = np.arange(len(labelled.row))
-        self._model, self.method_ = self._learn(method, C, data, labelled, rows)
+        self._models, self.method_ = self._task.learn(method, C, data.offsets, labelled, rows)
         self._set_attributes()
         return data, labelled, C
-
-    def _as_rows(self, table: FloatArray) -> FloatArray:
-        """Return the rows of one binary or multi-class task: the cells if there are labels."""
-        return as_cells(table, len(self.classes_)) if self.multilabel_ else table
-
-    def _rows_of_models(self, n_rows: int) -> list:
-        """Return the rows of each model: one of all classes, or one of each label."""
-        if not self.multilabel_:
-            return [None]
-        n_labels = len(self.classes_)
-        return [np.arange(k, n_rows, n_labels) for k in range(n_labels)]
-
-    def _learn(
-        self, method: str, C: float, data: _Data, labelled: LabelledScores, train: IntArray
-    ) -> tuple[list[Model], str]:
-        """Fit a method on the labelled rows at `train`; return the models and the method used."""
-        if self.multilabel_:
-            return learn_labels(method, C, data.offsets, labelled, train)
-        model, used = learn(method, C, data.offsets[0], labelled, train)
-        return [model], used
 
     def _choose_method(self, data: _Data, codes: IntArray) -> tuple[str, float]:
         """Return method and C, by the Brier score on labelled rows of unseen sessions."""
@@ -422,9 +398,9 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         if n_folds > 1:
             folds = GroupKFold(n_folds).split(sessions, groups=sessions)
         for train, test in folds:
-            models, _ = self._learn(method, C, data, labelled, train)
+            models, _ = self._task.learn(method, C, data.offsets, labelled, train)
             rows = labelled.row[test]
-            out[rows] = self._predict(models, data.table, rows)
+            out[rows] = self._task.predict(models, self._reader, data.table, rows)
 
     def _as_table(self, X, *, reset: bool) -> tuple[FloatArray, tuple[int, int] | None]:
         """Check the scores; return them as a table, and (n_prompts, n_classes) if X is 3-D."""
@@ -503,53 +479,12 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         self._shape = (self.n_prompts_, n_labels)
         return codes.ravel()
 
-    def _predict(
-        self, models: list[Model], table: FloatArray, rows: IntArray | None = None
-    ) -> FloatArray:
-        """Return the distributions of all or the given rows, in the float type of the table."""
-        if not self.multilabel_:
-            return self._predict_rows(models[0], table, rows)
-        rows = np.arange(len(table)) if rows is None else rows
-        prob = np.empty((len(rows), 2), dtype=table.dtype)
-        label = rows % len(models)
-        for k, model in enumerate(models):
-            prob[label == k] = self._predict_rows(model, table, rows[label == k])
-        return prob
-
-    def _predict_rows(self, model: Model, table: FloatArray, rows: IntArray | None) -> FloatArray:
-        """Return the distributions of all or the given rows by one model."""
-        n_rows = len(table) if rows is None else len(rows)
-        prob = np.empty((n_rows, len(self._score_of_class)), dtype=table.dtype)
-        done = 0
-        for piece in pieces(table, rows):
-            prob[done : done + len(piece)] = predict_rows(model, self._reader.read(piece))
-            done += len(piece)
-        return prob
-
-    def _as_output(self, prob: FloatArray) -> FloatArray:
-        """Return the distributions, or the probabilities of the labels, of the rows given."""
-        return prob[:, 1].reshape(-1, len(self.classes_)) if self.multilabel_ else prob
-
     def _take_labelled(self, data: _Data, codes: IntArray, method: str) -> LabelledScores:
-        offsets = without_offsets(data.offsets) if self.multilabel_ else data.offsets[0]
-        return take_labelled(self._reader.read, data.table, codes, offsets, method)
+        origin = self._task.origin(data.offsets)
+        return take_labelled(self._reader.read, data.table, codes, origin, method)
 
     def _set_attributes(self) -> None:
         for name in _LEARNED:
             self.__dict__.pop(name, None)
-        models = [model.pool if isinstance(model, Isotonic) else model for model in self._model]
-        pools = [model for model in models if not isinstance(model, Mean)]
-        if len(pools) < len(models):
-            return
-        learned: dict[str, list] = {
-            "prompt_weights_": [pool.weights for pool in pools],
-            "prompt_offsets_": [pool.offsets for pool in pools],
-        }
-        if self.method_ != "isotonic":
-            learned["class_scales_"] = [pool.scales for pool in pools]
-            learned["class_bias_"] = [pool.bias for pool in pools]
-        if self.method_ == "temperature":
-            scales = [pool.scales[0] for pool in pools]
-            learned["temperature_"] = [float(1 / scale) if scale else np.inf for scale in scales]
-        for name, values in learned.items():
-            setattr(self, name, np.array(values) if self.multilabel_ else values[0])
+        for name, values in learned_values(self._models, self.method_).items():
+            setattr(self, name, self._task.as_attribute(values))

@@ -1,8 +1,10 @@
-"""Pools of the prompts' scores for several labels per utterance, which learn from each other.
+"""Calibration of exclusive classes, and of several labels per utterance that learn together.
 
 A cell, one label of one utterance, is a row of a binary task. The pools of the labels are those of
 `skpref._pools`; the labels share half of the variance of what they learn.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize
@@ -16,28 +18,103 @@ from skpref._pools import (
     Pool,
     fit_isotonic,
     label_free_pool,
+    learn,
     warn_of_few_labels,
 )
+from skpref._score_reader import ScoreReader
 from skpref._typing import FloatArray, IntArray
 
 
-def as_cells(table: FloatArray, n_labels: int) -> FloatArray:
-    """Turn rows (n_rows, n_prompts * n_labels) into cells (n_rows * n_labels, n_prompts)."""
-    by_prompt = table.reshape(len(table), -1, n_labels)
-    return by_prompt.transpose(0, 2, 1).reshape(-1, by_prompt.shape[1])
+class ExclusiveClasses:
+    """How scores of classes that exclude each other are calibrated: by one model."""
+
+    def as_rows(self, table: FloatArray) -> FloatArray:
+        """Return the rows that are calibrated: those of the scores."""
+        return table
+
+    def mean_log(self, reader: ScoreReader, table: FloatArray) -> list[FloatArray]:
+        """Return the mean log-scores of each model."""
+        return [reader.mean_log(table)]
+
+    def origin(self, offsets: list[FloatArray]) -> FloatArray:
+        """Return the mean log-scores that learning subtracts."""
+        return offsets[0]
+
+    def learn(self, method: str, C: float, offsets, labelled: LabelledScores, train: IntArray):
+        """Fit a method on the labelled rows at `train`; return the models and the method used."""
+        model, used = learn(method, C, offsets[0], labelled, train)
+        return [model], used
+
+    def predict(self, models, reader: ScoreReader, table: FloatArray, rows=None) -> FloatArray:
+        """Return the distributions of all or the given rows."""
+        return reader.predict(models[0], table, rows)
+
+    def as_output(self, prob: FloatArray) -> FloatArray:
+        """Return what `transform` returns."""
+        return prob
+
+    def as_attribute(self, values: list):
+        """Return what the models learned as the user sees it."""
+        return values[0]
+
+
+class SeveralLabels(NamedTuple):
+    """How scores of several labels per utterance are calibrated: by a binary model for each."""
+
+    n_labels: int
+
+    def as_rows(self, table: FloatArray) -> FloatArray:
+        """Return the cells (n_rows * n_labels, n_prompts) of (n_rows, n_prompts * n_labels)."""
+        by_prompt = table.reshape(len(table), -1, self.n_labels)
+        return by_prompt.transpose(0, 2, 1).reshape(-1, by_prompt.shape[1])
+
+    def mean_log(self, reader: ScoreReader, table: FloatArray) -> list[FloatArray]:
+        """Return the mean log-scores of each label."""
+        first = range(self.n_labels)
+        return [reader.mean_log(table, np.arange(k, len(table), self.n_labels)) for k in first]
+
+    def origin(self, offsets: list[FloatArray]) -> FloatArray:
+        """Return zeros, and NaN for the prompts that have no score of any label.
+
+        Learning begins at the LLM's own frequency of each label, not at one half.
+        """
+        return np.where(np.isnan(offsets).all(axis=0), np.nan, 0.0)
+
+    def learn(self, method: str, C: float, offsets, labelled: LabelledScores, train: IntArray):
+        """Fit a method on the labelled cells at `train`; return the models and the method used."""
+        pool = label_free_pool(self.origin(offsets), method)
+        return learn_labels(method, C, offsets, pool, labelled, train)
+
+    def predict(self, models, reader: ScoreReader, table: FloatArray, rows=None) -> FloatArray:
+        """Return the distributions of all or the given cells."""
+        rows = np.arange(len(table)) if rows is None else rows
+        prob = np.empty((len(rows), 2), dtype=table.dtype)
+        label = rows % self.n_labels
+        for k, model in enumerate(models):
+            prob[label == k] = reader.predict(model, table, rows[label == k])
+        return prob
+
+    def as_output(self, prob: FloatArray) -> FloatArray:
+        """Return the probability of each label, (n_rows, n_labels)."""
+        return prob[:, 1].reshape(-1, self.n_labels)
+
+    def as_attribute(self, values: list):
+        """Return what the models learned as the user sees it."""
+        return np.array(values)
 
 
 def learn_labels(
     method: str,
     C: float,
     offsets: list[FloatArray],
+    pool: Pool,
     labelled: LabelledScores,
     train: IntArray,
 ) -> tuple[list[Model], str]:
     """Fit a method, or the label-free fallback, for each label; return the models and the method.
 
-    `offsets` are the mean log-scores of each label. The label of a row of `labelled` is its number
-    modulo the number of labels.
+    `offsets` are the mean log-scores of each label, and `pool` is where learning begins. The label
+    of a row of `labelled` is its number modulo the number of labels.
     """
     used = method
     if method not in LABEL_FREE and labelled.n_classes(train) < 2:
@@ -49,7 +126,6 @@ def learn_labels(
     if used == "batch":
         return [_batch_pool(of_label) for of_label in offsets], used
     label = labelled.row[train] % len(offsets)
-    pool = label_free_pool(without_offsets(offsets), used)
     if used == "isotonic":
         parts = [train[label == k] for k in range(len(offsets))]
         return [
@@ -57,15 +133,6 @@ def learn_labels(
             for part in parts
         ], used
     return _fit_pools(pool, labelled, train, label, len(offsets), used, C), used
-
-
-def without_offsets(offsets: list[FloatArray]) -> FloatArray:
-    """Return zeros for the prompts that have a score for some label, NaN for the others.
-
-    Learning begins at the LLM's own frequency of each label, not at one half.
-    """
-    seen = ~np.isnan(offsets).all(axis=0)
-    return np.where(seen, 0.0, np.nan)
 
 
 def _batch_pool(offsets: FloatArray) -> Model:

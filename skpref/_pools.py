@@ -361,7 +361,7 @@ def warn_of_few_labels(method: str, used: str) -> None:
         "scores, from more than one session if it is cross-fitted; the label-free method "
         f"{used!r} is used instead. Label more sessions, or pass method={used!r}.",
         UserWarning,
-        stacklevel=7,
+        stacklevel=8,
     )
 
 
@@ -381,3 +381,18 @@ def learn(
     if used == "isotonic":
         return fit_isotonic(pool, labelled, train), used
     return fit_pool(pool, labelled, train, used, C), used
+
+
+def learned_values(models: list[Model], method: str) -> dict[str, list]:
+    """Return what the models learned, by the name of the attribute; one value of each model."""
+    pools = [model.pool if isinstance(model, Isotonic) else model for model in models]
+    if any(isinstance(pool, Mean) for pool in pools):
+        return {}
+    learned = {"prompt_weights_": "weights", "prompt_offsets_": "offsets"}
+    if method != "isotonic":
+        learned |= {"class_scales_": "scales", "class_bias_": "bias"}
+    found = {name: [getattr(pool, part) for pool in pools] for name, part in learned.items()}
+    if method == "temperature":
+        scales = [scales[0] for scales in found["class_scales_"]]
+        found["temperature_"] = [float(1 / scale) if scale else np.inf for scale in scales]
+    return found

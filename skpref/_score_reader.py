@@ -2,7 +2,15 @@
 
 import numpy as np
 
-from skpref._pools import PromptScores, from_log_odds, from_probabilities, mean_over_rows, pieces
+from skpref._pools import (
+    Model,
+    PromptScores,
+    from_log_odds,
+    from_probabilities,
+    mean_over_rows,
+    pieces,
+    predict_rows,
+)
 from skpref._typing import FloatArray, IntArray
 
 
@@ -57,6 +65,16 @@ class ScoreReader:
         if self.score_type == "raw":
             scores = (scores - self._centre) / self._spread
         return from_log_odds(scores).sort_classes(self.columns)
+
+    def predict(self, model: Model, table: FloatArray, rows: IntArray | None = None) -> FloatArray:
+        """Return a model's distributions of all or the given rows, in the table's float type."""
+        n_rows = len(table) if rows is None else len(rows)
+        prob = np.empty((n_rows, len(self.columns)), dtype=table.dtype)
+        done = 0
+        for piece in pieces(table, rows):
+            prob[done : done + len(piece)] = predict_rows(model, self.read(piece))
+            done += len(piece)
+        return prob
 
     def _set_scale(self, table: FloatArray) -> None:
         """Learn the location and scale by which ratings are standardised."""

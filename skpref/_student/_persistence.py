@@ -18,7 +18,7 @@ from skorch.setter import optimizer_setter
 from torch import nn
 from torch.optim import Adam, AdamW
 
-from skpref import _calibrator, _pools, _sampler, _score_reader, _smoother
+from skpref import _calibrator, _label_pools, _pools, _sampler, _smoother
 from skpref._torch import _batches, _losses, _modules, _net
 from skpref._torch._transformer import TransformerScorer
 from skpref._typing import FloatArray
@@ -465,7 +465,7 @@ def trusted_types() -> list[str]:
     list of str
         Dotted names.
     """
-    parts = (_calibrator, _pools, _sampler, _score_reader, _smoother)
+    parts = (_calibrator, _label_pools, _pools, _sampler, _smoother)
     ours = {
         kind
         for module in (*parts, _batches, _losses, _modules, _net)
