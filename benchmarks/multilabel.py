@@ -10,7 +10,6 @@ stopped resumes.
 
 import argparse
 import time
-from functools import cache
 from itertools import product
 from pathlib import Path
 
@@ -66,9 +65,8 @@ def load_casino(frame: pd.DataFrame):
 TASKS = {"weights_task_cps": load_weights_task, "casino": load_casino}
 
 
-@cache
 def load_task(task: str, data_dir: str, cache_dir: str) -> Bunch:
-    """Read and embed a task, once per process."""
+    """Read a task, and embed its utterances unless that was done before."""
     frame = pd.read_parquet(Path(data_dir) / f"{task}.parquet")
     X = embed_with_context(frame, Path(cache_dir))
     X = X[:, : X.shape[1] // 3].astype(np.float32)  # the utterance alone
@@ -228,8 +226,8 @@ INTRODUCTION = (
     "alone by all-MiniLM-L6-v2. Macro-F1 is the mean over the labels of the F1 of the utterances "
     "to which the label applies, in points, with `decision='argmax'` (probabilities above .5) and "
     "`decision='macro_f1'`; rivals have no such choice and decide by .5 in both columns. Mean over "
-    "folds, then mean and standard deviation over seeds, which shuffle the folds. Seconds are those "
-    "of one core, prediction included."
+    "folds, then mean and standard deviation over seeds, which shuffle the folds. Seconds are of "
+    "one core, prediction included."
 )
 ABOUT = {
     "weights_task_cps": (

@@ -18,17 +18,19 @@ from skpref._sklearn import (
     _is_fitted,
 )
 from skpref._state import keeps_state_on_failure
+from skpref._student._classes import (
+    check_same_classes,
+    class_weights,
+    classes_to_continue,
+    label_weights,
+)
 from skpref._student._network_estimator import NetworkEstimator, stages
 from skpref._student._output import decide, labelled_accuracy, probabilities
 from skpref._student._training_set import (
     Prepared,
     TrainingSet,
     check_has_pairs,
-    check_same_classes,
-    class_weights,
-    classes_to_continue,
     hold_out_sessions,
-    label_weights,
     make_calibrator,
     make_smoother,
     prepare,
@@ -90,8 +92,8 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
     """
 
     # Under metadata routing the session ids and scores reach fit without any set_fit_request.
-    __metadata_request__fit = {"groups": True, "llm_scores": True}
-    __metadata_request__partial_fit = {"groups": True, "llm_scores": True}
+    __metadata_request__fit = {"groups": True, "llm_scores": True, "exclude": True}
+    __metadata_request__partial_fit = {"groups": True, "llm_scores": True, "exclude": True}
 
     _parameter_constraints: dict = CONSTRAINTS
 
@@ -156,7 +158,7 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
 
     @_fit_context(prefer_skip_nested_validation=False)
     @keeps_state_on_failure
-    def fit(self, X, y, groups=None, llm_scores=None, sample_weight=None):
+    def fit(self, X, y, groups=None, llm_scores=None, sample_weight=None, exclude=None):
         """Fit the network on pairs within sessions, then scale and offsets on labels.
 
         Parameters
@@ -177,6 +179,9 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             (n_utterances, n_prompts, n_labels).
         sample_weight : array-like of shape (n_utterances,), default=None
             Row weights; a pair weighs the product of its rows.
+        exclude : array-like of bool, shape (n_utterances, n_classes), default=None
+            Classes that a person or a rule has ruled out for a row that has `llm_scores`, in the
+            order of their last axis. Their soft label is 0.
 
         Returns
         -------
@@ -194,7 +199,14 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         self._check_options()
         network = self._network_to_continue() if self.warm_start else None
         prepared = self._prepare(
-            X, y, groups, llm_scores, sample_weight, classes=self.classes, network=network
+            X,
+            y,
+            groups,
+            llm_scores,
+            sample_weight,
+            classes=self.classes,
+            network=network,
+            exclude=exclude,
         )
         return self._fit_prepared(prepared, network=network)
 
@@ -209,6 +221,7 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         classes,
         network=None,
         fitted_calibrator=None,
+        exclude=None,
     ) -> Prepared:
         """Validate the arguments of `fit` and return the training rows, with soft labels.
 
@@ -229,9 +242,15 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             smoother=make_smoother(self.smoother, self.random_state),
             features_to_smooth=self._features_to_smooth,
             fitted_calibrator=fitted_calibrator,
+            exclude=exclude,
         )
         if network is not None:
-            check_same_classes(prepared, self.classes_, self.multilabel_)
+            check_same_classes(
+                prepared.classes,
+                self.classes_,
+                prepared.training.multilabel,
+                self.multilabel_,
+            )
         return prepared
 
     def _fit_prepared(self, prepared: Prepared, train=None, network=None):
@@ -276,7 +295,16 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
 
     @_fit_context(prefer_skip_nested_validation=False)
     @keeps_state_on_failure
-    def partial_fit(self, X, y, classes=None, groups=None, llm_scores=None, sample_weight=None):
+    def partial_fit(
+        self,
+        X,
+        y,
+        classes=None,
+        groups=None,
+        llm_scores=None,
+        sample_weight=None,
+        exclude=None,
+    ):
         """Train for one epoch on some whole sessions, then refit scale and offsets on them.
 
         The calibrator is fitted on the first call with `llm_scores` and used as it is on later
@@ -299,6 +327,8 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             Raw LLM scores, as for `fit`.
         sample_weight : array-like of shape (n_utterances,), default=None
             Row weights.
+        exclude : array-like of bool, shape (n_utterances, n_classes), default=None
+            Classes that are ruled out, as for `fit`.
 
         Returns
         -------
@@ -319,6 +349,7 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             classes=classes,
             network=network,
             fitted_calibrator=None if first else vars(self).get("calibrator_"),
+            exclude=exclude,
         )
         training, n_scores = prepared.training, prepared.n_scores()
         class_weight = self._class_weight(prepared) if first else self.class_weight_

@@ -309,7 +309,16 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
             )
 
     @available_if(_trains_by_epochs)
-    def partial_fit(self, X, y, classes=None, groups=None, llm_scores=None, sample_weight=None):
+    def partial_fit(
+        self,
+        X,
+        y,
+        classes=None,
+        groups=None,
+        llm_scores=None,
+        sample_weight=None,
+        exclude=None,
+    ):
         """Train for one epoch on some whole sessions, then refit scale and offsets on them.
 
         The calibrator is fitted on the first call with `llm_scores` and used unchanged in later
@@ -332,13 +341,15 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
             Raw LLM scores, as for `fit`.
         sample_weight : array-like of shape (n_utterances,), default=None
             Row weights.
+        exclude : array-like of bool, shape (n_utterances, n_classes), default=None
+            Classes that are ruled out, as for `fit`.
 
         Returns
         -------
         object
             The estimator.
         """
-        return super().partial_fit(X, y, classes, groups, llm_scores, sample_weight)
+        return super().partial_fit(X, y, classes, groups, llm_scores, sample_weight, exclude)
 
     def _validate_X(self, X, network=None, *, reset=False, to_train=False):
         """Return features, in double precision if they come so and the network is known to take it.

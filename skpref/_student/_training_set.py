@@ -11,6 +11,7 @@ from skpref._indicator import is_multilabel, read_indicator, soft_of_indicator
 from skpref._sampler import IntraSessionPairSampler
 from skpref._sessions import renumber
 from skpref._smoother import KNNLabelSmoother
+from skpref._student._classes import label_scores, read_exclusions, rule_out
 from skpref._student._output import n_scores_for
 from skpref._typing import BoolArray, FloatArray, IntArray
 from skpref._validation import (
@@ -21,7 +22,6 @@ from skpref._validation import (
     check_weights,
     labels_of_codes,
     plain_output,
-    read_classes,
     score_order,
     sort_scores,
 )
@@ -176,6 +176,7 @@ def prepare(
     smoother,
     features_to_smooth: Callable,
     fitted_calibrator=None,
+    exclude=None,
 ) -> Prepared:
     """Read the arguments of `fit`, bring the rows to canonical order and soften their labels.
 
@@ -193,6 +194,8 @@ def prepare(
         From rows of `X` to the features that their soft labels are smoothed over.
     fitted_calibrator : transformer or None, default=None
         Used as it is, in place of `calibrator`.
+    exclude : array-like or None, default=None
+        As for `PairwisePreferenceClassifier.fit`.
 
     Returns
     -------
@@ -213,13 +216,22 @@ def prepare(
             )
         llm_scores = check_llm_scores(llm_scores, n_rows)
     session = np.zeros(n_rows, dtype=int) if groups is None else check_groups(groups, n_rows)
-    classes, codes, llm_scores = _read_classes(y, n_rows, llm_scores, classes)
+    classes, codes, llm_scores, columns = _read_classes(y, n_rows, llm_scores, classes)
+    mask = np.zeros((n_rows, len(classes)), dtype=bool)
+    if exclude is not None:
+        if codes.ndim == 2 or llm_scores is None:
+            raise ValueError(
+                "exclude rules out classes of rows with llm_scores, of which one applies to each "
+                "row. If several labels may apply, mark in y by 0 what does not; without "
+                "llm_scores, every row has its label."
+            )
+        mask = read_exclusions(exclude, columns, codes)
     weight = check_weights(sample_weight, n_rows)
     order = np.flatnonzero(weight)
     if not len(order):
         raise ValueError("sample_weight is zero on every row; give some row a weight.")
     order = order[canonical_order(X[order], session[order])]
-    X, codes, weight = X[order], codes[order], weight[order]
+    X, codes, weight, mask = X[order], codes[order], weight[order], mask[order]
     session = renumber(session[order])
     if llm_scores is None:
         if len(np.unique(codes[codes >= 0])) < 2:
@@ -232,6 +244,8 @@ def prepare(
             soft, fitted_calibrator = calibrate(calibrator, scores, codes, session, classes)
         else:
             soft = read_numbers(fitted_calibrator.transform(scores), "the output of calibrator")
+    if mask.any():
+        soft = rule_out(soft, mask)
     training = TrainingSet(X, codes, soft, weight, session, llm_scores is not None)
     if not len(training.softly_labelled().session):
         raise ValueError(
@@ -240,24 +254,28 @@ def prepare(
         )
     if smoother is not None and training.has_scores:
         soft = smooth(smoother, features_to_smooth(X), training)
+        soft = rule_out(soft, mask) if mask.any() else soft
     return Prepared(training._replace(soft=soft), order, n_rows, classes, fitted_calibrator)
 
 
 def _read_classes(
     y, n_rows: int, llm_scores, classes
-) -> tuple[np.ndarray, IntArray, FloatArray | None]:
+) -> tuple[np.ndarray, IntArray, FloatArray | None, IntArray]:
     """Return the sorted class labels, labels as positions in them, and scores in their order.
 
-    The names of several labels per row stay in the order of the columns.
+    Last, the position of each class among the scores as given. The names of several labels per row
+    stay in the order of the columns.
     """
     if is_multilabel(y, classes, llm_scores):
         labels, codes = read_indicator(y, classes)
         check_same_length(len(codes), "y", n_rows, "X")
-        return labels, codes, None if llm_scores is None else label_scores(llm_scores, labels)
+        llm_scores = None if llm_scores is None else label_scores(llm_scores, labels)
+        return labels, codes, llm_scores, np.arange(len(labels))
     partial = llm_scores is not None
     y = np.full(n_rows, -1) if y is None else y
     labels, codes = check_labels(y, classes=classes, partial=partial)
     check_same_length(len(codes), "y", n_rows, "X")
+    columns: IntArray = np.arange(len(labels))
     if partial:
         n_scores = llm_scores.shape[2] if llm_scores.ndim == 3 else 2
         labels, columns = score_order(labels, classes, n_scores)
@@ -266,7 +284,7 @@ def _read_classes(
         raise ValueError(
             f"y has one class only ({labels.tolist()!r}); a classifier needs at least 2 classes."
         )
-    return labels, codes, llm_scores
+    return labels, codes, llm_scores, columns
 
 
 def calibrate(
@@ -457,176 +475,6 @@ def make_pair_sampler(value):
         A new sampler, or None for "passthrough".
     """
     return _part(value, "pair_sampler")
-
-
-def class_weights(kind, classes: np.ndarray, soft: FloatArray, weight: FloatArray) -> FloatArray:
-    """Return the weight of each class, of classes that exclude each other.
-
-    Parameters
-    ----------
-    kind : None, "balanced" or dict of {label: weight}
-        The parameter `class_weight`.
-    classes : ndarray of shape (n_classes,)
-        Class labels.
-    soft : ndarray of shape (n_rows, n_classes)
-        Soft labels; a NaN row is unknown.
-    weight : ndarray of shape (n_rows,)
-        Row weights.
-
-    Returns
-    -------
-    ndarray of shape (n_classes,)
-        The weights.
-
-    Raises
-    ------
-    ValueError
-        If a dict names a label that is not a class.
-    """
-    n_classes = len(classes)
-    if kind is None:
-        return np.ones(n_classes)
-    if isinstance(kind, dict):
-        unknown = [c for c in kind if c not in classes]
-        if unknown:
-            raise ValueError(
-                f"class_weight names classes that are not there: {unknown!r}; the classes are "
-                f"{classes.tolist()!r}."
-            )
-        return np.array([kind.get(c, 1.0) for c in classes.tolist()])
-    share = np.nansum(weight[:, None] * soft, axis=0)
-    share /= max(share.sum(), 1e-12)  # a label may be known in no row
-    return 1 / (n_classes * np.maximum(share, 1e-3))
-
-
-def label_weights(kind, labels: np.ndarray, soft: FloatArray, weight: FloatArray) -> FloatArray:
-    """Return the weights of each of several labels per row: where it is absent, where it applies.
-
-    Parameters
-    ----------
-    kind : None, "balanced" or dict of {label: weight}
-        The parameter `class_weight`. A dict weighs the rows to which a label applies; "balanced"
-        divides by the frequency within each label.
-    labels : ndarray of shape (n_labels,)
-        Names of the labels.
-    soft : ndarray of shape (n_rows, n_labels)
-        Soft labels, NaN where unknown.
-    weight : ndarray of shape (n_rows,)
-        Row weights.
-
-    Returns
-    -------
-    ndarray of shape (n_labels, 2)
-        The weights.
-
-    Raises
-    ------
-    ValueError
-        If a dict names a label that is not there.
-    """
-    if kind == "balanced":
-        return np.stack(
-            [
-                class_weights(kind, np.arange(2), np.column_stack([1 - column, column]), weight)
-                for column in soft.T
-            ]
-        )
-    present = class_weights(kind, labels, soft, weight)
-    return np.column_stack([np.ones_like(present), present])
-
-
-def check_same_classes(prepared: Prepared, before: np.ndarray, multilabel: bool) -> None:
-    """Raise if training is to continue with other classes.
-
-    Parameters
-    ----------
-    prepared : Prepared
-        What this fit is about.
-    before : ndarray of shape (n_classes,)
-        Class labels of the last fit.
-    multilabel : bool
-        Whether the last fit was of several labels per row.
-
-    Raises
-    ------
-    ValueError
-        If they differ.
-    """
-    classes = prepared.classes
-    if prepared.training.multilabel != multilabel:
-        was, now = ("several labels", "one class")[:: 1 if multilabel else -1]
-        raise ValueError(
-            f"training continues, but y has {now} per row and the last fit had {was}; fit a new "
-            "classifier."
-        )
-    if not np.array_equal(classes, before):
-        raise ValueError(
-            f"training continues with the classes of the last fit, {before.tolist()!r}, but y and "
-            f"llm_scores have {classes.tolist()!r}; fit a new classifier for other classes."
-        )
-
-
-def classes_to_continue(before, classes) -> np.ndarray:
-    """Return the classes of a call of `partial_fit`, in the order of the scores.
-
-    Parameters
-    ----------
-    before : array-like of shape (n_classes,) or None
-        Classes of the parameter or of the first call.
-    classes : array-like of shape (n_classes,) or None
-        Classes that this call names.
-
-    Returns
-    -------
-    ndarray of shape (n_classes,)
-        The classes.
-
-    Raises
-    ------
-    ValueError
-        If there are none, or both are given and differ.
-    """
-    if before is None and classes is None:
-        raise ValueError("classes must be given on the first call of partial_fit.")
-    known = read_classes(classes if before is None else before)
-    if classes is not None and set(read_classes(classes).tolist()) != set(known.tolist()):
-        raise ValueError(
-            f"classes={read_classes(classes).tolist()!r} is not the same as on the first call "
-            f"of partial_fit: {known.tolist()!r}."
-        )
-    return known
-
-
-def label_scores(llm_scores: FloatArray, labels: np.ndarray) -> FloatArray:
-    """Return the scores of several labels per row in three dimensions.
-
-    Parameters
-    ----------
-    llm_scores : ndarray of shape (n_rows, n_prompts, n_labels) or, for one label, \
-            (n_rows, n_prompts)
-        Scores of each label.
-    labels : ndarray of shape (n_labels,)
-        Names of the labels.
-
-    Returns
-    -------
-    ndarray of shape (n_rows, n_prompts, n_labels)
-        The scores.
-
-    Raises
-    ------
-    ValueError
-        If the numbers of labels differ.
-    """
-    if llm_scores.ndim == 2 and len(labels) == 1:
-        return llm_scores[:, :, None]
-    if llm_scores.ndim == 3 and llm_scores.shape[2] == len(labels):
-        return llm_scores
-    raise ValueError(
-        f"llm_scores has shape {llm_scores.shape} but y has {len(labels)} labels per row "
-        f"({labels.tolist()!r}); pass (n_utterances, n_prompts, {len(labels)}): the probability "
-        "that each label applies, NaN where the LLM was not asked."
-    )
 
 
 def check_has_pairs(training: TrainingSet, min_margin: float) -> None:
