@@ -203,7 +203,7 @@ def read_exclusions(exclude: ArrayLike, columns: IntArray, codes: IntArray) -> B
     shape = (len(codes), len(columns))
     if values.shape != shape or not np.isin(values, (0, 1)).all():
         raise ValueError(
-            f"exclude has shape {values.shape}; pass True or False for each row and class, of shape "
+            f"exclude has shape {values.shape}; pass True or False for each row and class, "
             f"{shape}, in the order of the last axis of llm_scores."
         )
     mask: BoolArray = values[:, columns] == 1
