@@ -3,15 +3,17 @@
     python -m benchmarks.ordinal --data-dir DATA
 
 Task `uss-one-rater` of the study: one rater in place of the LLM, and the mean of the others as the
-truth, on a scale of three levels. Writes `results/ordinal.md`.
+truth, on a scale of three levels. Writes `results/ordinal.json` and `ordinal.md`.
 """
 
 import argparse
+from itertools import product
 
 import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import f1_score, mean_absolute_error
+from tqdm import tqdm
 
 from benchmarks._common import (
     add_data_options,
@@ -19,6 +21,7 @@ from benchmarks._common import (
     markdown_table,
     numbers,
     parse_with_data,
+    write_json,
     write_lines,
 )
 from benchmarks._runs import draw_labels
@@ -38,8 +41,9 @@ standard deviation.
 - *labels, classes* and *labels, ridge*: logistic regression on the levels as classes, and ridge
   regression on the levels as numbers, from the human labels alone.
 - *classes, votes*: one classifier of three classes, with the ratings as votes, one-hot scores.
-- *classes, raw ratings*: the same, but each class has the rating itself as its raw score; the
-  calibrator learns what it means.
+- *classes, distances*: the same, but the raw score of a class is minus its distance to the rating.
+- *classes, rating repeated*: the same, but each class has the rating itself as its raw score. Equal
+  scores do not say which class is meant, so that this cannot work.
 - *thresholds*: a binary classifier for each step of the scale ("at least 2", "at least 3"), with
   the ratings as raw scores (Frank and Hall 2001).
 
@@ -69,9 +73,12 @@ def from_labels(data, y, rows, seed: int, kind: str):  # noqa: ARG001
 
 def by_classes(data, y, rows, seed: int, kind: str):
     """Return the levels by one classifier of three classes."""
-    scores = data.llm_scores[rows]
-    if kind == "raw ratings":
-        scores = np.repeat(rating(data)[rows, None, None], 3, axis=2)
+    rated = rating(data)[rows, None, None]
+    scores = {
+        "votes": data.llm_scores[rows],
+        "distances": -np.abs(rated - np.arange(3)),
+        "rating repeated": np.repeat(rated, 3, axis=2),
+    }[kind]
     model = classifier(range(3), seed)
     model.fit(data.X[rows], y[rows], groups=data.groups[rows], llm_scores=scores)
     return model.predict_proba(data.X) @ model.classes_, model.predict(data.X)
@@ -108,44 +115,46 @@ WAYS = {
     "labels, classes": (from_labels, "classes"),
     "labels, ridge": (from_labels, "ridge"),
     "classes, votes": (by_classes, "votes"),
-    "classes, raw ratings": (by_classes, "raw ratings"),
+    "classes, distances": (by_classes, "distances"),
+    "classes, rating repeated": (by_classes, "rating repeated"),
     "thresholds": (by_thresholds, ""),
 }
 
 
-def run(args) -> pd.DataFrame:
+def measure(data, expected, predicted) -> dict[str, float]:
+    """Return the metrics on the labelled test rows."""
+    test = (data.split == "test") & (data.y >= 0)
+    truth, expected = data.y[test], expected[test]
+    in_order = [
+        within_session_concordance(truth >= step, expected, groups=data.groups[test])
+        for step in STEPS
+    ]
+    return {
+        "concordance": float(np.mean(in_order)),
+        "error": mean_absolute_error(truth, expected),
+        "macro-F1": f1_score(truth, predicted[test], average="macro", zero_division=0),
+    }
+
+
+def run(args) -> list[dict]:
     """Return a line for each way, number of labels and seed."""
     limit_threads()
     data = load_components(TASK, str(args.data_dir), str(args.cache))
-    test = (data.split == "test") & (data.y >= 0)
     lines = []
-    for n_labels in args.budgets:
-        for seed in range(args.seeds):
-            y = draw_labels(data, n_labels, seed)
-            rows = choose_rows(data, y >= 0, seed)
-            for way, (fit, kind) in WAYS.items():
-                expected, predicted = (a[test] for a in fit(data, y, rows, seed, kind))
-                truth, sessions = data.y[test], data.groups[test]
-                found = {
-                    "concordance": np.mean(
-                        [
-                            within_session_concordance(truth >= step, expected, groups=sessions)
-                            for step in STEPS
-                        ]
-                    ),
-                    "error": mean_absolute_error(truth, expected),
-                    "macro-F1": f1_score(truth, predicted, average="macro", zero_division=0),
-                }
-                lines.append({"labels": n_labels, "seed": seed, "way": way, **found})
-                print(lines[-1], flush=True)
-    return pd.DataFrame(lines)
+    for n_labels, seed in tqdm(list(product(args.budgets, range(args.seeds)))):
+        y = draw_labels(data, n_labels, seed)
+        rows = choose_rows(data, y >= 0, seed)
+        for way, (fit, kind) in WAYS.items():
+            found = measure(data, *fit(data, y, rows, seed, kind))
+            lines.append({"labels": n_labels, "seed": seed, "way": way, **found})
+    return lines
 
 
-def page(lines: pd.DataFrame) -> list[str]:
+def page(lines: list[dict]) -> list[str]:
     """Return the lines of the page."""
     text = ["# Ordinal scales", "", INTRODUCTION]
     metrics = ["concordance", "error", "macro-F1"]
-    for n_labels, some in lines.groupby("labels"):
+    for n_labels, some in pd.DataFrame(lines).groupby("labels"):
         rows = []
         for way, of_way in some.groupby("way", sort=False):
             cells = [f"{of_way[m].mean():.3f} ({of_way[m].std(ddof=0):.3f})" for m in metrics]
@@ -162,7 +171,9 @@ def main(argv=None) -> None:
     parser.add_argument("--seeds", type=int, default=5)
     add_data_options(parser)
     args = parse_with_data(parser, argv)
-    write_lines(args.out / "ordinal.md", page(run(args)))
+    lines = run(args)
+    write_json(args.out / "ordinal.json", lines)
+    write_lines(args.out / "ordinal.md", page(lines))
 
 
 if __name__ == "__main__":
