@@ -16,7 +16,13 @@ from skpref._llm._answers import (
     read_number,
     read_tokens,
 )
-from skpref._llm._completion import answer_places, answer_text, has_places, is_refused
+from skpref._llm._completion import (
+    answer_places,
+    answer_text,
+    has_places,
+    is_cut_off,
+    is_refused,
+)
 from skpref._llm._requests import Form, object_schema, response_format
 
 _WORDS = ["yes", "no"]
@@ -101,18 +107,27 @@ def read_labels(completion: dict, scoring: str, names: list[str], answers: list[
         return Answer(None, reason="refused")
     if scoring != "logprobs":
         text = answer_text(choice)
-        return _collect(_read_objects(text, names), len(names), text)
-    if not has_places(choice):
+        claims = _read_objects(text, names)
+    elif not has_places(choice):
         raise NoLogprobs
-    text, likeliest = answer_places(choice)
-    return _collect(_read_lines(text, likeliest, names, answers), len(names), text)
+    else:
+        text, likeliest = answer_places(choice)
+        claims = _read_lines(text, likeliest, names, answers)
+    answer = _collect(claims, len(names))
+    if answer.scores is not None:
+        return answer
+    reason = f"no label that is plainly answered in {text!r:.80}"
+    if is_cut_off(choice):
+        reason += ", which was cut off; allow more tokens by request_params={'max_tokens': ...}"
+    return Answer(None, reason=reason)
 
 
-def _collect(claims: list[_Claim], n_labels: int, text: str) -> Answer:
+def _collect(claims: list[_Claim], n_labels: int) -> Answer:
+    """Keep the labels that are answered once."""
     counts = Counter(claim.label for claim in claims)
     valid = [c for c in claims if counts[c.label] == 1 and not np.isnan(c.score)]
     if not valid:
-        return Answer(None, reason=f"no label that is plainly answered in {text!r:.80}")
+        return Answer(None)
     scores = np.full(n_labels, np.nan)
     scores[[claim.label for claim in valid]] = [claim.score for claim in valid]
     return Answer(scores, float(np.mean([claim.mass for claim in valid])))

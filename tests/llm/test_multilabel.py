@@ -183,8 +183,11 @@ def test_one_label_may_be_answered_by_yes_alone():
     assert read(["Yes."], "logprobs").scores is None
 
 
-def test_a_refusal_gives_no_score():
+def test_a_refusal_gives_no_score_and_an_answer_that_was_cut_off_says_so():
     assert read('{"refund": 1}', finish_reason="content_filter").reason == "refused"
+    assert "allow more tokens" in read('{"refund": 1, "comp', finish_reason="length").reason
+    scores = read(["1: yes", "2: no"], "logprobs", finish_reason="length").scores
+    np.testing.assert_allclose(scores, [0.9, 0.1, np.nan])
 
 
 def test_a_plan_a_cache_and_a_cost_work_as_for_one_label(stub, tmp_path):
