@@ -15,6 +15,7 @@ def task(data, monkeypatch):
     return data
 
 
+@pytest.mark.slow
 def test_the_benchmark_measures_each_way(task, folders, data_dir):
     ordinal.main(["--budgets", "40", "--seeds", "1", *folders])
     lines = json.loads((data_dir / "out" / "ordinal.json").read_text())
