@@ -121,8 +121,9 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
         "cpu", "cuda", "cuda:N", or "auto" for CUDA if it is available.
     warm_start : bool, default=False
         Whether `fit` continues from the network of the previous fit.
-    verbose : int, default=0
-        Whether the net prints a line per epoch.
+    verbose : "auto", bool or int, default="auto"
+        Whether the net prints a line per epoch. "auto" shows a progress bar instead, after three
+        seconds, and only in a terminal or a notebook.
     random_state : int, RandomState instance or None, default=None
         Seed of the network, the order of the sessions and the pairs.
     **module__params : dict
@@ -240,7 +241,7 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
         callbacks=None,
         device="auto",
         warm_start=False,
-        verbose=0,
+        verbose="auto",
         random_state=None,
         **module__params,
     ):

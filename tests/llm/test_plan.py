@@ -197,7 +197,7 @@ def test_an_answer_without_counts_is_taken_to_cost_the_most():
         PROMPTS,
         model="m",
         client=lambda **request: {"A": -0.1},
-        progress=False,
+        verbose=False,
         prices=(100, 100),
         max_cost=0.05,
     ).fit(FRAME)
