@@ -35,7 +35,7 @@ def no_pauses(monkeypatch):
 
 
 def make(stub, **params):
-    params = {"model": "m", "progress": False, "max_retries": 2, "batch": True} | params
+    params = {"model": "m", "verbose": False, "max_retries": 2, "batch": True} | params
     return LLMLabeler(CLASSES, PROMPTS, base_url=stub.url, **params)
 
 

@@ -56,7 +56,7 @@ def no_pauses(monkeypatch):
 def make(stub=None, prompts=SHORT, **params):
     if stub is not None:
         params = {"base_url": stub.url, "api_key": KEY} | params
-    params = {"model": "m", "progress": False, "max_retries": 3} | params
+    params = {"model": "m", "verbose": False, "max_retries": 3} | params
     return LLMLabeler(CLASSES, prompts, **params)
 
 

@@ -33,7 +33,7 @@ def stub():
 
 
 def make(stub, **params):
-    params = {"prompts": PROMPTS, "model": "m", "progress": False, "base_url": stub.url} | params
+    params = {"prompts": PROMPTS, "model": "m", "verbose": False, "base_url": stub.url} | params
     return LLMLabeler(CLASSES, **params).fit(FRAME)
 
 
