@@ -4,6 +4,7 @@ from skpref import datasets, inspection, metrics, model_selection
 from skpref._calibrator import LLMScoreCalibrator
 from skpref._context import DialogueContext
 from skpref._encoder import SentenceEncoder
+from skpref._features import DialogueFeatures
 from skpref._llm._labeler import LLMLabeler
 from skpref._llm._prompts import PromptBank
 from skpref._sampler import IntraSessionPairSampler, Pairs
@@ -23,6 +24,7 @@ from skpref.inspection._plot import (
 __all__ = [
     "CascadeCurveDisplay",
     "DialogueContext",
+    "DialogueFeatures",
     "IntraSessionPairSampler",
     "KNNLabelSmoother",
     "LLMCascadeClassifier",

@@ -20,6 +20,7 @@ def test_all_names_what_is_there():
     assert all(hasattr(skpref, name) for name in skpref.__all__)
     assert {e.__name__ for e in ESTIMATORS} == {
         "DialogueContext",
+        "DialogueFeatures",
         "IntraSessionPairSampler",
         "KNNLabelSmoother",
         "LLMCascadeClassifier",
