@@ -19,6 +19,7 @@ def test_all_names_what_is_there():
     assert all(hasattr(skpref, name) for name in skpref.__all__)
     assert {e.__name__ for e in ESTIMATORS} == {
         "DialogueContext",
+        "DialogueFeatures",
         "IntraSessionPairSampler",
         "KNNLabelSmoother",
         "LLMCascadeClassifier",
@@ -27,6 +28,7 @@ def test_all_names_what_is_there():
         "PairwisePreferenceClassifier",
         "PairwisePreferenceTextClassifier",
         "SentenceEncoder",
+        "TurnWindow",
     }
 
 
@@ -51,6 +53,7 @@ def test_parameters_have_documented_names_and_html(estimator):
     required = {
         skpref.LLMLabeler: {"classes": ["a", "b"], "model": "m"},
         skpref.LLMCascadeClassifier: {"classifier": skpref.PairwisePreferenceClassifier()},
+        skpref.TurnWindow: {"transformer": skpref.DialogueFeatures()},
     }
     made = estimator(**required.get(estimator, {}))
     documented = re.findall(r"^    ([\w, ]+) :", estimator.__doc__, re.MULTILINE)
