@@ -16,11 +16,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
-from sklearn.linear_model import LogisticRegressionCV
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
-from sklearn.model_selection import GroupKFold
+from sklearn.model_selection import GridSearchCV, GroupKFold
 
 from skpref import (
+    DialogueFeatures,
     LLMCascadeClassifier,
     LLMScoreCalibrator,
     PairwisePreferenceClassifier,
@@ -34,8 +35,13 @@ for row in chats.frame.head(6).itertuples():
     print(f"{row.label:8} {row.speaker}: {row.text:.75}")
 
 # %%
-# The embeddings of the utterances come with the chats.
-X = chats.embeddings
+# The embeddings of the utterances come with the chats. Beside them: who speaks, how far the chat is,
+# and how long the utterance is.
+extra = DialogueFeatures().fit(chats.frame)
+X = np.hstack([chats.embeddings, extra.transform(chats.frame)]).astype(np.float32)
+classifier = PairwisePreferenceClassifier(
+    "linear", calibrator=LLMScoreCalibrator("auto"), classes=chats.classes, random_state=0
+)
 labelled = np.isin(chats.groups, chats.groups[[label is not None for label in chats.y]])
 
 # %%
@@ -43,7 +49,8 @@ labelled = np.isin(chats.groups, chats.groups[[label is not None for label in ch
 # ---------
 #
 # The chats without labels are split into four folds; the labelled ones are always there to learn
-# from. Whatever learns from the LLM's scores has the calibrator that is best on the labelled chats.
+# from. All have the same features, and every calibrator is chosen by cross-validation on the
+# labelled chats.
 SHARES = [0, 0.1, 0.2, 0.3, 0.5, 0.75, 1]
 
 
@@ -58,14 +65,11 @@ def ask_first(share, order, scores):
 def run_fold(train, test):
     """Return what each way predicts for the test rows."""
     rows = train[labelled[train]]
-    alone = LogisticRegressionCV(class_weight="balanced", scoring="f1_macro", max_iter=1000)
-    alone.fit(X[rows], truth[rows])
-    cascade = LLMCascadeClassifier(
-        PairwisePreferenceClassifier(random_state=0),
-        LLMScoreCalibrator("auto"),
-        llm_share=0.2,
-        classes=chats.classes,
-    )
+    logistic = LogisticRegression(class_weight="balanced", max_iter=1000)
+    strengths = {"C": [0.01, 0.1, 1, 10, 100]}
+    alone = GridSearchCV(logistic, strengths, scoring="f1_macro", cv=GroupKFold(4))
+    alone.fit(X[rows], truth[rows], groups=chats.groups[rows])
+    cascade = LLMCascadeClassifier(classifier, LLMScoreCalibrator("auto"), llm_share=0.2)
     scores = chats.llm_scores[train], chats.llm_scores[test]
     cascade.fit(X[train], chats.y[train], groups=chats.groups[train], llm_scores=scores[0])
     llm = cascade.calibrator_.transform(scores[1])
@@ -144,14 +148,15 @@ print("\nwrote main_job.png")
 # Only these need the encoder. Give others as arguments of the script, or type them.
 said = sys.argv[1:] if __name__ == "__main__" and "sphinx" not in sys.modules else []
 said = said or ["It broke again.", "Which size do you need?", "You saved my day!"]
-clf = PairwisePreferenceClassifier(classes=chats.classes, random_state=0)
-clf.fit(X, chats.y, groups=chats.groups, llm_scores=chats.llm_scores)
+classifier.fit(X, chats.y, groups=chats.groups, llm_scores=chats.llm_scores)
 encoder = SentenceEncoder().fit(said)
 
 
 def show(texts):
     """Print the class of each text, and how sure the classifier is."""
-    for text, prob in zip(texts, clf.predict_proba(encoder.transform(texts)), strict=True):
+    turns = {"session_id": range(len(texts)), "turn": 0, "speaker": "customer", "text": texts}
+    new = np.hstack([encoder.transform(texts), extra.transform(pd.DataFrame(turns))])
+    for text, prob in zip(texts, classifier.predict_proba(new), strict=True):
         print(f"{chats.classes[prob.argmax()]:8} {prob.max():4.0%}  {text}")
 
 
