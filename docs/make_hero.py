@@ -10,7 +10,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from skpref import PairwisePreferenceClassifier
+from skpref import DialogueFeatures, LLMScoreCalibrator, PairwisePreferenceClassifier
 from skpref.datasets import load_support_chats
 
 FOLDER = Path(__file__).parent / "_static"
@@ -21,15 +21,18 @@ def choose_chat(frame):
     """Return the id of the chat to draw."""
     labels = frame[~frame["session_id"].isin(frame["session_id"].unique()[:16])]
     labels = labels.groupby("session_id", sort=False)["label"]
-    length, evenness = labels.size(), labels.agg(lambda x: -(x.value_counts(normalize=True) ** 2).sum())
+    length, evenness = (
+        labels.size(),
+        labels.agg(lambda x: -(x.value_counts(normalize=True) ** 2).sum()),
+    )
     return evenness[length.between(8, 11)].idxmax()
 
 
 def draw(turns, prob, classes, ink, path):
     """Draw the utterances as rows: text, probabilities, and the label by people."""
     n = len(turns)
-    figure, axis = plt.subplots(figsize=(11, 0.42 * n + 1.3))
-    figure.subplots_adjust(left=0.60, right=0.93, top=1 - 0.8 / (0.42 * n + 1.3), bottom=0.02)
+    figure, axis = plt.subplots(figsize=(9, 0.4 * n + 1.1))
+    figure.subplots_adjust(left=0.58, right=0.91, top=1 - 0.75 / (0.4 * n + 1.1), bottom=0.02)
     left = np.zeros(n)
     for k, name in enumerate(classes):
         axis.barh(range(n), prob[:, k], left=left, color=COLOURS[name], height=0.72, label=name)
@@ -37,7 +40,7 @@ def draw(turns, prob, classes, ink, path):
     for i, (speaker, text, label) in enumerate(
         zip(turns["speaker"], turns["text"], turns["label"], strict=True)
     ):
-        short = text if len(text) <= 84 else text[:82].rsplit(" ", 1)[0] + " …"
+        short = text if len(text) <= 58 else text[:56].rsplit(" ", 1)[0] + " …"
         weight = "bold" if speaker == "customer" else "normal"
         axis.text(-0.02, i, short, ha="right", va="center", color=ink, fontsize=9.5, weight=weight)
         right = classes[prob[i].argmax()] == label
@@ -50,7 +53,7 @@ def draw(turns, prob, classes, ink, path):
     axis.text(-0.02, -0.75, "a chat that it has not seen (customer in bold)", ha="right", **head)
     axis.text(0, -0.75, "the classifier's probabilities", ha="left", **head)
     axis.text(1.06, -0.75, "people", ha="center", **head)
-    legend = figure.legend(loc="upper right", ncols=3, frameon=False, bbox_to_anchor=(0.94, 1.0))
+    legend = figure.legend(loc="upper right", ncols=3, frameon=False, bbox_to_anchor=(0.92, 1.01))
     for text in legend.get_texts():
         text.set_color(ink)
     figure.savefig(path, dpi=150, transparent=True)
@@ -61,14 +64,17 @@ def main():
     """Fit on all other chats, and draw the chat in light and dark."""
     chats = load_support_chats()
     here = chats.groups == choose_chat(chats.frame)
-    clf = PairwisePreferenceClassifier(classes=chats.classes, random_state=0)
+    X = np.hstack([chats.embeddings, DialogueFeatures().fit_transform(chats.frame)])
+    clf = PairwisePreferenceClassifier(
+        "linear", calibrator=LLMScoreCalibrator("auto"), classes=chats.classes, random_state=0
+    )
     clf.fit(
-        chats.embeddings[~here],
+        X[~here],
         chats.y[~here],
         groups=chats.groups[~here],
         llm_scores=chats.llm_scores[~here],
     )
-    prob = clf.predict_proba(chats.embeddings[here])
+    prob = clf.predict_proba(X[here])
     turns = chats.frame[here]
     found = np.array(chats.classes)[prob.argmax(axis=1)]
     print(f"{turns['session_id'].iloc[0]}: {np.mean(found == turns['label']):.0%} right")

@@ -3,9 +3,9 @@ From an LLM's scores to a small classifier
 ==========================================
 
 161 support chats, scored by a small LLM with six prompts; people have labelled 16 of them. What can
-you do with that? Use the labels alone, train the classifier, let it ask the LLM about a fifth of the
-utterances, or ask the LLM about everything. All four are compared on chats that none of them has
-learned from.
+you do with that? Use the labels alone, train the classifier, let it ask the LLM about a fifth of
+the utterances, or ask the LLM about everything. All four are compared on chats that none of them
+has learned from.
 
 Run as a script, it ends by classifying what you type.
 """
@@ -35,8 +35,8 @@ for row in chats.frame.head(6).itertuples():
     print(f"{row.label:8} {row.speaker}: {row.text:.75}")
 
 # %%
-# The embeddings of the utterances come with the chats. Beside them: who speaks, how far the chat is,
-# and how long the utterance is.
+# The embeddings of the utterances come with the chats. Beside them: who speaks, how far the chat
+# is, and how long the utterance is.
 extra = DialogueFeatures().fit(chats.frame)
 X = np.hstack([chats.embeddings, extra.transform(chats.frame)]).astype(np.float32)
 classifier = PairwisePreferenceClassifier(
@@ -48,7 +48,7 @@ labelled = np.isin(chats.groups, chats.groups[[label is not None for label in ch
 # Four ways
 # ---------
 #
-# The chats without labels are split into four folds; the labelled ones are always there to learn
+# The chats without labels are split into three folds; the labelled ones are always there to learn
 # from. All have the same features, and every calibrator is chosen by cross-validation on the
 # labelled chats.
 SHARES = [0, 0.1, 0.2, 0.3, 0.5, 0.75, 1]
@@ -85,7 +85,7 @@ def run_fold(train, test):
 rest = np.flatnonzero(~labelled)
 folds = [
     (np.union1d(np.flatnonzero(labelled), rest[train]), rest[test])
-    for train, test in GroupKFold(4, shuffle=True, random_state=0).split(
+    for train, test in GroupKFold(3, shuffle=True, random_state=0).split(
         rest, groups=chats.groups[rest]
     )
 ]

@@ -18,6 +18,7 @@ from skpref._llm._batches import BatchApi, collect_batches
 from skpref._llm._checks import check_rows
 from skpref._llm._costs import Budget
 from skpref._llm._limits import Limiter
+from skpref._llm._preview import Usage
 from skpref._llm._prompts import class_names
 from skpref._llm._record import Record, warn_of_failures, warn_of_low_mass
 from skpref._llm._requests import draw_examples, write_probe
@@ -423,7 +424,7 @@ class LLMLabeler(BaseLabeler):
             finally:
                 self.option_mass_ = record.mass
                 self.failures_ = sorted(record.failures)
-                self.usage_ = budget.counts() | {"failures": len(record.failures)}
+                self.usage_ = Usage(budget.counts(), failures=len(record.failures))
                 self.window_agreement_ = record.mean_agreement()
         warn_of_failures(self.failures_, n_total)
         warn_of_low_mass(self.prompt_names_, self.option_mass_)

@@ -253,3 +253,12 @@ def test_a_system_message_is_its_own_and_comes_first(stub):
         PromptBank(system="{utterance}")
     with pytest.raises(ValueError, match=re.escape("lacks the field {answer}")):
         PromptBank({"p": "Now: {utterance}"}, system="{options}")
+
+
+def test_a_notebook_shows_the_usage_as_a_table(stub):
+    labeler = make(stub, prices=(2, 10))
+    labeler.transform(FRAME)
+    page = labeler.usage_._repr_html_()
+    assert page.count("<th>") == page.count("<td>") == len(labeler.usage_)
+    assert "<th>prompt tokens</th>" in page
+    assert f"<td>{labeler.usage_['requests']}</td>" in page
