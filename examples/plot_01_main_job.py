@@ -98,19 +98,22 @@ for k, (test, found) in enumerate(results):
         quality.append([way, f1, accuracy_score(truth[test], predicted)])
 
 # %%
-# Mean over the folds. The LLM takes six calls for an utterance, one for each prompt.
+# Mean over the folds, and how much they differ. The LLM takes six calls for an utterance, one for
+# each prompt.
 quality = pd.DataFrame(quality, columns=["way", "macro-F1", "accuracy"])
-mean = quality.groupby("way", sort=False).mean()
+by_way = quality.groupby("way", sort=False)
+mean, spread = by_way.mean(), by_way.std()
 NAMES = {
     "your labels alone": ("your labels alone", 0),
     0: ("the classifier", 0),
     0.2: ("the classifier, asking about 20%", 0.2),
     "the LLM alone": ("the LLM alone", 1),
 }
-table = mean.loc[list(NAMES)].rename({way: name for way, (name, _) in NAMES.items()})
+table = mean.round(3).astype(str) + " ± " + spread.round(3).astype(str)
+table = table.loc[list(NAMES)].rename({way: name for way, (name, _) in NAMES.items()})
 table["calls to the LLM"] = [f"{600 * share:.0f}" for _, share in NAMES.values()]
-table.index.name = "per 100 utterances of new chats"
-print(table.round(3).to_string())
+table.index.name = "on 100 utterances of new chats"
+print(table.to_string())
 
 # %%
 # The curve between
