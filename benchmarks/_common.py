@@ -83,6 +83,15 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     path.write_text("\n".join(lines).rstrip("\n") + "\n")
 
 
+def write_section(path: Path, title: str, lines: Iterable[str]) -> None:
+    """Write a section of a Markdown file, in place of the one of that title if there is one."""
+    text = path.read_text() if path.is_file() else f"# {path.stem.capitalize()}\n"
+    head, *sections = text.split("\n## ")
+    kept = {section.partition("\n")[0]: section.rstrip("\n") for section in sections}
+    kept[title] = "\n".join([title, "", *lines])
+    write_lines(path, [head.rstrip("\n"), *(f"\n## {section}" for section in kept.values())])
+
+
 # --- tables -------------------------------------------------------------------------------------
 
 

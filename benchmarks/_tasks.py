@@ -176,6 +176,7 @@ def load_task(name: str, data_dir: Path, cache: Path) -> Bunch:
     Bunch
         `X`, `y` (class codes, -1 without a human label), `llm_scores`, `groups`, `split` and
         `classes`, of the train rows with an LLM score and the other rows with a human label.
+        `frame` has the columns that `DialogueFeatures` reads.
     """
 
     def read(dataset):
@@ -206,6 +207,7 @@ def load_task(name: str, data_dir: Path, cache: Path) -> Bunch:
         groups=frame["session_id"].to_numpy()[used],
         split=frame["split"].to_numpy(str)[used],
         classes=classes,
+        frame=frame.loc[used, ["session_id", "turn", "speaker", "text"]],
     )
 
 

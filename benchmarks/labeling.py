@@ -129,7 +129,7 @@ def labeler_and_data(n_calls, **endpoint):
     X["text"] = [f"{text} {i}" for i, text in enumerate(make_texts(len(row)))]
     y = [CLASSES[i // 10 % 3] if i % 10 == 0 else None for i in row]  # for examples
     with TemporaryDirectory(prefix="skpref-") as cache:
-        settings = {"max_concurrency": AT_ONCE, "cache": cache, "progress": False}
+        settings = {"max_concurrency": AT_ONCE, "cache": cache, "verbose": False}
         yield LLMLabeler(CLASSES, model="stub", **endpoint, **settings).fit(X, y), X
 
 

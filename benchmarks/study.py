@@ -26,7 +26,7 @@ from benchmarks._common import (
     read_json,
     run_parallel,
     write_json,
-    write_lines,
+    write_section,
     write_whole,
 )
 from benchmarks._rows import HEAVY_PAIRS, LEVERS, ROWS
@@ -200,7 +200,7 @@ def run_levers(args) -> None:
     header = ["lever", "labels", *METRICS.values(), "tasks gained / lost, macro-F1"]
     rows = [lever_row(wide, name, n) for name, n in product(LEVERS, LEVER_BUDGETS)]
     table = markdown_table(header, rows)
-    write_lines(args.out / "levers.md", ["# Levers", "", LEVERS_INTRODUCTION, "", *table])
+    write_section(args.out / "levers.md", "Pairs and training", [LEVERS_INTRODUCTION, "", *table])
 
 
 def parse_args(argv=None):

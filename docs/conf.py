@@ -3,11 +3,11 @@
 import inspect
 import os
 import re
-import shutil
 import warnings
 from pathlib import Path
 
 import matplotlib
+import matplotlib.pyplot
 from docutils import nodes
 from docutils.utils.math import latex2mathml
 
@@ -41,6 +41,7 @@ templates_path = ["_templates"]
 default_role = "literal"
 myst_heading_anchors = 2
 # Built offline, so that no build depends on other projects' servers.
+suppress_warnings = ["config.cache"]  # the gallery's options hold a function
 intersphinx_mapping = {}
 # Ignore names of other projects and types given in words. Names of skpref must resolve.
 nitpick_ignore_regex = [(r"py:.*", r"(?!skpref).*")]
@@ -69,24 +70,69 @@ html_theme_options = {
     "header_links_before_dropdown": 6,
     "secondary_sidebar_items": ["page-toc"],
     "show_nav_level": 1,
+    "icon_links": [
+        {
+            "name": "Repository",
+            "url": "https://github.com/OWNER/skpref",
+            "icon": "fa-brands fa-github",
+        }
+    ],
     "footer_start": ["copyright"],
     "footer_end": [],
 }
 html_sidebars = {
-    page: [] for page in ("install", "getting_started", "whats_new", "contributing", "citing")
+    page: []
+    for page in ("index", "install", "getting_started", "whats_new", "contributing", "citing")
 }
 
 
 # sphinx-gallery runs each example in its own folder, and some examples write figures there, so it
 # runs copies.
 GALLERY = DOCS / "_build" / "gallery"
-GALLERY.mkdir(parents=True, exist_ok=True)
-shutil.copy2(DOCS / "gallery_header.rst", GALLERY / "GALLERY_HEADER.rst")
-for stale in set(GALLERY.glob("*.py")):
-    if not (DOCS.parent / "examples" / stale.name).exists():
+
+# Numbers of the examples of each section; others are in the first.
+SECTIONS = {
+    "start": ("Start here", (1, 2, 4, 13, 15)),
+    "how": ("How it works", (5, 6, 7, 8)),
+    "worth": ("Is it worth it on mine?", (9, 12)),
+    "scale": ("Scale", (3, 11, 14)),
+    "tools": ("Other tools", (10,)),
+}
+
+
+def write_if_changed(path, text):
+    """Write a file, but leave one of the same content, whose example then need not run again."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def copy_examples():
+    """Copy the examples into the folders of their sections."""
+    header = (DOCS / "gallery_header.rst").read_text(encoding="utf-8")
+    copies = {GALLERY / "GALLERY_HEADER.rst": header}
+    for folder, (title, _) in SECTIONS.items():
+        copies[GALLERY / folder / "GALLERY_HEADER.rst"] = f"{title}\n{'-' * len(title)}\n"
+    for path in (DOCS.parent / "examples").glob("plot_*.py"):
+        number = int(path.name[5:7])
+        places = [name for name, (_, numbers) in SECTIONS.items() if number in numbers]
+        # References to an example do not name its section.
+        text = path.read_text(encoding="utf-8")
+        text = text.replace('"""\n', f'"""\n.. _sphx_glr_auto_examples_{path.name}:\n\n', 1)
+        copies[GALLERY / (places or ["start"])[0] / path.name] = text
+    for stale in set(GALLERY.rglob("*.py")) - set(copies):
         stale.unlink()
-for path in (DOCS.parent / "examples").glob("*.py"):
-    shutil.copy2(path, GALLERY)
+    for path, text in copies.items():
+        write_if_changed(path, text)
+
+
+copy_examples()
+
+
+def use_style(gallery_conf, name):
+    """Draw with the library's look."""
+    matplotlib.pyplot.style.use("skpref.inspection.style")
+
 
 sphinx_gallery_conf = {
     "examples_dirs": str(GALLERY),
@@ -98,7 +144,8 @@ sphinx_gallery_conf = {
     "backreferences_dir": "api/backreferences",
     "doc_module": ("skpref",),
     "reference_url": {"skpref": None},
-    "reset_modules": ("matplotlib",),
+    "reset_modules": ("matplotlib", use_style),
+    "subsection_order": [f"_build/gallery/{name}" for name in SECTIONS],
     "matplotlib_animations": False,
     "remove_config_comments": True,
     "min_reported_time": 0,
@@ -133,6 +180,32 @@ def mark_names(app, what, name, obj, options, lines):
             lines[i] = re.sub(r"(?<![`\w])(\w+_)(?=[,)])", r"`\1`", line)
 
 
+# The first parameter of each group, for the pages of estimators with many.
+GROUPS = {
+    "PairwisePreferenceClassifier": {
+        "module": "The network",
+        "loss": "What stage 1 learns",
+        "stage2": "Human labels and decisions",
+        "calibrator": "From LLM scores to pairs",
+        "max_epochs": "Training",
+        "callbacks": "Running",
+    },
+    "PairwisePreferenceTextClassifier": {},
+}
+GROUPS["PairwisePreferenceTextClassifier"] = GROUPS["PairwisePreferenceClassifier"]
+
+
+def group_parameters(app, what, name, obj, options, lines):
+    """Put headings between the parameters of a large estimator, after numpydoc."""
+    groups = GROUPS.get(name.rpartition(".")[2], {}) if what == "class" else {}
+    for parameter, title in groups.items():
+        for i, line in enumerate(lines):
+            if line.strip().startswith((f"**{parameter}** :", f"**{parameter}**")):
+                indent = line[: len(line) - len(line.lstrip())]
+                lines[i:i] = [f"{indent}.. rubric:: {title}", ""]
+                break
+
+
 def write_llms_txt(app, exception):
     """Write a list of the pages for programs that read the site."""
     if exception or app.builder.name != "html":
@@ -149,4 +222,5 @@ def setup(app):
     app.add_html_math_renderer("mathml", (write_mathml, None), (write_mathml, None))
     app.connect("autodoc-skip-member", skip_inherited)
     app.connect("autodoc-process-docstring", mark_names, priority=400)  # before numpydoc
+    app.connect("autodoc-process-docstring", group_parameters, priority=900)  # after numpydoc
     app.connect("build-finished", write_llms_txt)

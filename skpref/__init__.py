@@ -4,6 +4,7 @@ from skpref import datasets, inspection, metrics, model_selection
 from skpref._calibrator import LLMScoreCalibrator
 from skpref._context import DialogueContext
 from skpref._encoder import SentenceEncoder
+from skpref._features import DialogueFeatures
 from skpref._llm._labeler import LLMLabeler
 from skpref._llm._prompts import PromptBank
 from skpref._sampler import IntraSessionPairSampler, Pairs
@@ -12,6 +13,7 @@ from skpref._student._cascade import LLMCascadeClassifier
 from skpref._student._classifier import PairwisePreferenceClassifier
 from skpref._student._text_classifier import PairwisePreferenceTextClassifier
 from skpref._version import __version__
+from skpref._window import TurnWindow
 from skpref.inspection._plot import (
     CascadeCurveDisplay,
     PreferenceNoiseDisplay,
@@ -23,6 +25,7 @@ from skpref.inspection._plot import (
 __all__ = [
     "CascadeCurveDisplay",
     "DialogueContext",
+    "DialogueFeatures",
     "IntraSessionPairSampler",
     "KNNLabelSmoother",
     "LLMCascadeClassifier",
@@ -37,6 +40,7 @@ __all__ = [
     "SentenceEncoder",
     "SessionTrajectoryDisplay",
     "TrainingCurveDisplay",
+    "TurnWindow",
     "__version__",
     "datasets",
     "inspection",

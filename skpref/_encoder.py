@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpref._cache import open_cache
 from skpref._device import resolve_device
-from skpref._optional import import_optional
+from skpref._progress import progress_bar
 from skpref._sentence_models import (
     DEFAULT_MODEL,
     TEXT_EXTRA,
@@ -33,6 +33,8 @@ from skpref._validation import check_encodable, check_texts, factorize
 
 # Number of texts encoded between two writes to the cache, and so the most that a crash can lose.
 _CHUNK = 1024
+# Number of batches between two steps of the progress bar.
+_BATCHES = 4
 
 # The most recently used models by identity, device and precision, shared by all encoders. The lock
 # is also held while a model encodes, because tokenizers are not thread-safe.
@@ -96,8 +98,9 @@ class SentenceEncoder(
     embed_model : bool, default=False
         Whether a pickle of the fitted encoder contains the model, so that loading it needs
         neither the folder nor the hub. If False, the pickle contains only the name.
-    show_progress_bar : bool, default=False
-        Whether to show a progress bar while texts are encoded.
+    verbose : "auto", bool or int, default="auto"
+        Whether to show a progress bar. "auto" shows it after three seconds, and only in a terminal
+        or a notebook.
 
     Attributes
     ----------
@@ -149,7 +152,7 @@ class SentenceEncoder(
         "precision": [StrOptions({"float32", "float16", "bfloat16"})],
         "cache": [str, os.PathLike, None],
         "embed_model": ["boolean"],
-        "show_progress_bar": ["boolean"],
+        "verbose": [StrOptions({"auto"}), "verbose"],
     }
 
     def __init__(
@@ -165,7 +168,7 @@ class SentenceEncoder(
         precision="float32",
         cache=None,
         embed_model=False,
-        show_progress_bar=False,
+        verbose="auto",
     ):
         self.model_name = model_name
         self.revision = revision
@@ -177,7 +180,7 @@ class SentenceEncoder(
         self.precision = precision
         self.cache = cache
         self.embed_model = embed_model
-        self.show_progress_bar = show_progress_bar
+        self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
     @keeps_state_on_failure
@@ -243,16 +246,16 @@ class SentenceEncoder(
         """Look up distinct texts in the cache and encode the others in chunks."""
         identity = self._identity()
         keys = self._keys(texts, identity)
-        tqdm = import_optional("tqdm", *TEXT_EXTRA).tqdm
         with nullcontext() if self.cache is None else open_cache(self.cache, *TEXT_EXTRA) as cache:
             vectors = _read_embeddings(cache, keys)
             # Longest texts first, as in sentence-transformers, so that batches need little padding.
             missing = sorted(set(range(len(keys))) - set(vectors), key=lambda i: -len(texts[i]))
             chunks = [missing[i : i + _CHUNK] for i in range(0, len(missing), _CHUNK)]
-            for chunk in tqdm(chunks, "Texts", disable=not self.show_progress_bar):
-                encoded = self._run_model(texts[chunk].tolist(), identity)
-                _write_embeddings(cache, [keys[i] for i in chunk], encoded)
-                vectors.update(zip(chunk, encoded, strict=True))
+            with progress_bar(len(missing), "Encoding texts", self.verbose) as bar:
+                for chunk in chunks:
+                    encoded = self._run_model(texts[chunk].tolist(), identity, bar)
+                    _write_embeddings(cache, [keys[i] for i in chunk], encoded)
+                    vectors.update(zip(chunk, encoded, strict=True))
         return vectors
 
     def _keys(self, texts: np.ndarray, identity: str) -> list[str]:
@@ -263,17 +266,21 @@ class SentenceEncoder(
         )
         return [hashlib.sha256((settings + text).encode()).hexdigest() for text in texts]
 
-    def _run_model(self, texts: list[str], identity: str) -> FloatArray:
-        with _LOCK:
-            embeddings = self._shared_model(identity).encode(
-                texts,
-                prompt=self.prompt,
-                batch_size=self.batch_size,
-                show_progress_bar=False,
-                normalize_embeddings=self.normalize_embeddings,
-                truncate_dim=self.truncate_dim,
-            )
-        return np.asarray(embeddings, dtype=np.float32)
+    def _run_model(self, texts: list[str], identity: str, bar: Any) -> FloatArray:
+        size, embeddings = _BATCHES * self.batch_size, []
+        for part in (texts[i : i + size] for i in range(0, len(texts), size)):
+            with _LOCK:
+                encoded = self._shared_model(identity).encode(
+                    part,
+                    prompt=self.prompt,
+                    batch_size=self.batch_size,
+                    show_progress_bar=False,
+                    normalize_embeddings=self.normalize_embeddings,
+                    truncate_dim=self.truncate_dim,
+                )
+            embeddings.append(np.asarray(encoded, dtype=np.float32))
+            bar.update(len(part))
+        return np.concatenate(embeddings)
 
     def _shared_model(self, identity: str) -> Any:
         """Return the model from the store of the process, loading it if necessary."""

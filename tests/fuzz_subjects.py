@@ -555,7 +555,7 @@ class Labeler(Estimator):
             "session": lambda rng: "session_id",
             "turn": lambda rng: choose(rng, ["turn", None]),
             "speaker": lambda rng: choose(rng, ["text", None]),
-            "progress": lambda rng: False,
+            "verbose": lambda rng: False,
             "client": lambda rng: None,
             "scoring": lambda rng: "label",
             "n_samples": lambda rng: 1,
@@ -572,7 +572,7 @@ class Labeler(Estimator):
             "model": "rule",
             "client": Rule([str(c) for c in data.classes]),
             "scoring": "label",
-            "progress": False,
+            "verbose": False,
             "prompts": {"a": "{options} {answer} {utterance}"},
         }
         params = {k: v for k, v in setting.params.items() if k != "client"} | needed

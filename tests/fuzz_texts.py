@@ -47,7 +47,7 @@ def try_encoder(rng, notes):
         "prompt": lambda rng: choose(rng, [None, "query: "]),
         "truncate_dim": lambda rng: choose(rng, [None, 8]),
         "revision": lambda rng: None,
-        "show_progress_bar": lambda rng: False,
+        "verbose": lambda rng: False,
         "batch_size": lambda rng: int(rng.integers(1, 9)),
         "precision": lambda rng: "float32",
     }

@@ -1020,7 +1020,7 @@ def labels_of_an_llm():
             client=answer(scoring),
             scoring=scoring,
             speaker="speaker",
-            progress=False,
+            verbose=False,
         )
         found[scoring] = labeler.fit_transform(turns())
         found[f"{scoring}, failures"] = len(labeler.failures_)

@@ -103,7 +103,7 @@ def label(folder, url, n):
         scoring="logprobs",
         cache=folder,
         max_concurrency=CONCURRENCY,
-        progress=False,
+        verbose=False,
     )
     rows = [f"text {i}" for i in range(int(n))]
     np.save(f"{folder}.npy", labeler.fit(rows).transform(rows))

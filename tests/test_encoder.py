@@ -523,13 +523,13 @@ def test_an_interrupted_fit_leaves_the_encoder_as_it_was(tiny_model, monkeypatch
         new.transform(TEXTS)
 
 
-def test_progress_bar_on_request_only(tiny_model, capfd):
+def test_progress_bar_on_request_if_nobody_looks(tiny_model, capfd):
     encoder = SentenceEncoder(tiny_model).fit(TEXTS)
     capfd.readouterr()
     encoder.transform(TEXTS)
     assert capfd.readouterr() == ("", "")
-    encoder.set_params(show_progress_bar=True).transform(TEXTS)
-    assert "Texts: 100%" in capfd.readouterr().err
+    encoder.set_params(verbose=True).transform(TEXTS)
+    assert "Encoding texts: 100%" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["sentence-transformers/all-MiniLM-L6-v2", "all-MiniLM-L6-v2"])

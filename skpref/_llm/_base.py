@@ -224,8 +224,8 @@ class BaseLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         check_reasoning(self.reasoning_effort, self.scoring)
         if self.batch is not False and self.client is not None:
             raise ValueError("batch needs an endpoint, and client answers instead; leave one out.")
-        for name in ("tqdm", *(["openai"] if self.client is None else [])):
-            import_optional(name, *NEED)
+        if self.client is None:
+            import_optional("openai", *NEED)
 
     def _turns(self, X) -> tuple[Turns, Any]:
         columns = Columns(self.text, self.session, self.turn, self.speaker)

@@ -18,12 +18,14 @@ from skpref._llm._batches import BatchApi, collect_batches
 from skpref._llm._checks import check_rows
 from skpref._llm._costs import Budget
 from skpref._llm._limits import Limiter
+from skpref._llm._preview import Usage
 from skpref._llm._record import Record, warn_of_failures, warn_of_low_mass
 from skpref._llm._requests import draw_examples, write_probe
 from skpref._llm._runner import Runner
 from skpref._llm._secrets import Secret, wrap_secrets
 from skpref._llm._store import Store
 from skpref._optional import import_optional
+from skpref._progress import progress_bar
 from skpref._sklearn import Interval, StrOptions, _fit_context, _get_output_config
 from skpref._validation import check_labels
 
@@ -62,7 +64,7 @@ _CONSTRAINTS: dict = {
     "session": [str, list, tuple],
     "turn": [str, None],
     "speaker": [str, None],
-    "progress": ["boolean"],
+    "verbose": [StrOptions({"auto"}), "verbose"],
     "random_state": ["random_state"],
 }
 
@@ -172,8 +174,9 @@ class LLMLabeler(BaseLabeler):
     text, session, turn, speaker : str, default="text", "session_id", "turn", None
         Columns of `X`, as in :class:`DialogueContext`. `turn` and `speaker` may be None, and
         `session` a list of columns.
-    progress : bool, default=True
-        Whether a progress bar is shown.
+    verbose : "auto", bool or int, default="auto"
+        Whether to show a progress bar. "auto" shows it after three seconds, and only in a terminal
+        or a notebook.
     random_state : int, RandomState instance or None, default=0
         Decides which labelled utterances are shown as examples. An int reuses cached answers.
 
@@ -235,7 +238,7 @@ class LLMLabeler(BaseLabeler):
     ...     asked = messages[-1]["content"]
     ...     return "good" if "thank" in asked.lower() else "bad"
     >>> labeler = LLMLabeler(
-    ...     ["bad", "good"], model="rule", client=client, scoring="label", progress=False
+    ...     ["bad", "good"], model="rule", client=client, scoring="label", verbose=False
     ... )
     >>> scores = labeler.fit_transform(["Thank you!", "It broke again."])
     >>> scores.shape
@@ -281,7 +284,7 @@ class LLMLabeler(BaseLabeler):
         session="session_id",
         turn="turn",
         speaker=None,
-        progress=True,
+        verbose="auto",
         random_state=0,
     ):
         self.classes = classes
@@ -315,7 +318,7 @@ class LLMLabeler(BaseLabeler):
         self.session = session
         self.turn = turn
         self.speaker = speaker
-        self.progress = progress
+        self.verbose = verbose
         self.random_state = random_state
 
     def __setattr__(self, name, value):
@@ -355,7 +358,7 @@ class LLMLabeler(BaseLabeler):
             If parameters contradict each other, classes are not sorted, a template lacks a
             field, `X` lacks a column, or a label is not a class.
         ImportError
-            If openai or tqdm is not installed.
+            If openai is not installed.
         """
         questions = self._questions()
         self._check_settings()
@@ -422,8 +425,7 @@ class LLMLabeler(BaseLabeler):
         n_answers = self.n_samples * len(questions) * count_answers(units, len(turns.lines))
         record = Record(n_answers, self.prompt_names_, len(self.classes_), self.on_error)
         n_total = record.n_left
-        tqdm = import_optional("tqdm", *NEED).tqdm
-        with tqdm(total=n_total, desc="LLM", unit="", disable=not self.progress) as bar:
+        with progress_bar(n_total, "Asking the LLM", self.verbose) as bar:
             budget = Budget(self.prices, self.max_cost, lambda: record.n_left)
             runner = self._runner(lambda *answered: bar.update(record.add(*answered)), budget)
             try:
@@ -434,7 +436,7 @@ class LLMLabeler(BaseLabeler):
             finally:
                 self.option_mass_ = record.mass
                 self.failures_ = sorted(record.failures)
-                self.usage_ = budget.counts() | {"failures": len(record.failures)}
+                self.usage_ = Usage(budget.counts(), failures=len(record.failures))
                 self.window_agreement_ = record.mean_agreement()
         warn_of_failures(self.failures_, n_total)
         warn_of_low_mass(self.prompt_names_, self.option_mass_)

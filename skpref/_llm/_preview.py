@@ -1,4 +1,4 @@
-"""The prompts as they are sent, to look at before anything is asked."""
+"""What a notebook shows of prompts, and of what a run has used."""
 
 import html
 
@@ -27,3 +27,13 @@ class Preview(dict):
                 for message in messages
             ]
         return "".join(parts)
+
+
+class Usage(dict):
+    """Counts of a run, which show as a table in a notebook."""
+
+    def _repr_html_(self) -> str:
+        shown = {k: f"{v:.4g}" if isinstance(v, float) else f"{v:,}" for k, v in self.items()}
+        header = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in shown)
+        cells = "".join(f"<td>{value}</td>" for value in shown.values())
+        return f"<table><thead><tr>{header}</tr></thead><tr>{cells}</tr></table>"

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from skpref._llm._preview import Preview
 from skpref._typing import IntArray
 
 _TEMPLATES = {
@@ -126,6 +127,10 @@ MULTILABEL_ANSWERS = {
 
 # What JSON leaves as it is: line ends, and halves of characters, which no request can hold.
 _ESCAPES = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029, *range(0xD800, 0xE000))}
+
+
+# What a notebook shows in the prompts of a bank.
+_EXAMPLE = (("How can I help?", "agent"), ("My order is late again.", "customer"))
 
 
 class Turn(NamedTuple):
@@ -319,6 +324,18 @@ class PromptBank(MutableMapping):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self)}, task={self.task!r})"
+
+    def _repr_html_(self) -> str:
+        """Show each prompt for one utterance of a support chat, as log-probabilities ask for it."""
+        classes = list(self.definitions) or ["one class", "another class"]
+        before, said = (quote_turn(*turn) for turn in _EXAMPLE)
+        messages = {
+            name: write_list(question, [before, said])
+            if is_list(self[name])
+            else write_messages(question, Turn(said, before), [])
+            for name, question in self.questions(classes, "logprobs").items()
+        }
+        return Preview(messages)._repr_html_()
 
     def questions(
         self,

@@ -67,7 +67,7 @@ CONSTRAINTS: dict = {
     "callbacks": [None, list],
     "device": [str],
     "warm_start": ["boolean"],
-    "verbose": ["verbose"],
+    "verbose": [StrOptions({"auto"}), "verbose"],
     "random_state": ["random_state"],
 }
 

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpref._pipelines import last_step
 from skpref._pools import number_by_content
+from skpref._progress import auto_bar, wants_lines
 from skpref._sklearn import (
     DocLinkMixin,
     HasMethods,
@@ -124,7 +125,7 @@ def _split(rows: Rows, cv: int) -> list[tuple[IntArray, IntArray]]:
 
 
 def cross_fit(
-    classifier: Any, rows: Rows, cv: int, *, n_jobs: int | None, verbose: int
+    classifier: Any, rows: Rows, cv: int, *, n_jobs: int | None, verbose: Any
 ) -> tuple[FloatArray, Any]:
     """Return the probabilities of each row by a classifier that has not seen its session.
 
@@ -138,8 +139,8 @@ def cross_fit(
         Largest number of folds.
     n_jobs : int or None
         Number of fits at the same time.
-    verbose : int
-        Whether to print a line after each fit.
+    verbose : "auto", bool or int
+        Whether to show a bar, or to print a line after each fit.
 
     Returns
     -------
@@ -157,13 +158,15 @@ def cross_fit(
         delayed(_predict_unseen)(classifier, rows, *fold) for fold in folds
     )
     prob = np.empty((len(everything), len(rows.classes)))
-    for k, ((_, test), found) in enumerate(zip(folds, predictions, strict=True)):
-        prob[test] = found
-        if verbose:
-            print(f"cascade: fit {k + 1} of {n_folds + 1}")
-    with sklearn.config_context(enable_metadata_routing=True, transform_output="default"):
-        fitted = _fit_on(classifier, rows, everything)
-    if verbose:
+    with auto_bar(n_folds + 1, "Cascade, fits", verbose) as bar:
+        for k, ((_, test), found) in enumerate(zip(folds, predictions, strict=True)):
+            prob[test] = found
+            bar.update()
+            if wants_lines(verbose):
+                print(f"cascade: fit {k + 1} of {n_folds + 1}")
+        with sklearn.config_context(enable_metadata_routing=True, transform_output="default"):
+            fitted = _fit_on(classifier, rows, everything)
+    if wants_lines(verbose):
         print(f"cascade: fit {n_folds + 1} of {n_folds + 1}")
     return prob, fitted
 
@@ -208,8 +211,9 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
         Largest number of folds of sessions for the predictions that pool and bound are learnt from.
     n_jobs : int, default=None
         Number of fits at the same time. None is 1.
-    verbose : int, default=0
-        Whether to print a line after each fit.
+    verbose : "auto", bool or int, default="auto"
+        Whether to print a line after each fit. "auto" shows a progress bar instead, after three
+        seconds, and only in a terminal or a notebook.
 
     Attributes
     ----------
@@ -298,7 +302,7 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
         "labeler": [None, HasMethods(["fit", "transform"])],
         "cv": [Interval(Integral, 2, None, closed="left")],
         "n_jobs": [None, Integral],
-        "verbose": ["verbose"],
+        "verbose": [StrOptions({"auto"}), "verbose"],
     }
 
     def __init__(
@@ -314,7 +318,7 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
         labeler: Any = None,
         cv: int = 5,
         n_jobs: int | None = None,
-        verbose: int = 0,
+        verbose: Any = "auto",
     ) -> None:
         self.classifier = classifier
         self.calibrator = calibrator

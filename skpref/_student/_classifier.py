@@ -40,9 +40,10 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
 
     Parameters
     ----------
-    module : {"mlp", "linear"}, nn.Module class, callable or instance, default="mlp"
+    module : {"mlp", "linear", "turns"}, nn.Module class, callable or instance, default="mlp"
         Network from (n_rows, n_features) to (n_rows, n_outputs), one output for a binary task, else
-        one per class or label. A class or callable gets `n_features` and `n_outputs` if it has such
+        one per class or label. "turns" takes the windows of :class:`TurnWindow`, and shares its
+        weights over the turns. A class or callable gets `n_features` and `n_outputs` if it has such
         parameters, and every ``module__*`` of this estimator.
     loss : {"squared_hinge", "hinge", "logistic"}, default="squared_hinge"
         Loss of a pair by how far the scores fall short of the margin.
@@ -68,8 +69,8 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
         regression towards its weights after stage 1; cross-validation by labelled session chooses
         the strength. "finetune" then trains the whole network on them for five epochs. All need a
         label, and "head" a network that ends in a linear layer. If there are `llm_scores` and
-        labels, "auto" is "head" for "mlp" and "linear", and "finetune" for other modules from 200
-        labels on; otherwise it is "offsets", from the soft labels alone if there is no human
+        labels, "auto" is "head" for a named module, and "finetune" for another from 200 labels on;
+        otherwise it is "offsets", from the soft labels alone if there is no human
         label. None leaves the network's scores as they are.
     decision : {"argmax", "macro_f1"}, default="argmax"
         How `predict` chooses a class. "argmax": the most probable class. "macro_f1": add a
@@ -126,13 +127,14 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
         "cpu", "cuda", "cuda:N", or "auto" for CUDA if it is available.
     warm_start : bool, default=False
         Whether `fit` continues from the network of the previous fit.
-    verbose : int, default=0
-        Whether the net prints a line per epoch.
+    verbose : "auto", bool or int, default="auto"
+        Whether the net prints a line per epoch. "auto" shows a progress bar instead, after three
+        seconds, and only in a terminal or a notebook.
     random_state : int, RandomState instance or None, default=None
         Seed of the network, the order of the sessions and the pairs.
     **module__params : dict
         Arguments of the module, each named ``module__<argument>``. "mlp" takes
-        ``module__hidden_units`` and ``module__dropout``.
+        ``module__hidden_units`` and ``module__dropout``, "turns" ``module__n_turns`` as well.
 
     Attributes
     ----------
@@ -215,7 +217,7 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
 
     _parameter_constraints: dict = {
         **BasePreferenceClassifier._parameter_constraints,
-        "module": [StrOptions({"linear", "mlp"}), callable],
+        "module": [StrOptions({"linear", "mlp", "turns"}), callable],
         "stage2": [None, StrOptions({"auto", "offsets", "head", "finetune"})],
         "solver": [StrOptions({"auto", "adam", "lbfgs"})],
         "tol": [Interval(Real, 0, None, closed="neither")],
@@ -251,7 +253,7 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
         callbacks=None,
         device="auto",
         warm_start=False,
-        verbose=0,
+        verbose="auto",
         random_state=None,
         **module__params,
     ):

@@ -263,7 +263,7 @@ def train_by_adam(
     temporary: list = []
     stopper = None
     if held_out is not None:
-        sink = print if options.get("verbose") else noop
+        sink = print if options.get("verbose") not in (0, "auto") else noop
         stopper = EarlyStopping(patience=n_iter_no_change, load_best=True, sink=sink)
         temporary.append(stopper)
     if warmup is not None:

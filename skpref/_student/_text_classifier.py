@@ -125,8 +125,9 @@ class PairwisePreferenceTextClassifier(BasePreferenceClassifier):
         "cpu", "cuda", "cuda:N", or "auto" for CUDA if it is available.
     warm_start : bool, default=False
         Whether `fit` continues from the network of the previous fit.
-    verbose : int, default=0
-        Whether the net prints a line per epoch.
+    verbose : "auto", bool or int, default="auto"
+        Whether the net prints a line per epoch. "auto" shows a progress bar instead, after three
+        seconds, and only in a terminal or a notebook.
     random_state : int, RandomState instance or None, default=None
         Seed of the network, the order of the sessions and the pairs.
     **module__params : dict
@@ -234,7 +235,7 @@ class PairwisePreferenceTextClassifier(BasePreferenceClassifier):
         accelerate=False,
         device="auto",
         warm_start=False,
-        verbose=0,
+        verbose="auto",
         random_state=None,
         **module__params,
     ):

@@ -1,4 +1,4 @@
-"""Callbacks of the net: a schedule of the learning rates, and training that can be resumed."""
+"""Callbacks of the net: progress, a schedule of the learning rates, and resuming."""
 
 import json
 import os
@@ -7,6 +7,24 @@ from pathlib import Path
 
 import torch
 from skorch.callbacks import Callback
+
+from skpref._progress import auto_bar
+
+
+class EpochBar(Callback):
+    """Show a progress bar of the epochs, if the training takes long and somebody may watch."""
+
+    def on_train_begin(self, net, **_):
+        """Begin the bar."""
+        self.bar_ = auto_bar(net.max_epochs, "Training", "auto")
+
+    def on_epoch_end(self, net, **_):  # noqa: ARG002
+        """Count an epoch."""
+        self.bar_.update()
+
+    def on_train_end(self, net, **_):  # noqa: ARG002
+        """End the bar."""
+        self.bar_.close()
 
 
 class WarmUp(Callback):

@@ -10,7 +10,7 @@ from skorch.hf import AccelerateMixin
 from skorch.utils import TeeGenerator, noop, to_tensor
 
 from skpref._torch._batches import SessionBatches
-from skpref._torch._callbacks import Resume
+from skpref._torch._callbacks import EpochBar, Resume
 from skpref._torch._losses import PreferenceLoss
 
 # Names of the callbacks of one training begin so.
@@ -195,6 +195,9 @@ def make_net(
     SessionNet
         The net, initialised but not yet trained.
     """
+    if params.get("verbose") == "auto":
+        params["verbose"] = 0
+        training_callbacks = [*training_callbacks, EpochBar()]
     net_class = SessionNet
     if accelerator is not None:
         net_class = AcceleratedNet

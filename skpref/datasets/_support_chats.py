@@ -1,5 +1,6 @@
 """Load customer-support chats with labels and real LLM scores."""
 
+import hashlib
 from importlib.resources import files
 
 import numpy as np
@@ -71,10 +72,29 @@ def read_chats() -> tuple:
     return frame, np.where(labelled, frame["label"].to_numpy(dtype=object), None)
 
 
-def load_support_chats() -> Bunch:
-    """Load customer-support chats with labels and the scores of a real LLM.
+def hash_texts(texts: list[str]) -> str:
+    """Return a hash of the texts and their order.
 
-    Texts, labels and scores are part of skpref, so nothing is downloaded.
+    Parameters
+    ----------
+    texts : list of str
+        The texts.
+
+    Returns
+    -------
+    str
+        SHA-256 in hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(hashlib.sha256(text.encode()).digest())
+    return digest.hexdigest()
+
+
+def load_support_chats() -> Bunch:
+    """Load customer-support chats with labels, embeddings and the scores of a real LLM.
+
+    Everything is part of skpref, so nothing is downloaded.
 
     Returns
     -------
@@ -89,6 +109,8 @@ def load_support_chats() -> Bunch:
         - groups : ndarray of object, shape (2317,), the session ids.
         - llm_scores : ndarray of shape (2317, 6, 3), the scores by prompt and class, NaN if the
           LLM gave none.
+        - embeddings : ndarray of float32, shape (2317, 384), those of the utterances by the default
+          :class:`~skpref.SentenceEncoder`, so that only new texts need to be encoded.
         - classes : list of str, the classes in the order of the last axis.
         - prompt_names : list of str, the prompts in the order of the second axis.
         - DESCR : str, a description with the labelling guidelines.
@@ -119,20 +141,27 @@ def load_support_chats() -> Bunch:
     --------
     >>> from skpref.datasets import load_support_chats
     >>> chats = load_support_chats()
-    >>> chats.frame[["speaker", "text", "label"]].head(3)  # doctest: +SKIP
-    >>> chats.llm_scores.shape
-    (2317, 6, 3)
+    >>> for row in chats.frame[20:23].itertuples():
+    ...     print(f"{row.speaker} ({row.label}): {row.text:.60}")
+    agent (positive): Oh, that has made this whole desk smile. I'm sending it to h
+    customer (positive): Please do! And tell him the crow lives. He was worried about
+    agent (positive): I'll tell him. Enjoy every page.
+    >>> chats.llm_scores.shape, chats.embeddings.shape
+    ((2317, 6, 3), (2317, 384))
     """
     frame, y = read_chats()
     with (_FOLDER / "support_chats_scores.npz").open("rb") as file, np.load(file) as stored:
         llm_scores = stored["llm_scores"].astype(np.float64)
         prompt_names = stored["prompt_names"].tolist()
     llm_scores /= llm_scores.sum(axis=2, keepdims=True)  # stored as float16
+    with (_FOLDER / "support_chats_embeddings.npz").open("rb") as file, np.load(file) as stored:
+        embeddings = stored["embeddings"].astype(np.float32)
     return Bunch(
         frame=frame,
         y=y,
         groups=frame["session_id"].to_numpy(dtype=object),
         llm_scores=llm_scores,
+        embeddings=embeddings,
         classes=CLASSES,
         prompt_names=prompt_names,
         DESCR=DESCR,

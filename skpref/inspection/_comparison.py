@@ -9,8 +9,9 @@ from sklearn.model_selection import GroupKFold, check_cv
 from sklearn.utils import check_random_state, indexable
 from sklearn.utils.parallel import Parallel, delayed
 
+from skpref._progress import auto_bar, wants_lines
 from skpref._sessions import won_and_compared
-from skpref._sklearn import HasMethods, Interval, validate_params
+from skpref._sklearn import HasMethods, Interval, StrOptions, validate_params
 from skpref._typing import ArrayLike, FloatArray, IntArray, SessionIds
 from skpref._validation import check_groups
 from skpref.inspection._bootstrap import (
@@ -273,7 +274,7 @@ def _make_table(scores, differences) -> tuple[list[str], list[list[str]]]:
         "confidence_level": [Interval(Real, 0, 1, closed="neither")],
         "random_state": ["random_state"],
         "n_jobs": [Integral, None],
-        "verbose": ["verbose"],
+        "verbose": [StrOptions({"auto"}), "verbose"],
     },
     prefer_skip_nested_validation=True,
 )
@@ -289,7 +290,7 @@ def compare_with_distillation(
     confidence_level: float = 0.95,
     random_state: int | np.random.RandomState | None = None,
     n_jobs: int | None = None,
-    verbose: int = 0,
+    verbose: Any = "auto",
 ) -> Report:
     """Compare a classifier by cross-validation with plain distillation of the same soft labels.
 
@@ -332,8 +333,9 @@ def compare_with_distillation(
         Seed of the bootstrap, and of the classifiers if the estimator has none.
     n_jobs : int, default=None
         Number of fits that run at the same time. None is 1.
-    verbose : int, default=0
-        Whether to print a line after each fit.
+    verbose : "auto", bool or int, default="auto"
+        Whether to print a line after each fit. "auto" shows a progress bar instead, after three
+        seconds, and only in a terminal or a notebook.
 
     Returns
     -------
@@ -418,11 +420,13 @@ def compare_with_distillation(
     )
     predictions = {name: np.full((n_rows, len(classes)), np.nan) for name in contenders}
     fold = np.full(n_rows, -1)
-    for (k, name), (prob, seconds) in zip(plan, results, strict=True):
-        predictions[name][folds[k][1]] = prob
-        fold[folds[k][1]] = k
-        if verbose:
-            print(f"fold {k + 1}/{len(folds)}, {name}: {seconds:.1f} s")
+    with auto_bar(len(plan), "Comparing, fits", verbose) as bar:
+        for (k, name), (prob, seconds) in zip(plan, results, strict=True):
+            predictions[name][folds[k][1]] = prob
+            fold[folds[k][1]] = k
+            bar.update()
+            if wants_lines(verbose):
+                print(f"fold {k + 1}/{len(folds)}, {name}: {seconds:.1f} s")
 
     tested = np.flatnonzero((fold >= 0) & (codes >= 0))
     metrics, differences, n_sessions = _evaluate(

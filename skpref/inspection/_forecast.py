@@ -14,7 +14,8 @@ from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.parallel import Parallel, delayed
 
 from skpref._columns import read_column, read_numbers
-from skpref._sklearn import HasMethods, Interval, validate_params
+from skpref._progress import auto_bar, wants_lines
+from skpref._sklearn import HasMethods, Interval, StrOptions, validate_params
 from skpref._typing import ArrayLike, FloatArray, IntArray, SessionIds
 from skpref._validation import check_groups, check_labels, check_same_length
 from skpref.inspection._bootstrap import MIN_SESSIONS, percentile_interval, session_weights
@@ -147,11 +148,13 @@ def _predict_by_size(estimator, data, plan: list[_Fit], with_scores, n_jobs, ver
         delayed(_fit_and_predict)(estimator, data, fit, with_scores) for fit in plan
     )
     predicted = np.full((len(_SHARES), len(data.codes)), -1)
-    for fit, (found, seconds) in zip(plan, results, strict=True):
-        predicted[fit.size, fit.test] = found
-        if verbose:
-            place = f"fold {fit.fold + 1}/{plan[-1].fold + 1}, {len(fit.labelled)} labels"
-            print(f"{place}: {seconds:.1f} s")
+    with auto_bar(len(plan), "Forecast, fits", verbose) as bar:
+        for fit, (found, seconds) in zip(plan, results, strict=True):
+            predicted[fit.size, fit.test] = found
+            bar.update()
+            if wants_lines(verbose):
+                place = f"fold {fit.fold + 1}/{plan[-1].fold + 1}, {len(fit.labelled)} labels"
+                print(f"{place}: {seconds:.1f} s")
     return predicted
 
 
@@ -307,7 +310,7 @@ def _describe_chance(table: Bunch) -> str:
         "confidence_level": [Interval(Real, 0, 1, closed="neither")],
         "random_state": ["random_state"],
         "n_jobs": [Integral, None],
-        "verbose": ["verbose"],
+        "verbose": [StrOptions({"auto"}), "verbose"],
     },
     prefer_skip_nested_validation=True,
 )
@@ -324,7 +327,7 @@ def learning_forecast(
     confidence_level: float = 0.95,
     random_state: int | np.random.RandomState | None = None,
     n_jobs: int | None = None,
-    verbose: int = 0,
+    verbose: Any = "auto",
 ) -> Report:
     """Forecast how good a classifier would be with twice and four times the labelled sessions.
 
@@ -358,8 +361,9 @@ def learning_forecast(
         Seed of the subsets, the draws, and of a classifier of this library that has none.
     n_jobs : int, default=None
         Number of fits at the same time, as in scikit-learn.
-    verbose : int, default=0
-        Whether to print a line after each fit.
+    verbose : "auto", bool or int, default="auto"
+        Whether to print a line after each fit. "auto" shows a progress bar instead, after three
+        seconds, and only in a terminal or a notebook.
 
     Returns
     -------

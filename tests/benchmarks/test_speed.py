@@ -59,7 +59,7 @@ def test_a_part_in_the_json_is_not_run_again(monkeypatch, tmp_path, capsys):
         speed.main(["nothing"])
 
 
-def test_the_table_of_the_readme_is_made_from_the_results():
+def test_the_table_of_the_benchmarks_page_is_made_from_the_results():
     root = Path(__file__).parents[2]
     parts = json.loads((root / "benchmarks" / "results" / "speed.json").read_text())["parts"]
-    assert speed.headline(parts) in (root / "README.md").read_text()
+    assert speed.headline(parts) in (root / "docs" / "benchmarks" / "index.md").read_text()

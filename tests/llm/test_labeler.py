@@ -56,7 +56,7 @@ def no_pauses(monkeypatch):
 def make(stub=None, prompts=SHORT, **params):
     if stub is not None:
         params = {"base_url": stub.url, "api_key": KEY} | params
-    params = {"model": "m", "progress": False, "max_retries": 3} | params
+    params = {"model": "m", "verbose": False, "max_retries": 3} | params
     return LLMLabeler(CLASSES, prompts, **params)
 
 
@@ -408,7 +408,7 @@ if __name__ == "__main__":
     url, cache, first, last = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     labeler = LLMLabeler(
         ["bad", "good"], {"p": "{options} {answer} {utterance}"}, model="m", base_url=url,
-        cache=cache, progress=False, max_concurrency=4,
+        cache=cache, verbose=False, max_concurrency=4,
     )
     labeler.fit_transform([f"text {i}" for i in range(first, last)])
     print(labeler.usage_["requests"])
@@ -685,7 +685,7 @@ def test_scores_go_to_parquet_and_back(stub, tmp_path, library):
 def test_progress_is_shown_unless_switched_off(stub, capfd):
     make(stub).fit_transform(["a"])
     assert capfd.readouterr().err == ""
-    make(stub, progress=True).fit_transform(["a"])
+    make(stub, verbose=True).fit_transform(["a"])
     assert "3/3" in capfd.readouterr().err
 
 
@@ -704,7 +704,7 @@ if __name__ == "__main__":
     frame = frame.sample(frac=1, random_state=0)
     prompts = {"p": "{options} {answer} {context} {utterance}"}
     labeler = LLMLabeler(
-        ["bad", "good"], prompts, model="m", base_url=url, cache=cache, progress=False
+        ["bad", "good"], prompts, model="m", base_url=url, cache=cache, verbose=False
     ).fit(frame)
     shard = frame["session_id"] % 4
     parts = [frame[shard == i] for i in range(4)]
@@ -750,7 +750,7 @@ def test_only_the_given_rows_are_asked_about(unit):
         client=client,
         scoring="label",
         unit=unit,
-        progress=False,
+        verbose=False,
     ).fit(X)
     scores = labeler.transform(X, rows=np.array([False, True, False]))
     assert asked

@@ -210,7 +210,7 @@ def test_a_plan_a_cache_and_a_cost_work_as_for_one_label(stub, tmp_path):
 
 def test_columns_are_named_by_prompt_and_label(stub):
     labeler = LLMLabeler(
-        ["b", "a"], PROMPT, model="m", base_url=stub.url, multilabel=True, progress=False
+        ["b", "a"], PROMPT, model="m", base_url=stub.url, multilabel=True, verbose=False
     )
     names = ["p__b", "p__a"]
     assert labeler.get_feature_names_out().tolist() == names

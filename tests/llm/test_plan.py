@@ -33,7 +33,7 @@ def stub():
 
 
 def make(stub, **params):
-    params = {"prompts": PROMPTS, "model": "m", "progress": False, "base_url": stub.url} | params
+    params = {"prompts": PROMPTS, "model": "m", "verbose": False, "base_url": stub.url} | params
     return LLMLabeler(CLASSES, **params).fit(FRAME)
 
 
@@ -197,7 +197,7 @@ def test_an_answer_without_counts_is_taken_to_cost_the_most():
         PROMPTS,
         model="m",
         client=lambda **request: {"A": -0.1},
-        progress=False,
+        verbose=False,
         prices=(100, 100),
         max_cost=0.05,
     ).fit(FRAME)
@@ -253,3 +253,12 @@ def test_a_system_message_is_its_own_and_comes_first(stub):
         PromptBank(system="{utterance}")
     with pytest.raises(ValueError, match=re.escape("lacks the field {answer}")):
         PromptBank({"p": "Now: {utterance}"}, system="{options}")
+
+
+def test_a_notebook_shows_the_usage_as_a_table(stub):
+    labeler = make(stub, prices=(2, 10))
+    labeler.transform(FRAME)
+    page = labeler.usage_._repr_html_()
+    assert page.count("<th>") == page.count("<td>") == len(labeler.usage_)
+    assert "<th>prompt tokens</th>" in page
+    assert f"<td>{labeler.usage_['requests']}</td>" in page

@@ -270,3 +270,16 @@ def test_fields_that_would_fail_later_are_refused(template, message):
 def test_number_of_examples_is_checked(n_examples):
     with pytest.raises(ValueError, match=f"n_examples={n_examples} must be"):
         PromptBank(n_examples=n_examples)
+
+
+@pytest.mark.parametrize("templates", ["varied", "short", "session"])
+def test_a_notebook_shows_each_prompt_filled_with_an_utterance(templates):
+    bank = PromptBank(
+        templates, task="the mood <now>", definitions={"bad": "angry", "good": "glad"}
+    )
+    page = bank._repr_html_()
+    assert page.count("<h4>") == page.count("My order is late again.") == len(bank)
+    assert "{" not in page
+    assert "the mood &lt;now&gt;" in page
+    assert "A. bad" in page
+    assert "A. one class" in PromptBank(templates)._repr_html_()

@@ -39,7 +39,7 @@ FRAME = pd.DataFrame(
 
 
 def make(url, prompts=None, **params):
-    params = {"model": "smollm2", "base_url": url, "progress": False, "max_concurrency": 4} | params
+    params = {"model": "smollm2", "base_url": url, "verbose": False, "max_concurrency": 4} | params
     return LLMLabeler(CLASSES, prompts, **params)
 
 

@@ -47,7 +47,7 @@ def asked(request):
 
 
 def make(stub=None, classes=CLASSES, prompts=PROMPT, **params):
-    params = {"model": "m", "scoring": "label", "progress": False, "max_retries": 2} | params
+    params = {"model": "m", "scoring": "label", "verbose": False, "max_retries": 2} | params
     if stub is not None:
         params = {"base_url": stub.url, "api_key": KEY} | params
     return LLMLabeler(classes, prompts, **params)

@@ -77,7 +77,7 @@ def answer_list(request):
 
 
 def make(stub, **params):
-    params = {"model": "m", "progress": False, "unit": "session", "max_retries": 2} | params
+    params = {"model": "m", "verbose": False, "unit": "session", "max_retries": 2} | params
     return LLMLabeler(CLASSES, base_url=stub.url, **params)
 
 

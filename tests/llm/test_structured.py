@@ -50,7 +50,7 @@ def server(request):
 
 
 def make(server, **params):
-    params = {"model": "m", "progress": False, "scoring": "label", "max_retries": 1} | params
+    params = {"model": "m", "verbose": False, "scoring": "label", "max_retries": 1} | params
     return LLMLabeler(CLASSES, PROMPTS, base_url=server.url, **params)
 
 
