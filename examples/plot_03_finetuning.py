@@ -4,7 +4,7 @@ Fine-tuning the encoder
 
 `PairwisePreferenceTextClassifier` takes texts and trains a Hugging Face encoder with a scoring
 head, end to end. Each utterance is encoded once per step, and all pairs of its session are
-compared. Here it is compared with the same encoder kept frozen, on eighteen of the support chats.
+compared. Here it is compared with the same encoder kept frozen, on twelve of the support chats.
 The last of the six layers of all-MiniLM-L6-v2 is trained, which takes half a minute on a laptop. On
 a GPU it trains in bfloat16 mixed precision. The encoder's learning rate was chosen by hand on
 synthetic chats, and the frozen classifier has its defaults, so this shows how to fine-tune, not
@@ -40,7 +40,7 @@ finetuned = PairwisePreferenceTextClassifier(
 )
 
 accuracy = {"frozen": [], "fine-tuned": []}
-rows = chats.groups < "chat-018"
+rows = chats.groups < "chat-012"
 text, truth = chats.frame["text"][rows], chats.frame["label"][rows].to_numpy()
 y, groups, llm_scores = chats.y[rows], chats.groups[rows], chats.llm_scores[rows]
 for train, test in GroupShuffleSplit(2, random_state=0).split(text, groups=groups):
