@@ -167,8 +167,8 @@ def page(lines: list[dict]) -> list[str]:
 def main(argv=None) -> None:
     """Run and write the results."""
     parser = argparse.ArgumentParser(description="Ways to learn ratings, compared.")
-    parser.add_argument("--budgets", type=numbers, default=[50, 200, 1000])
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--budgets", type=numbers, default=[50, 200])
+    parser.add_argument("--seeds", type=int, default=3)
     add_data_options(parser)
     args = parse_with_data(parser, argv)
     lines = run(args)
