@@ -4,8 +4,8 @@
 
 Folds are of whole sessions. The weights task has three facets of collaboration, scored by six LLMs,
 and ABC-Eval nine behaviours of chatbots, scored by one; both with 200 labelled utterances. The
-negotiation strategies of CaSiNo are human labels without LLM scores. Writes `results/multilabel.md` and `multilabel.json`. A run that was
-stopped resumes.
+negotiation strategies of CaSiNo are human labels without LLM scores. Writes
+`results/multilabel.md` and `multilabel.json`. A run that was stopped resumes.
 """
 
 import argparse
@@ -260,8 +260,8 @@ ABOUT = {
         f"utterance, {N_LABELS} labelled utterances. One fit against three."
     ),
     "abceval": (
-        "Nine behaviours of chatbots, 108 sessions, yes-or-no answers of GPT-3.5, one human's labels "
-        f"as the truth, {N_LABELS} labelled utterances. One fit against nine."
+        "Nine behaviours of chatbots, 108 sessions, yes-or-no answers of GPT-3.5, labels of one "
+        f"human as the truth, {N_LABELS} labelled utterances. One fit against nine."
     ),
     "casino": (
         "Nine negotiation strategies and non-strategic, 396 sessions, human labels alone, all "
