@@ -481,6 +481,30 @@ def make_pair_sampler(value):
     return _part(value, "pair_sampler")
 
 
+def check_trainable(training: TrainingSet, stage2, pairwise_weight: float, pair_sampler) -> None:
+    """Raise if the rows lack what the parameters need.
+
+    Parameters
+    ----------
+    training : TrainingSet
+        The rows.
+    stage2, pairwise_weight, pair_sampler : object
+        Parameters of `PairwisePreferenceClassifier`.
+
+    Raises
+    ------
+    ValueError
+        If stage 2 needs labels and there are none, or there is no valid pair.
+    """
+    if stage2 in ("offsets", "head", "finetune") and not training.has_label().any():
+        raise ValueError(
+            f"stage2={stage2!r} needs human labels but y has none; label some rows, or "
+            "pass stage2='auto' to fit the offsets on the soft labels."
+        )
+    if pairwise_weight:
+        check_has_pairs(training, getattr(pair_sampler, "min_margin", 0.0))
+
+
 def check_has_pairs(training: TrainingSet, min_margin: float) -> None:
     """Raise if no session holds two rows whose soft labels differ enough.
 
