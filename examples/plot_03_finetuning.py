@@ -4,11 +4,11 @@ Fine-tuning the encoder
 
 `PairwisePreferenceTextClassifier` takes texts and trains a Hugging Face encoder with a scoring
 head, end to end. Each utterance is encoded once per step, and all pairs of its session are
-compared. Here it is compared with the same encoder kept frozen, on twelve of the support chats.
-The last of the six layers of all-MiniLM-L6-v2 is trained, which takes half a minute on a laptop. On
-a GPU it trains in bfloat16 mixed precision. The encoder's learning rate was chosen by hand on
-synthetic chats, and the frozen classifier has its defaults, so this shows how to fine-tune, not
-which of the two is better.
+compared. Here the last of the six layers of all-MiniLM-L6-v2 is trained on 32 of the support chats,
+which takes half a minute on a laptop. On a GPU it trains in bfloat16 mixed precision.
+
+On so few chats it does not pay: the same encoder kept frozen is ahead. So this shows how to
+fine-tune, watch, save and export, and to compare before you deploy.
 """
 
 from pathlib import Path
@@ -39,29 +39,21 @@ finetuned = PairwisePreferenceTextClassifier(
     random_state=0,
 )
 
-accuracy = {"frozen": [], "fine-tuned": []}
-rows = chats.groups < "chat-012"
+rows = chats.groups < "chat-032"
 text, truth = chats.frame["text"][rows], chats.frame["label"][rows].to_numpy()
 y, groups, llm_scores = chats.y[rows], chats.groups[rows], chats.llm_scores[rows]
-for train, test in GroupShuffleSplit(2, random_state=0).split(text, groups=groups):
-    given = {"groups": groups[train], "llm_scores": llm_scores[train]}
-    step = "pairwisepreferenceclassifier"
-    to_step = {f"{step}__{name}": value for name, value in given.items()}
-    frozen.fit(text.iloc[train], y[train], **to_step)
-    finetuned.fit(text.iloc[train], y[train], **given)
-    for name, model in [("frozen", frozen), ("fine-tuned", finetuned)]:
-        accuracy[name].append(model.score(text.iloc[test], truth[test]))
+train, test = next(GroupShuffleSplit(1, random_state=0).split(text, groups=groups))
+given = {"groups": groups[train], "llm_scores": llm_scores[train]}
+step = "pairwisepreferenceclassifier"
+frozen.fit(text.iloc[train], y[train], **{f"{step}__{name}": part for name, part in given.items()})
+finetuned.fit(text.iloc[train], y[train], **given)
+for name, model in [("frozen", frozen), ("fine-tuned", finetuned)]:
+    print(f"{name:10s} accuracy on unseen chats {model.score(text.iloc[test], truth[test]):.3f}")
 
 # %%
-# Accuracy on unseen chats, mean and standard deviation over two splits, and the training curve of
-# the last fine-tuning.
-for name, values in accuracy.items():
-    print(f"{name:10s} {np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}")
-figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-left.plot(list(accuracy), np.array(list(accuracy.values())), marker="o")
-left.set(ylabel="accuracy on unseen chats", xlim=(-0.3, 1.3))
-left.legend([f"split {k}" for k in range(1, 3)])
-_ = TrainingCurveDisplay.from_estimator(finetuned, ax=right)
+# The loss falls in each epoch.
+TrainingCurveDisplay.from_estimator(finetuned)
+plt.show()
 
 # %%
 # Save the classifier. The folder contains the weights as safetensors and no pickle, and a model
