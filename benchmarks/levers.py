@@ -50,11 +50,11 @@ TURN_TASKS = ["delidata", "meld-sentiment", "meld-emotion", "dailydialog", "dbdc
 # Number of turns before the utterance, and changes to the classifier.
 TURNS = {
     ALONE: (0, {}),
-    "the utterance alone, dropout 0.3": (0, {"module__dropout": 0.3}),
-    "three turns stacked": (2, {}),
     "three turns, gated sum": (2, {"module": Turns}),
     "three turns, GRU": (2, {"module": Recurrent}),
     "three turns, attention": (2, {"module": Attention}),
+    "three turns stacked": (2, {}),
+    "the utterance alone, dropout 0.3": (0, {"module__dropout": 0.3}),
 }
 DEFAULTS = {
     ALONE: (0, {}),

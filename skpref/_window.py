@@ -28,7 +28,8 @@ def _rows_of_windows(windows: Windows, n_turns: int) -> IntArray:
 def _stack(features, rows: IntArray):
     """Put the features of the given rows side by side, zeros for row -1."""
     if sparse.issparse(features):
-        padded = sparse.vstack([features, sparse.csr_array((1, features.shape[1]))], format="csr")
+        nothing = sparse.csr_array((1, features.shape[1]), dtype=features.dtype)
+        padded = sparse.vstack([features, nothing], format="csr")
         return sparse.hstack([padded[column] for column in rows.T], format="csr")
     padded = np.vstack([features, np.zeros((1, features.shape[1]), features.dtype)])
     return padded[rows].reshape(len(rows), rows.shape[1] * features.shape[1])
