@@ -37,9 +37,8 @@ from benchmarks._common import (
 )
 from benchmarks._runs import draw_labels
 from benchmarks._tasks import TASKS, embed_with_context, load_task
-from benchmarks._windows import Attention, Recurrent
+from benchmarks._windows import Attention, GatedSum, Recurrent
 from skpref import DialogueFeatures, LLMScoreCalibrator, PairwisePreferenceClassifier
-from skpref._torch._modules import Turns
 from skpref.datasets import load_support_chats
 from skpref.metrics import within_session_concordance
 
@@ -50,7 +49,7 @@ TURN_TASKS = ["delidata", "meld-sentiment", "meld-emotion", "dailydialog", "dbdc
 # Number of turns before the utterance, and changes to the classifier.
 TURNS = {
     ALONE: (0, {}),
-    "three turns, gated sum": (2, {"module": Turns}),
+    "three turns, gated sum": (2, {"module": GatedSum}),
     "three turns, GRU": (2, {"module": Recurrent}),
     "three turns, attention": (2, {"module": Attention}),
     "three turns stacked": (2, {}),
