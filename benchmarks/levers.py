@@ -189,7 +189,7 @@ def score_ridge(X, y, train, dev, groups, classes) -> dict:
     value = model.decision_function(X[dev])
     value = np.column_stack([-value, value]) if value.ndim == 1 else value
     prob = np.zeros((len(dev), len(classes)))
-    prob[:, model.classes_] = softmax(3 * value, axis=1)
+    prob[:, model.classes_] = softmax(3 * value.astype(float), axis=1)
     return score(y[dev], prob, 0.0, groups[dev], classes)
 
 
