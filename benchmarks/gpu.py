@@ -107,7 +107,7 @@ def frozen_or_not(data_dir, cache) -> Iterator[dict]:
     for task in TASKS:
         data = load_task(task, data_dir, cache)
         train, dev = data.split == "train", (data.split == "dev") & (data.y >= 0)
-        words, classes = data.frame["text"].to_numpy(str), np.arange(len(data.classes))
+        words, classes = data.frame["text"].to_numpy(str)[data.used], np.arange(len(data.classes))
         alone = data.X[:, : data.X.shape[1] // 3]
         options = {"classes": classes, "decision": "macro_f1", "random_state": 0}
         for n_labels in BUDGETS_OF_LABELS:
@@ -133,15 +133,14 @@ def frozen_or_not(data_dir, cache) -> Iterator[dict]:
 
 def choose_parts(has_gpu: bool, args) -> dict[str, tuple[Callable, tuple]]:
     """Return the parts to run, with their arguments."""
-    few, many = ([2_000], [20_000, 200_000]) if has_gpu else ([2_000], [2_000])
     parts = {
-        "loss": (loss, (many,)),
-        "smoothing": (smoothing, (few if not has_gpu else [20_000, 100_000],)),
-        "training": (training, (many,)),
-        "texts": (texts, ([2_000] if has_gpu else [64],)),
+        "loss": (loss, ([20_000, 200_000] if has_gpu else [2_000],)),
+        "smoothing": (smoothing, ([20_000, 100_000] if has_gpu else [500],)),
+        "training": (training, ([20_000, 200_000] if has_gpu else [500],)),
+        "texts": (texts, ([2_000] if has_gpu else [16],)),
     }
     if has_gpu:
-        parts |= {"tokens": (tokens, ([20_000],)), "moved": (moved, (few,))}
+        parts |= {"tokens": (tokens, ([20_000],)), "moved": (moved, ([2_000],))}
         if args.data_dir:
             parts["frozen or not"] = (frozen_or_not, (args.data_dir, args.cache))
     return parts
