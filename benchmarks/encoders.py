@@ -2,7 +2,7 @@
 
     python -m benchmarks.encoders --model mpnet=/folder/of/all-mpnet-base-v2
 
-Each encoder embeds the utterances. The classifier learns from the embeddings, beside
+Each encoder embeds the utterances. A linear classifier learns from the embeddings, beside
 `DialogueFeatures`, with 16 labelled chats, and is scored on unseen chats in four folds. Writes
 `results/encoders.json` and `encoders.md`; encoders that are in the JSON are not run again.
 
@@ -13,8 +13,6 @@ static model, which is given by the folder `static_model/model` of the package.
 
 import argparse
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +21,10 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import accuracy_score, f1_score
 from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import Normalizer
+from sklearn.preprocessing import FunctionTransformer, Normalizer
 
 from benchmarks._common import (
+    CACHE,
     add_out_option,
     limit_threads,
     markdown_table,
@@ -34,75 +33,71 @@ from benchmarks._common import (
     write_json,
     write_lines,
 )
-from skpref import DialogueFeatures, LLMScoreCalibrator, PairwisePreferenceClassifier
-from skpref._sentence_models import DEFAULT_MODEL, load_sentence_transformer
+from skpref import (
+    DialogueFeatures,
+    LLMScoreCalibrator,
+    PairwisePreferenceClassifier,
+    SentenceEncoder,
+)
 from skpref.datasets import load_support_chats
 from skpref.metrics import within_session_concordance
 
 N_FOLDS = 4
 N_TIMED = 64
 INTRODUCTION = (
-    "`python -m benchmarks.encoders`: on the support chats, the default classifier with "
-    "`LLMScoreCalibrator('auto')` on the embeddings of the utterance alone, beside "
-    "`DialogueFeatures`; 16 labelled chats, mean of four folds of unseen chats. Macro-F1 is that "
-    "of `decision='macro_f1'`, accuracy that of `'argmax'`. Milliseconds are the median on one "
-    "core, for one utterance at a time and for batches of 32."
+    "`python -m benchmarks.encoders`: on the support chats, "
+    "`PairwisePreferenceClassifier('linear')` with `LLMScoreCalibrator('auto')` on the embeddings "
+    "of the utterance alone, beside `DialogueFeatures`; 16 labelled chats, mean of four folds of "
+    "unseen chats. Macro-F1 is that of `decision='macro_f1'`, accuracy that of `'argmax'`. "
+    "Milliseconds are the median on one core, for one utterance at a time and for batches of 32."
 )
 
 
 # --- encoders -----------------------------------------------------------------------------------
 
 
-def tfidf(texts) -> Callable:
-    """Return an encoder by word counts in 256 dimensions, learnt from the texts without labels."""
+def tfidf():
+    """Return an encoder by word counts in 256 dimensions; it learns from texts without labels."""
     words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2)
-    return (
-        make_pipeline(words, TruncatedSVD(256, random_state=0), Normalizer()).fit(texts).transform
-    )
+    return make_pipeline(words, TruncatedSVD(256, random_state=0), Normalizer())
 
 
-def transformer(path, texts) -> Callable:  # noqa: ARG001
-    """Return the encoder of a sentence-transformers model, by torch."""
-    model = load_sentence_transformer(path, device="cpu")
-    return partial(model.encode, normalize_embeddings=True, show_progress_bar=False)
-
-
-def static(path, texts) -> Callable:  # noqa: ARG001
-    """Return the encoder of a static model, a mean of the vectors of the tokens."""
+def static(folder: Path):
+    """Return the encoder of a static model: the mean of the vectors of the tokens."""
     from safetensors.numpy import load_file
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(Path(path) / "tokenizer.json"))
-    vectors = load_file(Path(path) / "model.safetensors")["embeddings"].astype(np.float32)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    vectors = load_file(folder / "model.safetensors")["embeddings"].astype(np.float32)
 
-    def encode(batch):
-        ids = [encoding.ids for encoding in tokenizer.encode_batch(list(batch))]
-        means = np.stack([vectors[i].mean(axis=0) if i else 0 * vectors[0] for i in ids])
-        return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    def encode(texts):
+        ids = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+        return np.stack([vectors[i].mean(axis=0) if i else 0 * vectors[0] for i in ids])
 
-    return encode
+    return make_pipeline(FunctionTransformer(encode), Normalizer())
 
 
-def choose_encoder(name: str, models: dict[str, str]) -> Callable:
-    """Return the function that makes the encoder of a name."""
+def choose_encoder(name: str, models: dict[str, str], cache: Path):
+    """Return the encoder of a name."""
     if name == "TF-IDF":
-        return tfidf
-    path = models.get(name, DEFAULT_MODEL)
-    is_static = Path(path).is_dir() and not (Path(path) / "modules.json").is_file()
-    return partial(static if is_static else transformer, path)
+        return tfidf()
+    folder = Path(models.get(name, ""))
+    if name in models and not (folder / "modules.json").is_file():
+        return static(folder)
+    return SentenceEncoder(models.get(name, name), device="cpu", cache=cache / "encoders")
 
 
 # --- time and quality ---------------------------------------------------------------------------
 
 
-def milliseconds(encode, texts, size: int) -> float:
+def milliseconds(encoder, texts, size: int) -> float:
     """Return the median time of an utterance, in batches of a size."""
     batches = [texts[i : i + size] for i in range(0, len(texts), size)]
-    encode(batches[0])
+    encoder.transform(batches[0])
     seconds = []
     for batch in batches:
         start = time.perf_counter()
-        encode(batch)
+        encoder.transform(batch)
         seconds.append((time.perf_counter() - start) / len(batch))
     return 1000 * float(np.median(seconds))
 
@@ -111,6 +106,7 @@ def score_fold(X, chats, labelled, test, seed: int) -> dict:
     """Fit the classifier without some sessions, and score it on them."""
     truth, train = chats.frame["label"].to_numpy(str), ~test
     model = PairwisePreferenceClassifier(
+        "linear",
         calibrator=LLMScoreCalibrator("auto"),
         decision="macro_f1",
         classes=chats.classes,
@@ -143,16 +139,17 @@ def quality(embeddings, chats) -> dict:
     return {name: float(np.mean([fold[name] for fold in scores])) for name in scores[0]}
 
 
-def measure(make, chats) -> dict:
+def measure(encoder, chats) -> dict:
     """Return dimensions, time and quality of an encoder."""
     texts = chats.frame["text"].tolist()
-    encode = make(texts)
-    embeddings = np.asarray(encode(texts))
+    embeddings = np.asarray(encoder.fit_transform(texts))
+    if isinstance(encoder, SentenceEncoder):
+        encoder.set_params(cache=None)
     timed = np.random.RandomState(0).choice(texts, 32 * 8, replace=False).tolist()
     return {
         "dimensions": embeddings.shape[1],
-        "ms, one": milliseconds(encode, timed[:N_TIMED], 1),
-        "ms, in batches": milliseconds(encode, timed, 32),
+        "ms, one": milliseconds(encoder, timed[:N_TIMED], 1),
+        "ms, in batches": milliseconds(encoder, timed, 32),
     } | quality(embeddings, chats)
 
 
@@ -175,6 +172,7 @@ def parse_args(argv=None):
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", action="append", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="folder kept between runs")
     add_out_option(parser)
     args = parser.parse_args(argv)
     if wrong := [given for given in args.model if "=" not in given]:
@@ -193,7 +191,7 @@ def main(argv=None) -> None:
         if name not in found:
             print(f"encoders: {name}", flush=True)
             with quiet():
-                found[name] = measure(choose_encoder(name, args.model), chats)
+                found[name] = measure(choose_encoder(name, args.model, args.cache), chats)
             write_json(path, found)
     report(found, args.out)
 

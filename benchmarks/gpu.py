@@ -133,15 +133,14 @@ def frozen_or_not(data_dir, cache) -> Iterator[dict]:
 
 def choose_parts(has_gpu: bool, args) -> dict[str, tuple[Callable, tuple]]:
     """Return the parts to run, with their arguments."""
-    few, many = ([2_000], [20_000, 200_000]) if has_gpu else ([2_000], [2_000])
     parts = {
-        "loss": (loss, (many,)),
-        "smoothing": (smoothing, (few if not has_gpu else [20_000, 100_000],)),
-        "training": (training, (many,)),
-        "texts": (texts, ([2_000] if has_gpu else [64],)),
+        "loss": (loss, ([20_000, 200_000] if has_gpu else [2_000],)),
+        "smoothing": (smoothing, ([20_000, 100_000] if has_gpu else [500],)),
+        "training": (training, ([20_000, 200_000] if has_gpu else [500],)),
+        "texts": (texts, ([2_000] if has_gpu else [16],)),
     }
     if has_gpu:
-        parts |= {"tokens": (tokens, ([20_000],)), "moved": (moved, (few,))}
+        parts |= {"tokens": (tokens, ([20_000],)), "moved": (moved, ([2_000],))}
         if args.data_dir:
             parts["frozen or not"] = (frozen_or_not, (args.data_dir, args.cache))
     return parts

@@ -10,6 +10,7 @@ scores and few labels; a run that was stopped resumes. Each writes its section o
 """
 
 import argparse
+from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
@@ -83,13 +84,13 @@ def fit(X, y, groups, soft, change: dict, seed: int, classes) -> PairwisePrefere
     return model.set_params(**change).fit(X, y, groups=groups, llm_scores=soft)
 
 
-def run_unit(task, n_labels, seed, variants, paths) -> dict:
-    """Train some variants and score them on the dev sessions."""
+def run_unit(task, n_labels, seed, variants, paths) -> Iterator[tuple[str, dict]]:
+    """Train some variants; yield the name of each and its scores on the dev sessions."""
     limit_threads()
     data = load_task(task, *paths)
     y, train = draw_labels(data, n_labels, seed), data.split == "train"
     dev, classes = (data.split == "dev") & (data.y >= 0), np.arange(len(data.classes))
-    calibrator, found = LLMScoreCalibrator(classes=classes), {}
+    calibrator = LLMScoreCalibrator(classes=classes)
     with quiet():
         soft = calibrator.fit_transform(data.llm_scores[train], y[train], data.groups[train])
         for name, (n_turns, change) in variants.items():
@@ -101,8 +102,7 @@ def run_unit(task, n_labels, seed, variants, paths) -> dict:
             models = [fit(*given, s, classes) for s in seeds]
             prob = np.mean([model.predict_proba(X[dev]) for model in models], axis=0)
             shift = np.mean([model.decision_offsets_ for model in models], axis=0)
-            found[name] = score(data.y[dev], prob, shift, data.groups[dev], classes)
-    return found
+            yield name, score(data.y[dev], prob, shift, data.groups[dev], classes)
 
 
 def score(truth, prob, shift, groups, classes) -> dict:
@@ -122,8 +122,10 @@ def run_and_save(part, task, n_labels, seed, args) -> dict:
     path = args.cache / "levers" / f"{task}-{n_labels}-{seed}.json"
     kept, wanted = read_json(path, {}), PARTS[part]
     if missing := {name: change for name, change in wanted.items() if name not in kept}:
-        kept |= run_unit(task, n_labels, seed, missing, (args.data_dir, args.cache))
-        write_json(path, kept)
+        unit = run_unit(task, n_labels, seed, missing, (args.data_dir, args.cache))
+        for name, scores in unit:
+            kept[name] = scores
+            write_json(path, kept)
     return {name: kept[name] for name in wanted}
 
 

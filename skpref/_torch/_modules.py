@@ -161,7 +161,7 @@ class Turns(nn.Module):
 
     def forward(self, X: Tensor) -> Tensor:
         """Score the rows of `X`, shape (n_rows, n_features), as (n_rows, n_outputs)."""
-        turns = X.reshape(len(X), self.n_turns + 1, -1)
+        turns = X.unflatten(1, (self.n_turns + 1, -1))
         known = (turns != 0).any(dim=2, keepdim=True).to(X.dtype)
         hidden = self.dropout(torch.relu(self.hidden(turns)))
         own, before = hidden[:, 0], hidden[:, 1:]

@@ -23,6 +23,7 @@ def make_frame():
         {
             "session_id": made.groups,
             "turn": np.arange(len(made.y)),
+            "speaker": np.where(np.arange(len(made.y)) % 2, "agent", "customer"),
             "text": [f"utterance {i}" for i in range(len(made.y))],
             "label": NAMES[made.y_true],
             "split": np.array(["train", "train", "dev", "test"])[session % 4],

@@ -470,7 +470,7 @@ def export(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["linear", "mlp", Deep])
+@pytest.mark.parametrize("module", ["linear", "mlp", "turns", Deep])
 @pytest.mark.parametrize("task", ["binary", "data"])
 def test_onnx_graph_gives_the_probabilities(module, task, export, request):
     data = request.getfixturevalue(task)
