@@ -10,28 +10,21 @@ from sklearn.model_selection import GroupKFold
 from sklearn.utils import ClassifierTags, Tags, check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skpref._indicator import is_multilabel, read_indicator
+from skpref._label_pools import ExclusiveClasses, SeveralLabels
 from skpref._pools import (
     CANDIDATES,
     LABEL_FREE,
     LEARNING,
-    Isotonic,
     LabelledScores,
-    Mean,
-    Model,
-    Pool,
-    PromptScores,
     best_candidate,
     chunks,
-    from_log_odds,
-    from_probabilities,
-    learn,
-    mean_over_rows,
+    learned_values,
     number_by_content,
-    pieces,
-    predict_rows,
     resolve_score_type,
     take_labelled,
 )
+from skpref._score_reader import ScoreReader
 from skpref._sklearn import (
     DocLinkMixin,
     Interval,
@@ -46,6 +39,7 @@ from skpref._validation import (
     check_groups,
     check_labels,
     check_llm_scores,
+    check_same_length,
     read_numbers,
     score_order,
 )
@@ -57,7 +51,7 @@ class _Data(NamedTuple):
     """Data that a method learns from."""
 
     table: FloatArray
-    offsets: FloatArray  # mean log-scores (n_prompts, n_classes)
+    offsets: list[FloatArray]  # mean log-scores (n_prompts, n_classes), of each label if several
     session: IntArray  # each row is one if there are no groups
 
 
@@ -96,7 +90,8 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
     classes : array-like of shape (n_classes,), default=None
         Class labels in the order of the last axis of the scores. None uses the sorted labels in
         `y`, or 0, 1, ... if there are no labels. Required if a class has no label. The columns of
-        the output are in sorted order, whatever the order given here.
+        the output are in sorted order, whatever the order given here. With several labels per
+        utterance, the names of the columns of `y`, whose order stays.
     C : float, default=0.1
         Inverse strength of the L2 penalty that pulls weights, scales and bias towards the
         label-free pool ("batch", or the uncalibrated mean of log-scores for "temperature" and
@@ -109,6 +104,9 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
     ----------
     classes_ : ndarray of shape (n_classes,)
         Class labels in sorted order, which is that of the columns of the output.
+    multilabel_ : bool
+        Whether several labels may apply to an utterance. Then the learned attributes below have
+        one more axis in front, for the labels.
     method_ : str
         The method used: `method`, the choice of "auto", or "batch" if there were too few labels.
     score_type_ : str
@@ -143,6 +141,15 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
 
     Probabilities are smoothed to ``(s + 0.001) / (1 + 0.001 n_classes)`` before their logarithm is
     taken, so a vote counts like a probability of .999.
+
+    If `y` has two dimensions, several labels may apply to an utterance. Each label is calibrated as
+    a binary task, with a class for "applies" and one for "does not", in which the scores are the
+    probabilities that it applies (or ratings of that), and the output holds the probability of
+    each label. The labels learn together: half of the variance `C` of weights, scales and bias is
+    shared by all of them, so a rare label borrows from the others what the prompts are worth and
+    how far they say yes too often. ``g`` is not corrected for the offsets, except by "batch", which
+    would make each label as likely as not; "isotonic" calibrates the labels separately. If there
+    are no labels, the fallback is "mean".
 
     ``fit_transform(scores, y, groups)`` differs from ``fit(scores, y).transform(scores)``: each
     labelled row is calibrated by a model that has not seen the labels of its session, as in
@@ -217,11 +224,14 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         ----------
         X : array-like of shape (n, n_prompts, n_classes), (n, n_prompts) or \
                 (n, n_prompts * n_classes)
-            Raw LLM scores, NaN if missing. Two-dimensional scores are those of the positive class
-            of a binary task or, if `classes` or `y` name more than two classes, the scores of all
-            classes by the first prompt, then by the second, and so on.
-        y : array-like of shape (n,), default=None
-            Human labels; -1 (numbers) or None/NaN (objects) marks an unlabelled row.
+            Raw LLM scores, NaN if missing; with several labels per utterance, those of each label.
+            Two-dimensional scores are those of the positive class of a binary task or, if `classes`
+            or `y` name more than two classes, the scores of all classes by the first prompt, then
+            by the second, and so on.
+        y : array-like of shape (n,) or (n, n_labels), default=None
+            Human labels; -1 (numbers) or None/NaN (objects) marks an unlabelled row. Two dimensions
+            hold several labels per utterance: 1 where a label applies, 0 where it does not, and -1,
+            None or NaN where that is unknown.
         groups : array-like of shape (n,), default=None
             Session ids. `fit_transform` and ``method="auto"`` use them.
 
@@ -240,7 +250,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         -----
         UserWarning
             If `method` needs labels of at least two classes and they are not available. "batch" is
-            used instead.
+            used instead, or "mean" with several labels per utterance.
         """
         self._fit(X, y, groups)
         return self
@@ -261,7 +271,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         X : array-like of shape (n, n_prompts, n_classes), (n, n_prompts) or \
                 (n, n_prompts * n_classes)
             Raw LLM scores, as in `fit`.
-        y : array-like of shape (n,), default=None
+        y : array-like of shape (n,) or (n, n_labels), default=None
             Human labels, as in `fit`.
         groups : array-like of shape (n,), default=None
             Session ids. None disables cross-fitting, as in ``fit(X, y).transform(X)``.
@@ -272,10 +282,10 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
             Class probabilities, NaN in rows without any score.
         """
         data, labelled, C = self._fit(X, y, groups)
-        prob = self._predict(self._model, data.table)
+        prob = self._task.predict(self._models, self._reader, data.table)
         if groups is not None and self.method_ not in LABEL_FREE:
             self._cross_fit(data, labelled, self.method_, C, out=prob)
-        return prob
+        return self._task.as_output(prob)
 
     def transform(self, X: ArrayLike) -> FloatArray:
         """Calibrate scores.
@@ -293,7 +303,8 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         table, _ = self._as_table(X, reset=False)
-        return self._predict(self._model, table)
+        table = self._task.as_rows(table)
+        return self._task.as_output(self._task.predict(self._models, self._reader, table))
 
     def get_feature_names_out(self, input_features: ArrayLike | None = None) -> np.ndarray:
         """Name the columns of the output after the classes.
@@ -326,28 +337,33 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
 
     def _classes_as_given(self) -> np.ndarray:
         """Return the class labels in the order of the scores."""
+        if self.multilabel_:
+            return self.classes_
         return ScoreOrder(self.classes_, self._score_of_class).as_given
 
     def __sklearn_is_fitted__(self) -> bool:
-        return "_model" in vars(self)
+        return "_models" in vars(self)
 
     def _fit(self, X, y, groups) -> tuple[_Data, LabelledScores, float]:
         """Fit; return what cross-fitting needs."""
         table, shape = self._as_table(X, reset=True)
         session = np.arange(len(table)) if groups is None else check_groups(groups, len(table))
-        codes = self._set_layout(table, shape, y)
+        self.multilabel_ = is_multilabel(y, self.classes, X)
+        set_layout = self._set_labels if self.multilabel_ else self._set_layout
+        codes = set_layout(table, shape, y)
+        self._task = SeveralLabels(len(self.classes_)) if self.multilabel_ else ExclusiveClasses()
+        table = self._task.as_rows(table)
+        session = np.repeat(session, len(table) // len(session))
         self.score_type_ = resolve_score_type(self.score_type, table)
-        self._set_scale(table)
-        offsets = mean_over_rows(self._to_distributions(rows).log for rows in pieces(table))
-        self._seen = ~np.isnan(offsets[:, 0])
-        if not self._seen.any():
-            raise ValueError("llm_scores has no row with a score; pass at least one.")
-        data = _Data(table, offsets, session)
+        self._reader = ScoreReader(
+            self.n_prompts_, self._score_of_class, self._n_columns, self.score_type_, table
+        )
+        data = _Data(table, self._task.mean_log(self._reader, table), session)
         auto = self.method == "auto"
         method, C = self._choose_method(data, codes) if auto else (self.method, self.C)
         labelled = self._take_labelled(data, codes, method)
         rows = np.arange(len(labelled.row))
-        self._model, self.method_ = learn(method, C, offsets, labelled, rows)
+        self._models, self.method_ = self._task.learn(method, C, data.offsets, labelled, rows)
         self._set_attributes()
         return data, labelled, C
 
@@ -357,11 +373,12 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         if min(len(np.unique(part[known])) for part in (codes, data.session)) < 2:
             return CANDIDATES[0]
         scores = {}
-        prob = np.empty((len(codes), len(self.classes_)))
+        n_classes = len(self._score_of_class)
+        prob = np.empty((len(codes), n_classes))
         for method, C in CANDIDATES:
             labelled = self._take_labelled(data, codes, method)
             self._cross_fit(data, labelled, method, C, out=prob)
-            truth = np.eye(len(self.classes_))[labelled.codes]
+            truth = np.eye(n_classes)[labelled.codes]
             scores[method, C] = ((prob[labelled.row] - truth) ** 2).sum(axis=1)
         return best_candidate(scores, data.session[labelled.row])
 
@@ -371,7 +388,7 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         """Write the probabilities of labelled rows by models of other sessions to rows of `out`."""
         # GroupKFold deals sessions of the same size by their codes.
         sessions = number_by_content(
-            lambda part: self._to_distributions(data.table[labelled.row[part]]).prob,
+            lambda part: self._reader.read(data.table[labelled.row[part]]).prob,
             chunks(len(labelled.row), data.table.shape[1]),
             labelled.codes,
             data.session[labelled.row],
@@ -381,8 +398,9 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         if n_folds > 1:
             folds = GroupKFold(n_folds).split(sessions, groups=sessions)
         for train, test in folds:
-            model, _ = learn(method, C, data.offsets, labelled, train)
-            out[labelled.row[test]] = self._predict(model, data.table, labelled.row[test])
+            models, _ = self._task.learn(method, C, data.offsets, labelled, train)
+            rows = labelled.row[test]
+            out[rows] = self._task.predict(models, self._reader, data.table, rows)
 
     def _as_table(self, X, *, reset: bool) -> tuple[FloatArray, tuple[int, int] | None]:
         """Check the scores; return them as a table, and (n_prompts, n_classes) if X is 3-D."""
@@ -396,10 +414,10 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
         if scores.ndim == 3:
             scores = check_llm_scores(scores)
             shape = scores.shape[1:]
-            if not reset and shape != (self.n_prompts_, self._n_columns):
+            if not reset and shape != self._shape:
                 raise ValueError(
                     f"llm_scores has {shape} prompts and columns per prompt but fit saw "
-                    f"{(self.n_prompts_, self._n_columns)}; pass scores in the same form as in fit."
+                    f"{self._shape}; pass scores in the same form as in fit."
                 )
             scores = scores.reshape(len(scores), math.prod(scores.shape[1:]))
         table = check_array(
@@ -442,68 +460,31 @@ class LLMScoreCalibrator(DocLinkMixin, TransformerMixin, BaseEstimator):
                 "or n_prompts * n_classes columns."
             )
         self.n_prompts_ = table.shape[1] // self._n_columns
+        self._shape = (self.n_prompts_, self._n_columns)
         return codes
 
-    def _set_scale(self, table: FloatArray) -> None:
-        """Learn the location and scale by which ratings are standardised."""
-        self._seen = np.ones(self.n_prompts_, dtype=bool)
-        self._exponent = np.zeros((self.n_prompts_, 1), dtype=np.int64)
-        if self.score_type_ != "raw":
-            return
-        # Powers of 2 change no digit, and the squares of what remains neither overflow nor vanish.
-        largest = np.fmax.reduce(np.abs(table), axis=0).reshape(self.n_prompts_, -1)
-        largest = np.fmax.reduce(largest.astype(np.float64), axis=1)
-        self._exponent = np.frexp(np.where(np.isnan(largest), 1.0, largest))[1][:, None]
-        # The classes of a prompt are missing together, so their means have equal weight.
-        scores = (self._as_scores(rows) for rows in pieces(table))
-        centre = mean_over_rows(scores).mean(axis=1, keepdims=True)
-        squares = ((self._as_scores(rows) - centre) ** 2 for rows in pieces(table))
-        spread = np.sqrt(mean_over_rows(squares).mean(axis=1, keepdims=True))
-        self._centre, self._spread = centre, np.where(spread > 0, spread, 1.0)
-
-    def _as_scores(self, table: FloatArray) -> FloatArray:
-        """Copy rows of the table as float64 of (n, n_prompts, n_columns), NaN if missing."""
-        scores = table.reshape(len(table), self.n_prompts_, self._n_columns).astype(np.float64)
-        # An incomplete distribution cannot be used, so the prompt is treated as missing there.
-        scores[np.isnan(scores).any(axis=2)] = np.nan
-        scores[:, ~self._seen] = np.nan
-        return np.ldexp(scores, -self._exponent) if self.score_type_ == "raw" else scores
-
-    def _to_distributions(self, table: FloatArray) -> PromptScores:
-        """Turn rows of the table into distributions."""
-        scores = self._as_scores(table)
-        if self.score_type_ == "probability":
-            if ((scores < 0) | (scores > 1)).any():
-                raise ValueError(
-                    "llm_scores has values outside [0, 1] but score_type_='probability'; "
-                    "pass score_type='log_odds' or 'raw', or rescale the scores."
-                )
-            return from_probabilities(scores).sort_classes(self._score_of_class)
-        if self.score_type_ == "raw":
-            scores = (scores - self._centre) / self._spread
-        return from_log_odds(scores).sort_classes(self._score_of_class)
-
-    def _predict(self, model: Model, table: FloatArray, rows: IntArray | None = None) -> FloatArray:
-        """Return the distributions of all or the given rows, in the float type of the table."""
-        n_rows = len(table) if rows is None else len(rows)
-        prob = np.empty((n_rows, len(self.classes_)), dtype=table.dtype)
-        done = 0
-        for piece in pieces(table, rows):
-            prob[done : done + len(piece)] = predict_rows(model, self._to_distributions(piece))
-            done += len(piece)
-        return prob
+    def _set_labels(self, table: FloatArray, shape: tuple[int, int] | None, y) -> IntArray:
+        """Determine the labels of which several may apply; return the codes of the cells."""
+        self.classes_, codes = read_indicator(y, self.classes)
+        check_same_length(len(codes), "y", len(table), "llm_scores")
+        n_labels = len(self.classes_)
+        if table.shape[1] % n_labels or (shape is not None and shape[1] != n_labels):
+            given = (len(table), *(shape or table.shape[1:]))
+            raise ValueError(
+                f"llm_scores has shape {given} but y has {n_labels} labels per row; pass "
+                f"(n_utterances, n_prompts, {n_labels}): the probability that each label applies."
+            )
+        self._score_of_class, self._n_columns = np.arange(2), 1
+        self.n_prompts_ = table.shape[1] // n_labels
+        self._shape = (self.n_prompts_, n_labels)
+        return codes.ravel()
 
     def _take_labelled(self, data: _Data, codes: IntArray, method: str) -> LabelledScores:
-        return take_labelled(self._to_distributions, data.table, codes, data.offsets, method)
+        origin = self._task.origin(data.offsets)
+        return take_labelled(self._reader.read, data.table, codes, origin, method)
 
     def _set_attributes(self) -> None:
         for name in _LEARNED:
             self.__dict__.pop(name, None)
-        if isinstance(self._model, Mean):
-            return
-        pool = self._model.pool if isinstance(self._model, Isotonic) else self._model
-        self.prompt_weights_, self.prompt_offsets_ = pool.weights, pool.offsets
-        if isinstance(self._model, Pool):
-            self.class_scales_, self.class_bias_ = pool.scales, pool.bias
-        if self.method_ == "temperature":
-            self.temperature_ = float(1 / pool.scales[0]) if pool.scales[0] else np.inf
+        for name, values in learned_values(self._models, self.method_).items():
+            setattr(self, name, self._task.as_attribute(values))

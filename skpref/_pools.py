@@ -354,6 +354,17 @@ def resolve_score_type(score_type: str, table: FloatArray) -> str:
     return "raw" if low < 0 or high > 1 else "probability"
 
 
+def warn_of_few_labels(method: str, used: str) -> None:
+    """Warn the caller of `fit` that a label-free method takes the place of the one asked for."""
+    warn(
+        f"method={method!r} needs human labels of at least two classes on rows with "
+        "scores, from more than one session if it is cross-fitted; the label-free method "
+        f"{used!r} is used instead. Label more sessions, or pass method={used!r}.",
+        UserWarning,
+        stacklevel=8,
+    )
+
+
 def learn(
     method: str, C: float, offsets: FloatArray, labelled: LabelledScores, train: IntArray
 ) -> tuple[Model, str]:
@@ -361,13 +372,7 @@ def learn(
     used = method
     if method not in LABEL_FREE and labelled.n_classes(train) < 2:
         used = "batch"
-        warn(
-            f"method={method!r} needs human labels of at least two classes on rows with "
-            "scores, from more than one session if it is cross-fitted; the label-free method "
-            f"{used!r} is used instead. Label more sessions, or pass method={used!r}.",
-            UserWarning,
-            stacklevel=5,
-        )
+        warn_of_few_labels(method, used)
     if used == "mean":
         return Mean(), used
     pool = label_free_pool(offsets, used)
@@ -376,3 +381,18 @@ def learn(
     if used == "isotonic":
         return fit_isotonic(pool, labelled, train), used
     return fit_pool(pool, labelled, train, used, C), used
+
+
+def learned_values(models: list[Model], method: str) -> dict[str, list]:
+    """Return what the models learned, by the name of the attribute; one value of each model."""
+    pools = [model.pool if isinstance(model, Isotonic) else model for model in models]
+    if any(isinstance(pool, Mean) for pool in pools):
+        return {}
+    learned = {"prompt_weights_": "weights", "prompt_offsets_": "offsets"}
+    if method != "isotonic":
+        learned |= {"class_scales_": "scales", "class_bias_": "bias"}
+    found = {name: [getattr(pool, part) for pool in pools] for name, part in learned.items()}
+    if method == "temperature":
+        scales = [scales[0] for scales in found["class_scales_"]]
+        found["temperature_"] = [float(1 / scale) if scale else np.inf for scale in scales]
+    return found

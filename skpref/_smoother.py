@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -39,6 +39,37 @@ _MAX_AUTO_EXACT = 30_000
 _N_SAMPLED = 1000
 
 
+class _Columns(NamedTuple):
+    """Columns of the labels that are known in the same rows, with the rows that vote on them."""
+
+    place: IntArray
+    search: NeighborSearch
+    votes: FloatArray  # the soft labels that voted in the last round
+
+
+def _known_together(given: FloatArray) -> list[IntArray]:
+    """Return which columns are known in the same rows, leaving out those known in none."""
+    columns: dict[bytes, list[int]] = {}
+    for k, known in enumerate(~np.isnan(given).T):
+        if known.any():
+            columns.setdefault(known.tobytes(), []).append(k)
+    return [np.array(alike) for alike in columns.values()]
+
+
+def _check_label_probabilities(y) -> FloatArray:
+    """Check that each cell is a probability, or NaN if it is unknown; -1 is unknown, too."""
+    y = check_array(
+        read_numbers(y, "y"), dtype=np.float64, ensure_all_finite="allow-nan", input_name="y"
+    )
+    y = np.where(y == -1, np.nan, y)
+    if (bad := ((y < -_SUM_TOLERANCE) | (y > 1 + _SUM_TOLERANCE)).any(axis=1)).any():
+        raise ValueError(
+            f"y has values outside [0, 1] in {bad.sum()} rows (first: row {bad.argmax()}); with "
+            "multilabel=True pass the probability that each label applies, NaN or -1 if unknown."
+        )
+    return np.clip(y, 0.0, 1.0)
+
+
 def _check_soft_labels(y) -> FloatArray:
     """Check that each row is a distribution, or all NaN if its soft label is unknown."""
     y = check_array(
@@ -61,13 +92,19 @@ def _check_soft_labels(y) -> FloatArray:
         first = off.argmax()
         raise ValueError(
             f"y has {off.sum()} rows of soft labels that do not sum to 1 (first: row {first}, sum "
-            f"{total[first]:.6g}); divide each row by its sum."
+            f"{total[first]:.6g}); divide each row by its sum, or pass multilabel=True if several "
+            "labels may apply to a row."
         )
     return np.maximum(y, 0.0)
 
 
-def _label_distributions(y) -> tuple[np.ndarray, FloatArray]:
+def _label_distributions(y, multilabel: bool) -> tuple[np.ndarray, FloatArray]:
     """Read hard or soft labels; return the classes and one distribution per row, NaN if unknown."""
+    if multilabel:
+        if sparse.issparse(y):
+            y = y.toarray()
+        y = _check_label_probabilities(y)
+        return np.arange(y.shape[1]), y
     if is_table(y):
         y = _check_soft_labels(y)
         return np.arange(y.shape[1]), y
@@ -137,6 +174,9 @@ class KNNLabelSmoother(DocLinkMixin, TransformerMixin, BaseEstimator):
     exclude_same_group : bool, default=False
         Whether to take neighbours from other sessions only. Requires `groups` in `fit` and in
         `transform`.
+    multilabel : bool, default=False
+        Whether several labels may apply to a row. Then each column of `y` is smoothed separately,
+        over the rows where it is known, and rows need not sum to 1.
     device : str, default="auto"
         Device of the exact search: "cpu", "cuda", "cuda:N", or "auto" for CUDA if available.
         Sparse rows, and metrics other than the four above, are always compared on the CPU by
@@ -159,7 +199,8 @@ class KNNLabelSmoother(DocLinkMixin, TransformerMixin, BaseEstimator):
         The search used.
     recall_ : float
         Share of the exact neighbours that the approximate search found, measured on up to 1,000
-        randomly drawn fitted rows; 1.0 for an exact search.
+        randomly drawn fitted rows; 1.0 for an exact search. The least one if labels that are known
+        in other rows have searches of their own.
     n_features_in_ : int
         Number of features seen during `fit`.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -191,6 +232,9 @@ class KNNLabelSmoother(DocLinkMixin, TransformerMixin, BaseEstimator):
     neighbours of an all-zero row. Sparse rows and other metrics are compared in double precision
     throughout.
 
+    With `multilabel`, a label that is known in no row stays NaN. Labels that are known in the same
+    rows share one search for neighbours.
+
     The approximate search compares a row with the contents of the nearest clusters. The number
     of clusters is increased until 98% of the exact neighbours are found for the sample on which
     `recall_` is measured. Rows for which it finds too few neighbours from other sessions are
@@ -219,6 +263,7 @@ class KNNLabelSmoother(DocLinkMixin, TransformerMixin, BaseEstimator):
         "n_iter": [Interval(Integral, 1, None, closed="left")],
         "algorithm": [StrOptions({"auto", "exact", "approximate"})],
         "exclude_same_group": ["boolean"],
+        "multilabel": ["boolean"],
         "device": [str],
         "random_state": ["random_state"],
     }
@@ -236,6 +281,7 @@ class KNNLabelSmoother(DocLinkMixin, TransformerMixin, BaseEstimator):
         n_iter=1,
         algorithm="auto",
         exclude_same_group=False,
+        multilabel=False,
         device="auto",
         random_state=None,
     ):
@@ -246,6 +292,7 @@ class KNNLabelSmoother(DocLinkMixin, TransformerMixin, BaseEstimator):
         self.n_iter = n_iter
         self.algorithm = algorithm
         self.exclude_same_group = exclude_same_group
+        self.multilabel = multilabel
         self.device = device
         self.random_state = random_state
 
@@ -261,7 +308,8 @@ class KNNLabelSmoother(DocLinkMixin, TransformerMixin, BaseEstimator):
             search.
         y : array-like of shape (n_samples,) or (n_samples, n_classes)
             Hard labels, with -1 (numbers) or None/NaN (objects, strings) for unlabelled rows; or
-            soft labels, whose rows sum to 1 or are all NaN if unknown.
+            soft labels, whose rows sum to 1 or are all NaN if unknown. With `multilabel`, for each
+            label 1, 0 or the probability that it applies, NaN or -1 where that is unknown.
         groups : array-like of shape (n_samples,), default=None
             Session of each utterance. Required with `exclude_same_group`, otherwise not used.
 
@@ -280,23 +328,30 @@ class KNNLabelSmoother(DocLinkMixin, TransformerMixin, BaseEstimator):
         """
         X = self._check_features(X, y if y is None else "no_validation", reset=True)
         self._check_metric(X)
-        self.classes_, given = _label_distributions(y)
+        self.classes_, given = _label_distributions(y, self.multilabel)
         check_same_length(len(given), "y", X.shape[0], "X")
-        labelled = ~np.isnan(given).all(axis=1)
-        if not labelled.any():
+        parts = _known_together(given)
+        if not parts:
             raise ValueError("y has no known label; label at least one row.")
         ids, sessions = self._check_sessions(groups, len(given))
         self._sessions = {session: code for code, session in enumerate(ids.tolist())}
         keys = row_keys(X)
         self._ids, self._first_rows = np.unique(_row_ids(keys, sessions), return_index=True)
-        self.class_prior_ = given[labelled].mean(axis=0)
         if not self.exclude_same_group:
             # The search excludes votes from a row's own session. One session per row excludes only
             # the row itself.
             sessions = np.arange(len(given))
-        self._fit_search(X, keys, sessions, labelled)
-        graph = self._vote_graph(X, keys, sessions)
-        smoothed = self._smooth(given, labelled, graph)
+        self.algorithm_, self.recall_ = "exact", 1.0
+        self.class_prior_ = np.full(given.shape[1], np.nan)
+        smoothed, self._columns = np.full_like(given, np.nan), []
+        for place in parts:
+            labels = given[:, place]
+            labelled = ~np.isnan(labels[:, 0])
+            self.class_prior_[place] = prior = labels[labelled].mean(axis=0)
+            search = self._fit_search(X, keys, sessions, labelled)
+            graph = self._vote_graph(search, X, keys, sessions)
+            smoothed[:, place], votes = self._smooth(labels, labelled, prior, graph)
+            self._columns.append(_Columns(place, search, votes))
         self.label_distributions_ = smoothed.astype(X.dtype, copy=False)
         return self
 
@@ -315,7 +370,7 @@ class KNNLabelSmoother(DocLinkMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            Smoothed soft labels, each row a distribution.
+            Smoothed soft labels, each row a distribution unless `multilabel`.
         """
         return self.fit(X, y, groups).label_distributions_.copy()
 
@@ -349,10 +404,11 @@ class KNNLabelSmoother(DocLinkMixin, TransformerMixin, BaseEstimator):
         if (new := place < 0).any():
             if not self.exclude_same_group:
                 sessions = np.full_like(sessions, -1)
-            graph = self._vote_graph(X[new], keys[new], sessions[new])
-            means = graph @ self._votes
-            means[graph.sum(axis=1) == 0] = self.class_prior_
-            labels[new] = means
+            for place, search, votes in self._columns:
+                graph = self._vote_graph(search, X[new], keys[new], sessions[new])
+                means = graph @ votes
+                means[graph.sum(axis=1) == 0] = self.class_prior_[place]
+                labels[np.ix_(new, place)] = means
         return labels
 
     def get_feature_names_out(self, input_features=None):
@@ -415,23 +471,23 @@ class KNNLabelSmoother(DocLinkMixin, TransformerMixin, BaseEstimator):
             )
         return found
 
-    def _fit_search(self, X, keys: np.ndarray, sessions: IntArray, labelled: BoolArray) -> None:
+    def _fit_search(self, X, keys, sessions: IntArray, labelled: BoolArray) -> NeighborSearch:
         """Choose the search algorithm and measure its recall."""
-        self._search = NeighborSearch(
+        search = NeighborSearch(
             X[labelled], keys[labelled], sessions[labelled], self.n_neighbors, self.metric
         )
-        self.algorithm_, self.recall_ = self._choose_algorithm(X), 1.0
-        if self.algorithm_ == "approximate":
+        if self._choose_algorithm(search, X) == "approximate":
+            self.algorithm_ = "approximate"
             rng = check_random_state(self.random_state)
             seed = rng.randint(2**31 - 1)
             sample = rng.choice(len(sessions), min(_N_SAMPLED, len(sessions)), replace=False)
-            self.recall_ = self._search.build_index(
-                X[sample], keys[sample], sessions[sample], self.device, seed
-            )
+            found = search.build_index(X[sample], keys[sample], sessions[sample], self.device, seed)
+            self.recall_ = min(self.recall_, found)
+        return search
 
-    def _choose_algorithm(self, X) -> str:
+    def _choose_algorithm(self, search: NeighborSearch, X) -> str:
         """Return the algorithm to use; raise if the one asked for cannot be used."""
-        if self.algorithm == "approximate" and not self._search.fast:
+        if self.algorithm == "approximate" and not search.fast:
             kind = "sparse" if sparse.issparse(X) else "dense"
             raise ValueError(
                 f"algorithm='approximate' cannot search {kind} X with metric={self.metric!r}; "
@@ -441,30 +497,32 @@ class KNNLabelSmoother(DocLinkMixin, TransformerMixin, BaseEstimator):
             return self.algorithm
         # On macOS, the OpenMP runtimes of torch and faiss crash in one process.
         has_faiss = sys.platform != "darwin" and importlib.util.find_spec("faiss")
-        if not self._search.fast or len(self._search.keys) <= _MAX_AUTO_EXACT or not has_faiss:
+        if not search.fast or len(search.keys) <= _MAX_AUTO_EXACT or not has_faiss:
             return "exact"
 
         return "approximate" if resolve_device(self.device) == "cpu" else "exact"
 
-    def _vote_graph(self, X, keys: np.ndarray, sessions: IntArray):
+    def _vote_graph(self, search: NeighborSearch, X, keys: np.ndarray, sessions: IntArray):
         """Return a sparse matrix of the weights of the labelled rows that vote on each row of X."""
-        voter, distance = self._search.find(X, keys, sessions, self.device)
+        voter, distance = search.find(X, keys, sessions, self.device)
         weights = _vote_weights(distance, self.weights)
         bounds = np.arange(0, weights.size + 1, weights.shape[1])
-        shape = (len(weights), len(self._search.session))
+        shape = (len(weights), len(search.session))
         return sparse.csr_array((weights.ravel(), voter.ravel(), bounds), shape=shape)
 
-    def _smooth(self, given: FloatArray, labelled: BoolArray, graph) -> FloatArray:
-        """Run the rounds of smoothing; `_votes` are the soft labels that voted in the last one."""
+    def _smooth(
+        self, given: FloatArray, labelled: BoolArray, prior: FloatArray, graph
+    ) -> tuple[FloatArray, FloatArray]:
+        """Run the rounds of smoothing; return the soft labels and those that voted last."""
         alone = graph.sum(axis=1) == 0
         mixed = labelled & ~alone
-        smoothed = np.where(labelled[:, None], given, self.class_prior_)
+        smoothed = np.where(labelled[:, None], given, prior)
         for _ in range(self.n_iter):
-            self._votes = smoothed[labelled]
-            means = graph @ self._votes
+            votes = smoothed[labelled]
+            means = graph @ votes
             smoothed[~alone] = means[~alone]
             smoothed[mixed] = (1 - self.alpha) * given[mixed] + self.alpha * means[mixed]
-        return smoothed
+        return smoothed, votes
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -12,7 +12,13 @@ from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
-from skpref._columns import compares_by_identity, is_missing, read_column, read_numbers
+from skpref._columns import (
+    compares_by_identity,
+    is_missing,
+    is_table,
+    read_column,
+    read_numbers,
+)
 from skpref._typing import ArrayLike, FloatArray, IntArray, SessionIds
 
 __all__ = [
@@ -259,7 +265,15 @@ def _read_labels(
 
     `partial` allows unlabelled rows; with `marked`, -1 marks one like None and NaN.
     """
-    values = read_column(y, name, entry="label")
+    try:
+        values = read_column(y, name, entry="label")
+    except ValueError as error:
+        if not is_table(y):
+            raise
+        raise ValueError(
+            f"{error} If {name} holds several labels per row, which are not supported here, pass "
+            f"one label at a time, as {name}[:, k]."
+        ) from error
     if getattr(y, "ndim", 1) == 2:
         column_or_1d(np.empty((len(values), 1)), warn=True)
     known = ~is_missing(values)

@@ -1,4 +1,5 @@
 import os
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,6 +57,14 @@ def _transform_output():
     ):
         patch.setattr(_set_output, "_wrap_data_with_container", wrap_unless_for_a_test)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c():
+    """Let Ctrl-C interrupt the tests, also in a background shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import numpy as np
 from skpref import PromptBank
 from skpref._llm._answers import NoLogprobs, read_answer
 from skpref._llm._completion import Malformed, read_completion
+from skpref._llm._labels import read_labels
 from tests.fuzz_inputs import choose
 from tests.fuzz_subjects import Broken, ensure
 
@@ -151,6 +152,33 @@ def try_answer(rng, notes):
     return "works"
 
 
+def try_labels(rng, notes):
+    """Each label has a probability or NaN, whatever the order of the names."""
+    names = choose(rng, _NAMES)
+    numbers = [str(i) for i in range(1, len(names) + 1)]
+    scoring = choose(rng, ["logprobs", "verbalized", "label"])
+    body = _draw_completion(rng, names, scoring)
+    notes += [f"{scoring}, {names}, several labels", repr(body)[:2000]]
+    order = rng.permutation(len(names))
+    try:
+        completion = read_completion(body)
+        found = read_labels(completion, scoring, names, numbers)
+        moved = read_labels(
+            completion, scoring, [names[i] for i in order], [numbers[i] for i in order]
+        )
+    except (Malformed, NoLogprobs):
+        return "refused"
+    ensure((found.scores is None) == (moved.scores is None), "the same in another order")
+    if found.scores is None:
+        ensure(isinstance(found.reason, str) and found.reason, "a reason")
+        return "refused"
+    known = found.scores[~np.isnan(found.scores)]
+    ensure(found.scores.shape == (len(names),) and len(known), "a score of a label")
+    ensure(((known >= 0) & (known <= 1)).all(), "scores from 0 to 1")
+    ensure(np.allclose(found.scores[order], moved.scores, equal_nan=True), "scores by name")
+    return "works"
+
+
 def _check_scores(found, k):
     ensure(found.scores.shape == (k,), "a score of each class")
     ensure(np.isfinite(found.scores).all() and (found.scores >= 0).all(), "scores of 0 or more")
@@ -217,4 +245,8 @@ def _check_bank(rng, bank):
         raise Broken(f"a refusal of {name!r}: {value!r}")
 
 
-PARSERS = {"read_answer": (try_answer, 4), "PromptBank": (try_bank, 2)}
+PARSERS = {
+    "read_answer": (try_answer, 4),
+    "read_labels": (try_labels, 2),
+    "PromptBank": (try_bank, 2),
+}

@@ -3,8 +3,9 @@
 import json
 import re
 import unicodedata
+from collections.abc import Callable
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,7 +27,7 @@ you your
 """
 _CHATTY_WORDS = frozenset(_CHATTY.split())
 # Words that deny what follows them, in the languages that labels are often asked in.
-_NEGATION = re.compile(
+NEGATION = re.compile(
     r"\b(?:not|no|non|never|neither|nor|none|nothing|without|cannot|hardly|barely|scarcely"
     r"|anything but|rather than|instead of|far from|opposite of|lack(?:s|ing)?|unable|refus\w*"
     r"|declin\w*|exclud\w*|rul(?:e|es|ed|ing) out|except|unlikely|doubt\w*"
@@ -53,6 +54,7 @@ _HYPHENS = "-\u2010\u2011"
 class Answer(NamedTuple):
     """A distribution over the classes, or the reason why there is none.
 
+    If several labels may apply, the scores are the probability of each, NaN if it is not answered.
     `mass` is the probability that all options together had before they were made to sum to 1.
     """
 
@@ -226,23 +228,25 @@ def read_confidences(objects: list[dict], text: str, names: list[str]) -> Answer
 def _confidences(read: dict, names: list[str]) -> FloatArray:
     folded = {_fold(key): value for key, value in read.items()}
     given = [read.get(name, folded.get(_fold(name))) for name in names]
-    return np.array([_read_number(value) for value in given])
+    return np.array([read_number(value) for value in given])
 
 
-def find_objects(text: str) -> list[dict]:
+def find_objects(text: str, of_pairs: Callable[[list], Any] = dict) -> list:
     """Find the JSON objects in a text, which may have words or a code fence around them.
 
     Parameters
     ----------
     text : str
         The answer.
+    of_pairs : callable, default=dict
+        Makes an object of its pairs of a key and a value.
 
     Returns
     -------
-    list of dict
+    list
         The outermost objects that are whole.
     """
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(object_pairs_hook=of_pairs)
     objects, end = [], 0
     # Each failed attempt takes time that grows with the text, so there is a limit.
     for match in islice(re.finditer("{", text), 500):
@@ -258,8 +262,19 @@ def find_objects(text: str) -> list[dict]:
     return objects
 
 
-def _read_number(value) -> float:
-    """Read a number or a percentage; anything else is NaN."""
+def read_number(value: Any) -> float:
+    """Read a number or a percentage.
+
+    Parameters
+    ----------
+    value : object
+        A value in JSON.
+
+    Returns
+    -------
+    float
+        The number, NaN for anything else.
+    """
     if isinstance(value, bool):
         return np.nan
     try:
@@ -344,4 +359,4 @@ def _is_stated(text: str, match: re.Match) -> bool:
     if re.search(rf"\w[{_HYPHENS}]$", before) or re.match(rf"[{_HYPHENS}]\w", after):
         return False
     sentence = re.split(r"[.!?;\n]", before)[-1]
-    return not (_NEGATION.search(sentence) or _DENIED_AFTER.match(after))
+    return not (NEGATION.search(sentence) or _DENIED_AFTER.match(after))

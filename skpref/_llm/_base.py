@@ -14,16 +14,18 @@ from skpref._llm._backends import NEED, identity_of
 from skpref._llm._checks import (
     check_classes,
     check_endpoint,
+    check_multilabel,
     check_numbers,
     check_reasoning,
     check_request_params,
     check_unit,
 )
+from skpref._llm._labels import each_label
 from skpref._llm._lists import ListAsker, Window, count_windows, cut_windows, list_settings
 from skpref._llm._plan import EXACT, Rates, count_requests, find_tokenizer, write_plan
 from skpref._llm._preview import Preview
 from skpref._llm._prompts import PromptBank, Question, class_names, write_questions
-from skpref._llm._requests import Turns, answer_settings, read_turns, reason_first, write_asks
+from skpref._llm._requests import Form, Turns, one_class, read_turns, reason_first, write_asks
 from skpref._llm._runner import Ask
 from skpref._llm._store import find_store
 from skpref._llm._tables import column_names, scores_from_frame, scores_to_frame
@@ -147,7 +149,8 @@ class BaseLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
             "prompt__class", in the order of the scores; of two classes the second.
         """
         classes = np.asarray(self.classes).tolist()
-        names = column_names(list(self._bank()), classes[n_implied(classes) :])
+        shown = classes[n_implied(classes, self.multilabel) :]
+        names = column_names(list(self._bank()), shown)
         return np.asarray(names, dtype=object)
 
     def to_frame(self, scores, X=None):
@@ -199,15 +202,18 @@ class BaseLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
     def _bank(self) -> PromptBank:
         if isinstance(self.prompts, PromptBank):
             return self.prompts
+        if self.prompts is None and self.multilabel:
+            return PromptBank("multilabel")
         if self.prompts is None:
             return PromptBank("session" if self.unit == "session" else "varied")
         return PromptBank(self.prompts)
 
     def _questions(self) -> list[dict[str, Question]]:
-        classes = check_classes(self.classes).tolist()
+        classes = check_classes(self.classes, self.multilabel).tolist()
         bank = self._bank()
+        check_multilabel(self.multilabel, self.unit, bank)
         check_unit(self.unit, bank, self.n_utterances_per_call, self.n_context_turns)
-        return write_questions(bank, classes, self.scoring, self.option_orders)
+        return write_questions(bank, classes, self.scoring, self.option_orders, self.multilabel)
 
     def _check_settings(self) -> None:
         """Refuse parameters that contradict each other, before anything is asked."""
@@ -240,16 +246,9 @@ class BaseLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         windows = cut_windows(turns, self.n_utterances_per_call, self.n_context_turns)
         return [window for window in windows if wanted[list(window)].any()]
 
-    def _n_answers(self, turns: Turns, units, questions: list[dict[str, Question]]) -> IntArray:
-        """Return the number of answers for each row and prompt."""
-        n, n_rows = self.n_samples * len(questions), len(turns.lines)
-        if self.unit == "utterance":
-            return n * np.bincount(units, minlength=n_rows)
-        return n * count_windows(units, n_rows)
-
     def _asks(self, turns: Turns, questions: list[dict[str, Question]], units) -> Iterator[Ask]:
-        names = class_names(self.classes_.tolist())
         if self.unit == "session":
+            names = class_names(self.classes_.tolist())
             asker = ListAsker(turns, self._settings, self.scoring, names)
             return asker.asks(units, questions, self.n_samples)
         return write_asks(
@@ -258,19 +257,23 @@ class BaseLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
             questions,
             self._examples,
             self._settings(),
-            scoring=self.scoring,
-            names=names,
+            self._form(),
             n_samples=self.n_samples,
         )
 
+    def _form(self) -> Form:
+        names = class_names(np.asarray(self.classes).tolist())
+        form = each_label if self.multilabel else one_class
+        return form(self.scoring, names, self.top_logprobs)
+
     def _settings(self, n_lines: int = 1) -> dict[str, Any]:
         """Return the arguments of each chat completion."""
-        names = class_names(np.asarray(self.classes).tolist())
         settings = {"model": self.model, "temperature": self.temperature}
         if self.unit == "session":
+            names = class_names(np.asarray(self.classes).tolist())
             settings |= list_settings(self.scoring, names, self.top_logprobs, n_lines)
         else:
-            settings |= answer_settings(self.scoring, names, self.top_logprobs)
+            settings |= self._form().settings
         if self.reasoning_effort is not None:
             settings = reason_first(settings, self.reasoning_effort)
         params: Mapping = self.request_params or {}
@@ -282,17 +285,37 @@ def _content(turns: Turns, unit: int | Window) -> bytes:
     return "\n".join(turns.lines[row] for row in rows).encode()
 
 
-def n_implied(classes) -> int:
+def count_answers(units: Sequence[int] | list[Window], n_rows: int) -> IntArray:
+    """Return the number of questions about each row.
+
+    Parameters
+    ----------
+    units : list of int, or list of tuple of int
+        What the questions are about: rows, or windows of rows.
+    n_rows : int
+        Number of rows.
+
+    Returns
+    -------
+    ndarray of int, shape (n_rows,)
+        The numbers.
+    """
+    return count_windows([unit if isinstance(unit, tuple) else (unit,) for unit in units], n_rows)
+
+
+def n_implied(classes, multilabel: bool) -> int:
     """Count the classes that a table leaves out because the others imply them.
 
     Parameters
     ----------
     classes : sequence
         The classes.
+    multilabel : bool
+        Whether any number of them may apply.
 
     Returns
     -------
     int
         1 for two classes, else 0.
     """
-    return int(len(classes) == 2)
+    return int(len(classes) == 2 and not multilabel)

@@ -7,18 +7,21 @@ import numpy as np
 
 from skpref._columns import read_column
 from skpref._llm._backends import find_key
-from skpref._llm._prompts import PromptBank, class_names, is_list
+from skpref._llm._prompts import PromptBank, class_names, is_list, shows_examples
 from skpref._typing import BoolArray
 from skpref._validation import is_missing
 
 
-def check_classes(classes) -> np.ndarray:
+def check_classes(classes, multilabel: bool = False) -> np.ndarray:
     """Check that the classes have different names and are sorted.
 
     Parameters
     ----------
     classes : array-like of shape (n_classes,)
         The parameter of that name.
+    multilabel : bool, default=False
+        Whether they are labels, of which any number may apply; they are in any order then, and
+        may be one.
 
     Returns
     -------
@@ -26,8 +29,9 @@ def check_classes(classes) -> np.ndarray:
         The classes.
     """
     given, classes = classes, np.asarray(classes)
-    if classes.ndim != 1 or len(classes) < 2:
-        raise ValueError(f"classes={given!r} must name at least two classes.")
+    least = "one label" if multilabel else "two classes"
+    if classes.ndim != 1 or len(classes) < (1 if multilabel else 2):
+        raise ValueError(f"classes={given!r} must name at least {least}.")
     if is_missing(classes).any():
         raise ValueError(f"classes={classes.tolist()!r} has None or NaN; name each class.")
     try:
@@ -37,7 +41,9 @@ def check_classes(classes) -> np.ndarray:
         raise ValueError(
             f"classes={classes.tolist()!r} mixes the types {', '.join(kinds)}; pass one type."
         ) from None
-    if not np.array_equal(in_order, classes):
+    if multilabel and len(in_order) < len(classes):
+        raise ValueError(f"classes={classes.tolist()!r} names a label twice; name each once.")
+    if not multilabel and not np.array_equal(in_order, classes):
         raise ValueError(
             f"classes={classes.tolist()!r} must be sorted and without repetition, as "
             f"classifiers keep them: pass {in_order.tolist()!r}."
@@ -202,6 +208,29 @@ def check_unit(unit: str, bank: PromptBank, n_utterances_per_call: int, n_shared
         raise ValueError(
             f"n_utterances_per_call={n_utterances_per_call} must be above "
             f"n_context_turns={n_shared}, the number that two calls share."
+        )
+
+
+def check_multilabel(multilabel: bool, unit: str, bank: PromptBank) -> None:
+    """Refuse what cannot be asked of several labels at once.
+
+    Parameters
+    ----------
+    multilabel : bool
+        The parameter of that name.
+    unit : {"utterance", "session"}
+        The parameter of that name.
+    bank : PromptBank
+        The prompts.
+    """
+    if multilabel and unit == "session":
+        raise ValueError(
+            "multilabel=True asks about one utterance at a time; pass unit='utterance'."
+        )
+    if multilabel and (wrong := [n for n, template in bank.items() if shows_examples(template)]):
+        raise ValueError(
+            f"The prompts {wrong} have the field {{examples}}, which show one class each; pass "
+            "PromptBank('multilabel', task=...), or templates without it, with multilabel=True."
         )
 
 

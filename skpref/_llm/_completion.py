@@ -2,6 +2,9 @@
 
 import json
 import re
+from bisect import bisect_right
+from collections.abc import Callable
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -278,8 +281,8 @@ def _likeliest(place: dict) -> list[Token]:
     return [token for token in pairs if not np.isnan(token.logprob)]
 
 
-def answer_places(choice: dict) -> list[Place]:
-    """Return each token of an answer with the likeliest ones in its place.
+def answer_places(choice: dict) -> tuple[str, Callable[[int], list[Token]]]:
+    """Return the text of an answer without reasoning, and its tokens by place.
 
     Parameters
     ----------
@@ -288,9 +291,42 @@ def answer_places(choice: dict) -> list[Place]:
 
     Returns
     -------
-    list of Place
-        The tokens, those of reasoning among them. Empty if there are no log-probabilities.
+    text : str
+        The answer.
+    likeliest : callable
+        Returns the likeliest tokens in the place of a character of the text; none if there are no
+        log-probabilities of it.
     """
+    places = _read_places(choice)
+    ends = list(accumulate(len(place.text) for place in places))
+    text = "".join(place.text for place in places)
+    start = _answer_start(text)
+
+    def likeliest(position: int) -> list[Token]:
+        i = bisect_right(ends, start + position)
+        return places[i].likeliest if i < len(places) else []
+
+    return text[start:], likeliest
+
+
+def has_places(choice: dict) -> bool:
+    """Return whether an answer has log-probabilities.
+
+    Parameters
+    ----------
+    choice : dict
+        The first choice of a chat completion.
+
+    Returns
+    -------
+    bool
+        True if any of its tokens has them.
+    """
+    return any(place.likeliest for place in _read_places(choice))
+
+
+def _read_places(choice: dict) -> list[Place]:
+    """Return each token of an answer, those of reasoning among them."""
     try:
         places = list(choice["logprobs"]["content"])
         return [Place(str(place["token"]), _likeliest(place)) for place in places]
@@ -298,19 +334,8 @@ def answer_places(choice: dict) -> list[Place]:
         return []
 
 
-def answer_start(text: str) -> int:
-    """Return where the answer begins in a text, after any reasoning.
-
-    Parameters
-    ----------
-    text : str
-        What the model wrote.
-
-    Returns
-    -------
-    int
-        The position of the first character of the answer.
-    """
+def _answer_start(text: str) -> int:
+    """Return where the answer begins in a text, after any reasoning."""
     whole = strip_reasoning(text).strip()
     return max(text.rfind(whole), 0) if whole else len(text)
 

@@ -13,13 +13,12 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skpref._llm._backends import NEED, identity_of, make_backend
-from skpref._llm._base import BaseLabeler, n_implied
+from skpref._llm._base import BaseLabeler, count_answers, n_implied
 from skpref._llm._batches import BatchApi, collect_batches
 from skpref._llm._checks import check_rows
 from skpref._llm._costs import Budget
 from skpref._llm._limits import Limiter
 from skpref._llm._preview import Usage
-from skpref._llm._prompts import class_names
 from skpref._llm._record import Record, warn_of_failures, warn_of_low_mass
 from skpref._llm._requests import draw_examples, write_probe
 from skpref._llm._runner import Runner
@@ -32,7 +31,7 @@ from skpref._validation import check_labels
 
 _CONSTRAINTS: dict = {
     "classes": ["array-like"],
-    "prompts": [Mapping, StrOptions({"varied", "short", "session"}), None],
+    "prompts": [Mapping, StrOptions({"varied", "short", "session", "multilabel"}), None],
     "model": [str],
     "base_url": [str, None],
     "api_key": [Secret, None],
@@ -44,6 +43,7 @@ _CONSTRAINTS: dict = {
         Interval(Integral, 1, None, closed="left"),
         StrOptions({"balanced"}),
     ],
+    "multilabel": ["boolean"],
     "unit": [StrOptions({"utterance", "session"})],
     "n_utterances_per_call": [Interval(Integral, 1, None, closed="left")],
     "temperature": [Interval(Real, 0, None, closed="left")],
@@ -80,10 +80,12 @@ class LLMLabeler(BaseLabeler):
     Parameters
     ----------
     classes : array-like of shape (n_classes,)
-        The classes, in sorted order, as classifiers keep them.
-    prompts : PromptBank, mapping of str to str or {"varied", "short", "session"}, default=None
+        The classes, in sorted order, as classifiers keep them; with `multilabel`, the labels in
+        any order.
+    prompts : PromptBank, mapping of str to str or \
+            {"varied", "short", "session", "multilabel"}, default=None
         Templates by name; see :class:`PromptBank`, which also sets the task and the definitions
-        of the classes. None is a bank of six or, for sessions, of one.
+        of the classes. None is a bank of six, of three with `multilabel`, of one for sessions.
     model : str
         Name of the model at the endpoint.
     base_url : str, default=None
@@ -116,6 +118,11 @@ class LLMLabeler(BaseLabeler):
         preference for the first option cancels in the mean over prompts if the number of prompts
         times this number is a multiple of the number of classes. "balanced" is the smallest such
         number: with six prompts 1 for two or three classes, 2 for four, 5 for five.
+    multilabel : bool, default=False
+        Whether any number of the classes may apply to an utterance. One answer then says of each
+        whether it does: "logprobs" reads the probability of yes against no in its line,
+        "verbalized" the probabilities and "label" the yes or no in a JSON object. Needs prompts
+        without ``{examples}``, and ``unit="utterance"``.
     unit : {"utterance", "session"}, default="utterance"
         What one call asks about. "session" lists the utterances of a session in order and asks
         for a label of each line, for a fraction of the tokens. Errors are then shared within a
@@ -191,7 +198,8 @@ class LLMLabeler(BaseLabeler):
         `pandas.DataFrame`.
     option_mass_ : ndarray of shape (n_samples, n_prompts)
         With `scoring="logprobs"`, the probability of all options together, before scores are
-        made to sum to 1. The rest is that of other tokens.
+        made to sum to 1. The rest is that of other tokens. With `multilabel`, that of yes and no,
+        the mean over labels.
     window_agreement_ : float
         With ``unit="session"``, how often two windows that share an utterance agree in its
         likeliest class. NaN if no windows do.
@@ -255,6 +263,7 @@ class LLMLabeler(BaseLabeler):
         scoring="logprobs",
         n_samples=1,
         option_orders=1,
+        multilabel=False,
         unit="utterance",
         n_utterances_per_call=10,
         temperature=0,
@@ -288,6 +297,7 @@ class LLMLabeler(BaseLabeler):
         self.scoring = scoring
         self.n_samples = n_samples
         self.option_orders = option_orders
+        self.multilabel = multilabel
         self.unit = unit
         self.n_utterances_per_call = n_utterances_per_call
         self.temperature = temperature
@@ -335,7 +345,7 @@ class LLMLabeler(BaseLabeler):
             The utterances: a frame with one row per utterance, in any order, or texts, which
             have no context.
         y : array-like of shape (n_samples,), default=None
-            Human labels; None, NaN or -1 marks a row without one.
+            Human labels; None, NaN or -1 marks a row without one. With `multilabel`, not used.
 
         Returns
         -------
@@ -356,7 +366,7 @@ class LLMLabeler(BaseLabeler):
         if used is not None:
             validate_data(self, used, skip_check_array=True)
         codes = np.full(len(turns.lines), -1)
-        if y is not None:
+        if y is not None and not self.multilabel:
             codes = check_labels(y, classes=self.classes, partial=True)[1]
         n = max(question.n_examples for question in questions[0].values())
         rng = check_random_state(self.random_state)
@@ -379,9 +389,11 @@ class LLMLabeler(BaseLabeler):
         Returns
         -------
         ndarray of shape (n_samples, n_prompts, n_classes)
-            Scores that sum to 1 over classes, NaN if there is no answer. With `set_output`, a
+            Scores that sum to 1 over classes, NaN if there is no answer; with `multilabel`, the
+            probability that each label applies, NaN if it is not answered. With `set_output`, a
             frame of shape (n_samples, n_prompts * n_classes), prompt by prompt, or (n_samples,
-            n_prompts) with the second class of two, as :class:`LLMScoreCalibrator` takes them.
+            n_prompts) with the second class of two that exclude each other, as
+            :class:`LLMScoreCalibrator` takes them.
 
         Raises
         ------
@@ -410,7 +422,7 @@ class LLMLabeler(BaseLabeler):
         questions = self._questions()
         turns = self._turns(X)[0]
         units = self._units(turns, check_rows(rows, len(turns.lines)))
-        n_answers = self._n_answers(turns, units, questions)
+        n_answers = self.n_samples * len(questions) * count_answers(units, len(turns.lines))
         record = Record(n_answers, self.prompt_names_, len(self.classes_), self.on_error)
         n_total = record.n_left
         with progress_bar(n_total, "Asking the LLM", self.verbose) as bar:
@@ -430,12 +442,13 @@ class LLMLabeler(BaseLabeler):
         warn_of_low_mass(self.prompt_names_, self.option_mass_)
         scores = record.scores
         if _get_output_config("transform", self)["dense"] != "default":
-            return scores[:, :, n_implied(self.classes_) :].reshape(len(scores), -1)
+            return scores[:, :, n_implied(self.classes_, self.multilabel) :].reshape(
+                len(scores), -1
+            )
         return scores
 
     def _runner(self, report: Callable, budget: Budget) -> Runner:
         question = next(iter(self._questions()[0].values()))
-        names = class_names(self.classes_.tolist())
         return Runner(
             make_backend(
                 self.client, self.base_url, self.api_key, self.timeout, self.max_concurrency
@@ -445,7 +458,7 @@ class LLMLabeler(BaseLabeler):
             report,
             budget=budget,
             failed={},
-            probe=write_probe(question, self._settings(), scoring=self.scoring, names=names),
+            probe=write_probe(question, self._settings(), self._form()),
             max_concurrency=self.max_concurrency,
             max_retries=self.max_retries,
         )

@@ -2,11 +2,9 @@
 
 import json
 import re
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,13 +20,13 @@ from skpref._llm._answers import (
 )
 from skpref._llm._completion import (
     answer_places,
-    answer_start,
     answer_text,
+    has_places,
     is_cut_off,
     is_refused,
 )
 from skpref._llm._prompts import Question, write_list
-from skpref._llm._requests import Turns, write_payload
+from skpref._llm._requests import Turns, object_schema, response_format, write_payload
 from skpref._llm._runner import Ask
 from skpref._typing import IntArray
 
@@ -116,28 +114,18 @@ def list_settings(scoring: str, names: list[str], top_logprobs: int, n_lines: in
     value: dict[str, Any] = {"type": "string", "enum": names}
     longest = max(map(len, names))
     if scoring == "verbalized":
-        value = _object_schema({name: {"type": "number"} for name in names})
+        value = object_schema({name: {"type": "number"} for name in names})
         longest = sum(len(name) + 8 for name in names)
     field = _FIELD[scoring]
-    line = _object_schema({"line": {"type": "integer"}, field: value})
-    schema = _object_schema({"lines": {"type": "array", "items": line}})
-    json_schema = {"name": "lines", "strict": True, "schema": schema}
+    line = object_schema({"line": {"type": "integer"}, field: value})
+    schema = object_schema({"lines": {"type": "array", "items": line}})
     return {
         "max_tokens": 32 + n_lines * (24 + longest),
-        "response_format": {"type": "json_schema", "json_schema": json_schema},
+        "response_format": response_format("lines", schema),
     }
 
 
 _FIELD = {"label": "label", "verbalized": "confidences"}
-
-
-def _object_schema(properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
 
 
 class ListAsker(NamedTuple):
@@ -272,19 +260,15 @@ def read_list(
 
 def _read_lines(choice: dict, names: list[str], answers: list[str]) -> list[tuple[int, Answer]]:
     """Read lines "number: letter" by the log-probabilities of the letters."""
-    places = answer_places(choice)
-    if not any(place.likeliest for place in places):
+    if not has_places(choice):
         raise NoLogprobs
-    ends = list(accumulate(len(place.text) for place in places))
-    text = "".join(place.text for place in places)
-    start = answer_start(text)
-    found = []
-    for match in _LINE.finditer(text[start:]):
-        i = bisect_right(ends, start + match.end())
+    text, likeliest = answer_places(choice)
+    return [
+        (int(match[1]), read_tokens(tokens, names, answers))
+        for match in _LINE.finditer(text)
         # A line that the end of the text cuts off has no letter.
-        if i < len(places) and places[i].likeliest:
-            found.append((int(match[1]), read_tokens(places[i].likeliest, names, answers)))
-    return found
+        if (tokens := likeliest(match.end()))
+    ]
 
 
 def _read_objects(text: str, scoring: str, names: list[str]) -> list[tuple[int, Answer]]:

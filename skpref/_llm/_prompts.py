@@ -47,8 +47,31 @@ _LIST = {
     ),
 }
 
+_MULTILABEL = {
+    "each": (
+        "Read the message and judge {task}. Any number of these labels may apply to it, or none."
+        "\n\n{options}\n\n{answer}\n\nMessage:\n{utterance}"
+    ),
+    "codebook": (
+        "You annotate conversations. An utterance gets every label for {task} that applies to it, "
+        "by these guidelines, and often none:\n\n{definitions}\n\n{answer}\n\nUtterance:\n"
+        "{utterance}"
+    ),
+    "turn": (
+        "A conversation is shown up to some point, and then what is said next. Judge {task} in "
+        "what is said next; use the lines before it only to understand it. One label, several or "
+        "none may apply.\n\n{definitions}\n\n{answer}\n\nUp to now:\n{context}\n\nSaid next:\n"
+        "{utterance}"
+    ),
+}
+
 # The sets that a bank knows by name, each with its number of examples of a class.
-_SETS = {"varied": (_TEMPLATES, 2), "short": (_SHORT, 3), "session": (_LIST, 0)}
+_SETS = {
+    "varied": (_TEMPLATES, 2),
+    "short": (_SHORT, 3),
+    "session": (_LIST, 0),
+    "multilabel": (_MULTILABEL, 0),
+}
 
 _FIELDS = {
     "utterance": "the utterance to label",
@@ -87,6 +110,20 @@ LIST_ANSWERS = {
     ),
 }
 
+MULTILABEL_ANSWERS = {
+    "logprobs": (
+        "Answer with one line for each of the labels, in order: its number, its name, a colon, and "
+        "yes if it applies or no if it does not. Write nothing else."
+    ),
+    "label": (
+        'Answer with a JSON object that gives each label "yes" if it applies or "no" if it does '
+        "not, and nothing else: {json}"
+    ),
+    "verbalized": (
+        "Answer with a JSON object that gives each label the probability between 0 and 1 that it "
+        "applies, and nothing else: {json}"
+    ),
+}
 
 # What JSON leaves as it is: line ends, and halves of characters, which no request can hold.
 _ESCAPES = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029, *range(0xD800, 0xE000))}
@@ -193,12 +230,15 @@ class PromptBank(MutableMapping):
 
     Parameters
     ----------
-    templates : mapping of str to str or {"varied", "short", "session"}, default="varied"
+    templates : mapping of str to str or {"varied", "short", "session", "multilabel"}, \
+            default="varied"
         Templates by name, or a set of them.
 
         - "varied": the six, to be averaged.
         - "short": one that shows three labelled utterances of each class and little else.
         - "session": one that lists a session, for ``LLMLabeler(unit="session")``.
+        - "multilabel": three that ask which of the labels apply, for
+          ``LLMLabeler(multilabel=True)``.
     task : str, default="what the utterance expresses"
         The subject of the question, in words that follow "describe".
     definitions : mapping of class to str, default=None
@@ -298,7 +338,13 @@ class PromptBank(MutableMapping):
         return Preview(messages)._repr_html_()
 
     def questions(
-        self, classes, scoring: str, *, order: int = 0, n_orders: int = 1
+        self,
+        classes,
+        scoring: str,
+        *,
+        order: int = 0,
+        n_orders: int = 1,
+        multilabel: bool = False,
     ) -> dict[str, Question]:
         r"""Fill in everything that is the same for every utterance.
 
@@ -317,6 +363,8 @@ class PromptBank(MutableMapping):
             Number of the order of the options, from 0 to `n_orders` - 1.
         n_orders : int, default=1
             Number of orders in which each prompt is asked.
+        multilabel : bool, default=False
+            Whether the answer says of each class if it applies.
 
         Returns
         -------
@@ -348,13 +396,22 @@ class PromptBank(MutableMapping):
         questions = {}
         for i, (name, template) in enumerate(self._templates.items()):
             shown = np.roll(np.arange(len(names)), -(i * n_orders + order))
-            questions[name] = self._fill(template, names, meanings, shown, scoring)
+            questions[name] = self._fill(template, names, meanings, shown, scoring, multilabel)
         return questions
 
     def _fill(
-        self, template: str, names: list[str], meanings: list[str], order: IntArray, scoring: str
+        self,
+        template: str,
+        names: list[str],
+        meanings: list[str],
+        order: IntArray,
+        scoring: str,
+        multilabel: bool,
     ) -> Question:
-        labels = option_labels(names) if scoring == "logprobs" else ["-"] * len(names)
+        labels = ["-"] * len(names)
+        if scoring == "logprobs":
+            numbers = [str(i) for i in range(1, len(names) + 1)]
+            labels = numbers if multilabel else option_labels(names)
         answers, options, definitions = list(names), [], []
         for label, k in zip(labels, order.tolist(), strict=True):
             option = f"{label} {names[k]}" if label == "-" else f"{label}. {names[k]}"
@@ -362,9 +419,11 @@ class PromptBank(MutableMapping):
             definitions.append(f"{option}: {meanings[k]}" if meanings[k] else option)
             if scoring == "logprobs":
                 answers[k] = label
-        shown = json.dumps({names[k]: 0.0 for k in order.tolist()}, ensure_ascii=False)
+        usual = "yes or no" if multilabel and scoring == "label" else 0.0
+        shown = json.dumps({names[k]: usual for k in order.tolist()}, ensure_ascii=False)
         kind = "letter" if labels[0].isalpha() else "number"
         forms = LIST_ANSWERS if is_list(template) else ANSWERS
+        forms = MULTILABEL_ANSWERS if multilabel else forms
         values = {
             "task": self.task,
             "options": "\n".join(options),
@@ -408,6 +467,22 @@ def is_list(template: str) -> bool:
         True if it has the field ``{lines}``.
     """
     return "lines" in _find_fields(template)
+
+
+def shows_examples(template: str) -> bool:
+    """Return whether a template shows labelled utterances.
+
+    Parameters
+    ----------
+    template : str
+        A template of a bank.
+
+    Returns
+    -------
+    bool
+        True if it has the field ``{examples}``.
+    """
+    return "examples" in _find_fields(template)
 
 
 def _find_fields(template: str) -> set[str]:
@@ -527,7 +602,7 @@ def write_list(question: Question, lines: list[str], only: int | None = None) ->
 
 
 def write_questions(
-    bank: PromptBank, classes: list, scoring: str, n_orders: int | str
+    bank: PromptBank, classes: list, scoring: str, n_orders: int | str, multilabel: bool
 ) -> list[dict[str, Question]]:
     """Write the question of each prompt, for each order of the options.
 
@@ -542,6 +617,8 @@ def write_questions(
     n_orders : int or "balanced"
         Number of orders. "balanced" is the smallest number with which each class has each
         position equally often.
+    multilabel : bool
+        Whether an answer says of each class if it applies.
 
     Returns
     -------
@@ -551,6 +628,6 @@ def write_questions(
     if n_orders == "balanced":
         n_orders = len(classes) // gcd(len(classes), len(bank))
     return [
-        bank.questions(classes, scoring, order=order, n_orders=int(n_orders))
+        bank.questions(classes, scoring, order=order, n_orders=int(n_orders), multilabel=multilabel)
         for order in range(int(n_orders))
     ]

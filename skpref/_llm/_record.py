@@ -115,17 +115,22 @@ class Record:
 
     def _set_score(self, place: tuple[int, int], answers: list[tuple[Window, Answer]]) -> None:
         useful = [(*a.scores, a.mass) for _, a in answers if a.scores is not None]
-        if len(useful) == 1:
-            *self.scores[place], self.mass[place] = useful[0]
-        elif useful:
-            # Sorted, so that the sum is the same in each run.
-            *self.scores[place], self.mass[place] = np.mean(sorted(useful), axis=0)
+        if useful:
+            *self.scores[place], self.mass[place] = _mean_of_known(np.array(useful))
         of_window: dict[Window, FloatArray] = {}
         for window, answer in answers:
             if answer.scores is not None:
                 of_window[window] = of_window.get(window, 0.0) + answer.scores
         if len(of_window) > 1:
             self.agreement.append(len({int(s.argmax()) for s in of_window.values()}) == 1)
+
+
+def _mean_of_known(values: FloatArray) -> FloatArray:
+    """Return the mean of each column without NaN, which is NaN if there is nothing else."""
+    # Sorted, so that the sum is the same in each run.
+    known = np.isfinite(values).sum(axis=0)
+    sums = np.nansum(np.sort(values, axis=0), axis=0)
+    return np.divide(sums, known, out=np.full(len(sums), np.nan), where=known > 0)
 
 
 def warn_of_failures(failures: list[Failure], n_answers: int) -> None:

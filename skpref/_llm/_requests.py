@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -148,8 +148,26 @@ def pick_examples(examples: list[list[Example]], n: int, prompt: int, session) -
     return [turns[i] for i in range(n) for turns in of_class if i < len(turns)]
 
 
-def answer_settings(scoring: str, names: list[str], top_logprobs: int) -> dict[str, Any]:
-    """Return the arguments of a chat completion that the form of the answer needs.
+class Form(NamedTuple):
+    """The form of an answer about one utterance.
+
+    Parameters
+    ----------
+    settings : dict
+        The arguments of a chat completion that it needs.
+    read : callable
+        Reads a completion, given the text that stands for each class.
+    expect : callable
+        Returns an answer of the usual length, given the same.
+    """
+
+    settings: dict[str, Any]
+    read: Callable[[dict, list[str]], Answer]
+    expect: Callable[[list[str]], str]
+
+
+def one_class(scoring: str, names: list[str], top_logprobs: int) -> Form:
+    """Return the form of an answer that gives one class.
 
     Parameters
     ----------
@@ -162,24 +180,66 @@ def answer_settings(scoring: str, names: list[str], top_logprobs: int) -> dict[s
 
     Returns
     -------
-    dict
-        The arguments.
+    Form
+        The form.
     """
+    limit = 16 + 2 * sum(len(name) + 8 for name in names)
+    settings: dict[str, Any] = {"max_tokens": limit, "choices": names}
     if scoring == "logprobs":
-        return {"max_tokens": 1, "logprobs": True, "top_logprobs": top_logprobs}
-    settings: dict[str, Any] = {"max_tokens": 16 + 2 * sum(len(name) + 8 for name in names)}
-    if scoring == "label":
-        settings["choices"] = names
+        settings = {"max_tokens": 1, "logprobs": True, "top_logprobs": top_logprobs}
     if scoring == "verbalized":
-        schema = {
-            "type": "object",
-            "properties": {name: {"type": "number"} for name in names},
-            "required": names,
-            "additionalProperties": False,
-        }
-        json_schema = {"name": "confidences", "strict": True, "schema": schema}
-        settings["response_format"] = {"type": "json_schema", "json_schema": json_schema}
-    return settings
+        schema = object_schema({name: {"type": "number"} for name in names})
+        settings = {"max_tokens": limit, "response_format": response_format("confidences", schema)}
+
+    def read(completion: dict, answers: list[str]) -> Answer:
+        return read_answer(completion, scoring, names, answers)
+
+    def expect(answers: list[str]) -> str:
+        if scoring == "verbalized":
+            return json.dumps(dict.fromkeys(names, 0.55), ensure_ascii=False)
+        return max(answers, key=len)
+
+    return Form(settings, read, expect)
+
+
+def object_schema(properties: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON schema of an object that has all of its properties and no other.
+
+    Parameters
+    ----------
+    properties : dict
+        The schema of each property by its name.
+
+    Returns
+    -------
+    dict
+        The schema.
+    """
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def response_format(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the argument that holds an answer to a schema.
+
+    Parameters
+    ----------
+    name : str
+        Name of the schema.
+    schema : dict
+        The schema.
+
+    Returns
+    -------
+    dict
+        The argument.
+    """
+    json_schema = {"name": name, "strict": True, "schema": schema}
+    return {"type": "json_schema", "json_schema": json_schema}
 
 
 def reason_first(settings: dict[str, Any], effort: str) -> dict[str, Any]:
@@ -208,9 +268,7 @@ def write_asks(
     questions: list[dict[str, Question]],
     examples: list[list[Example]],
     settings: dict[str, Any],
-    *,
-    scoring: str,
-    names: list[str],
+    form: Form,
     n_samples: int,
 ) -> Iterator[Ask]:
     """Write the requests of a run one by one, prompt by prompt.
@@ -227,10 +285,8 @@ def write_asks(
         The examples of each class.
     settings : dict
         Arguments of each chat completion; None removes an argument.
-    scoring : {"logprobs", "verbalized", "label"}
-        How answers become scores.
-    names : list of str
-        Names of the classes.
+    form : Form
+        The form of the answers.
     n_samples : int
         Number of answers per utterance and prompt.
 
@@ -243,8 +299,8 @@ def write_asks(
         (p, in_order[name]) for p, name in enumerate(questions[0]) for in_order in questions
     ]
     for p, question in in_orders:
-        read = partial(_read_one, scoring=scoring, names=names, answers=question.answers)
-        expected = _expect(question, scoring, names)
+        read = partial(_read_one, form.read, question.answers)
+        expected = form.expect(question.answers)
         for row in rows:
             shown = pick_examples(examples, question.n_examples, p, turns.sessions[row])
             messages = write_messages(question, turns.turn(row), shown)
@@ -253,20 +309,11 @@ def write_asks(
                 yield Ask((row,), p, payload, read, sample, expected)
 
 
-def _read_one(completion: dict, **how: Any) -> list[Answer]:
-    return [read_answer(completion, **how)]
+def _read_one(read: Callable, answers: list[str], completion: dict) -> list[Answer]:
+    return [read(completion, answers)]
 
 
-def _expect(question: Question, scoring: str, names: list[str]) -> str:
-    """Return an answer of the usual length."""
-    if scoring == "verbalized":
-        return json.dumps(dict.fromkeys(names, 0.55), ensure_ascii=False)
-    return max(question.answers, key=len)
-
-
-def write_probe(
-    question: Question, settings: dict[str, Any], *, scoring: str, names: list[str]
-) -> Ask:
+def write_probe(question: Question, settings: dict[str, Any], form: Form) -> Ask:
     """Write a harmless question, which any endpoint that works answers.
 
     Parameters
@@ -275,17 +322,15 @@ def write_probe(
         The question of a prompt.
     settings : dict
         Arguments of each chat completion.
-    scoring : {"logprobs", "verbalized", "label"}
-        How answers become scores.
-    names : list of str
-        Names of the classes.
+    form : Form
+        The form of the answer.
 
     Returns
     -------
     Ask
         A request that is of no row.
     """
-    read = partial(_read_one, scoring=scoring, names=names, answers=question.answers)
+    read = partial(_read_one, form.read, question.answers)
     hello = quote_turn("Hello.")
     if is_list(question.item):
         messages = write_list(question, [hello])

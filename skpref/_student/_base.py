@@ -18,15 +18,18 @@ from skpref._sklearn import (
     _is_fitted,
 )
 from skpref._state import keeps_state_on_failure
+from skpref._student._classes import (
+    check_same_classes,
+    class_weights,
+    classes_to_continue,
+    label_weights,
+)
 from skpref._student._network_estimator import NetworkEstimator, stages
-from skpref._student._output import Output, labelled_accuracy, n_scores_for, probabilities
+from skpref._student._output import decide, labelled_accuracy, probabilities
 from skpref._student._training_set import (
     Prepared,
     TrainingSet,
     check_has_pairs,
-    check_same_classes,
-    class_weights,
-    classes_to_continue,
     hold_out_sessions,
     make_calibrator,
     make_smoother,
@@ -89,8 +92,8 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
     """
 
     # Under metadata routing the session ids and scores reach fit without any set_fit_request.
-    __metadata_request__fit = {"groups": True, "llm_scores": True}
-    __metadata_request__partial_fit = {"groups": True, "llm_scores": True}
+    __metadata_request__fit = {"groups": True, "llm_scores": True, "exclude": True}
+    __metadata_request__partial_fit = {"groups": True, "llm_scores": True, "exclude": True}
 
     _parameter_constraints: dict = CONSTRAINTS
 
@@ -155,24 +158,30 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
 
     @_fit_context(prefer_skip_nested_validation=False)
     @keeps_state_on_failure
-    def fit(self, X, y, groups=None, llm_scores=None, sample_weight=None):
+    def fit(self, X, y, groups=None, llm_scores=None, sample_weight=None, exclude=None):
         """Fit the network on pairs within sessions, then scale and offsets on labels.
 
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_utterances, n_features), or array-like of str
             Features of the utterances; their texts for a transformer.
-        y : array-like of shape (n_utterances,)
+        y : array-like of shape (n_utterances,) or (n_utterances, n_labels)
             Human labels. With `llm_scores`, -1 (numbers) or None/NaN (objects) marks an unlabelled
-            row, and y=None labels none.
+            row, and y=None labels none. Two dimensions hold several labels per utterance: 1 where
+            a label applies, 0 where it does not, and -1, None or NaN where that is unknown.
         groups : array-like of shape (n_utterances,), default=None
             Session id of each row; required with `llm_scores`. Without both, all rows are one
             session.
         llm_scores : array-like of shape (n_utterances, n_prompts, n_classes) or \
                 (n_utterances, n_prompts), default=None
             Raw LLM scores, NaN if there is no score; 2-D holds the positive class of a binary task.
+            With several labels per utterance, the probability that each label applies, of shape
+            (n_utterances, n_prompts, n_labels).
         sample_weight : array-like of shape (n_utterances,), default=None
             Row weights; a pair weighs the product of its rows.
+        exclude : array-like of bool, shape (n_utterances, n_classes), default=None
+            Classes that a person or a rule has ruled out for a row that has `llm_scores`, in the
+            order of their last axis. Their soft label is 0.
 
         Returns
         -------
@@ -190,7 +199,14 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         self._check_options()
         network = self._network_to_continue() if self.warm_start else None
         prepared = self._prepare(
-            X, y, groups, llm_scores, sample_weight, classes=self.classes, network=network
+            X,
+            y,
+            groups,
+            llm_scores,
+            sample_weight,
+            classes=self.classes,
+            network=network,
+            exclude=exclude,
         )
         return self._fit_prepared(prepared, network=network)
 
@@ -205,6 +221,7 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         classes,
         network=None,
         fitted_calibrator=None,
+        exclude=None,
     ) -> Prepared:
         """Validate the arguments of `fit` and return the training rows, with soft labels.
 
@@ -225,9 +242,15 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             smoother=make_smoother(self.smoother, self.random_state),
             features_to_smooth=self._features_to_smooth,
             fitted_calibrator=fitted_calibrator,
+            exclude=exclude,
         )
         if network is not None:
-            check_same_classes(prepared.classes, self.classes_)
+            check_same_classes(
+                prepared.classes,
+                self.classes_,
+                prepared.training.multilabel,
+                self.multilabel_,
+            )
         return prepared
 
     def _fit_prepared(self, prepared: Prepared, train=None, network=None):
@@ -236,14 +259,14 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         `train` replaces the function of stage 1 that the parameters choose, and `network` a new
         network.
         """
-        training, n_classes = prepared.training, len(prepared.classes)
+        training, n_scores = prepared.training, prepared.n_scores()
         self._check_trainable(training)
         class_weight = self._class_weight(prepared)
         stage1, objective = stages().stage1, self._objective(class_weight)
         with stage1.seeded(self.random_state) as rng:
-            network = network or self._build_network(training.X, n_scores_for(n_classes))
+            network = network or self._build_network(training.X, n_scores)
             training = training._replace(X=self._as_network_input(training.X, network))
-            stage1.check_output(network, training.X, n_classes)
+            stage1.check_output(network, training.X, n_scores)
             checkpoint = self._checkpoint(training, prepared.classes)
             held_out = self._hold_out(training, rng)
             pairs = stage1.pair_source(self.pair_sampler, rng)
@@ -260,7 +283,7 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
                 **self._net_options(net.module_),
                 **self._finetune_options(),
             )
-            kind = self._stage2_kind(np.count_nonzero(training.codes >= 0), training.has_scores)
+            kind = self._stage2_kind(np.count_nonzero(training.has_label()), training.has_scores)
             adapted = self._adapt(net, scores, training, held_out, class_weight, kind, finetune)
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
@@ -272,7 +295,16 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
 
     @_fit_context(prefer_skip_nested_validation=False)
     @keeps_state_on_failure
-    def partial_fit(self, X, y, classes=None, groups=None, llm_scores=None, sample_weight=None):
+    def partial_fit(
+        self,
+        X,
+        y,
+        classes=None,
+        groups=None,
+        llm_scores=None,
+        sample_weight=None,
+        exclude=None,
+    ):
         """Train for one epoch on some whole sessions, then refit scale and offsets on them.
 
         The calibrator is fitted on the first call with `llm_scores` and used as it is on later
@@ -283,10 +315,11 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         ----------
         X : {array-like, sparse matrix} of shape (n_utterances, n_features), or array-like of str
             Features of the utterances; their texts for a transformer.
-        y : array-like of shape (n_utterances,)
+        y : array-like of shape (n_utterances,) or (n_utterances, n_labels)
             Human labels, as for `fit`.
         classes : array-like of shape (n_classes,), default=None
-            All class labels; needed on the first call unless the parameter `classes` is set.
+            All class labels; needed on the first call unless the parameter `classes` is set. The
+            names of several labels per utterance are in the order of the columns of `y`.
         groups : array-like of shape (n_utterances,), default=None
             Session id of each row, as for `fit`.
         llm_scores : array-like of shape (n_utterances, n_prompts, n_classes) or \
@@ -294,6 +327,8 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             Raw LLM scores, as for `fit`.
         sample_weight : array-like of shape (n_utterances,), default=None
             Row weights.
+        exclude : array-like of bool, shape (n_utterances, n_classes), default=None
+            Classes that are ruled out, as for `fit`.
 
         Returns
         -------
@@ -314,14 +349,15 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             classes=classes,
             network=network,
             fitted_calibrator=None if first else vars(self).get("calibrator_"),
+            exclude=exclude,
         )
-        training, n_classes = prepared.training, len(prepared.classes)
+        training, n_scores = prepared.training, prepared.n_scores()
         class_weight = self._class_weight(prepared) if first else self.class_weight_
         stage1 = stages().stage1
         with stage1.seeded(self.random_state) as rng:
-            network = network or self._build_network(training.X, n_scores_for(n_classes))
+            network = network or self._build_network(training.X, n_scores)
             training = training._replace(X=self._as_network_input(training.X, network))
-            stage1.check_output(network, training.X, n_classes)
+            stage1.check_output(network, training.X, n_scores)
             net = self._untrained_net(network, class_weight, rng) if first else self.net_
             held_out = self._hold_out(training, rng)
             with stage1.undone_on_failure(net):
@@ -349,9 +385,10 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             check_has_pairs(training, getattr(self.pair_sampler, "min_margin", 0.0))
 
     def _class_weight(self, prepared: Prepared) -> FloatArray:
-        """Return the weight of each class."""
+        """Return the weight of each class, or the two of each label."""
         rows = prepared.training
-        return class_weights(self.class_weight, prepared.classes, rows.soft, rows.weight)
+        weigh = label_weights if rows.multilabel else class_weights
+        return weigh(self.class_weight, prepared.classes, rows.soft, rows.weight)
 
     def _objective(self, class_weight):
         """Return the loss that the parameters describe."""
@@ -415,14 +452,14 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
 
     def _set_fitted(self, prepared: Prepared, class_weight, net, adapted, classes=None):
         """Set the fitted attributes that `fit` and `partial_fit` share."""
-        self.classes_ = prepared.classes
+        self.classes_, self.multilabel_ = prepared.classes, prepared.training.multilabel
         self._classes_before = prepared.classes if classes is None else classes
         self.soft_labels_ = prepared.soft_labels()
         if prepared.calibrator is not None:
             self.calibrator_ = prepared.calibrator
         self.class_weight_ = class_weight
         self.net_ = net
-        self.scale_, self.offsets_ = adapted.output
+        self.scale_, self.offsets_, _ = adapted.output
         self.decision_offsets_ = adapted.decision
         self.head_variance_ = adapted.variance
         self._layer_before_stage2 = adapted.layer_before
@@ -436,7 +473,7 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         network = self.net_.module_
         X = self._as_network_input(self._validate_X(X), network)
         scores = stages().scoring.predict_scores(network, X)
-        return Output(self.scale_, self.offsets_).logits(scores).astype(scores.dtype)
+        return self._output().logits(scores).astype(scores.dtype)
 
     def decision_function(self, X):
         """Return the logits of the rows.
@@ -449,10 +486,11 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         Returns
         -------
         ndarray of shape (n_utterances,) or (n_utterances, n_classes)
-            ``scale_ * scores + offsets_``: of the positive class for a binary task.
+            ``scale_ * scores + offsets_``: of the positive class for a binary task, of each label
+            if several may apply.
         """
         logits = self._logits(X)
-        return logits[:, 0] if logits.shape[1] == 1 else logits
+        return logits[:, 0] if logits.shape[1] == 1 and not self.multilabel_ else logits
 
     def predict_proba(self, X):
         """Return the probability of each class, calibrated by stage 2.
@@ -466,9 +504,10 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         -------
         ndarray of shape (n_utterances, n_classes)
             Softmax of ``scale_ * scores + offsets_``. Stage 2 fitted scale and offsets on the human
-            labels and, as a prior, on the calibrated soft labels.
+            labels and, as a prior, on the calibrated soft labels. With several labels per
+            utterance it is the sigmoid, and rows need not sum to 1.
         """
-        return probabilities(self._logits(X))
+        return probabilities(self._logits(X), self.multilabel_)
 
     def predict(self, X):
         """Return the most probable class, or the one that `decision` chooses.
@@ -480,15 +519,15 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
 
         Returns
         -------
-        ndarray of shape (n_utterances,)
-            Class labels.
+        ndarray of shape (n_utterances,) or (n_utterances, n_labels)
+            Class labels; with several labels per row, 1 where a label applies and 0 where not.
         """
         codes = self._predict_codes(X)
-        return self.classes_[codes]
+        return codes if self.multilabel_ else self.classes_[codes]
 
     def _predict_codes(self, X) -> IntArray:
-        """Return the position in `classes_` of the class that `decision` chooses."""
-        return (self.predict_proba(X) * np.exp(self.decision_offsets_)).argmax(axis=1)
+        """Return the positions in `classes_` that `decision` chooses, or which labels apply."""
+        return decide(self._logits(X), self.decision_offsets_, self.multilabel_)
 
     def score(self, X, y, sample_weight=None):
         """Return the accuracy on the labelled rows.
@@ -497,9 +536,9 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         ----------
         X : {array-like, sparse matrix} of shape (n_utterances, n_features), or array-like of str
             Features, or texts, as in `fit`.
-        y : array-like of shape (n_utterances,)
+        y : array-like of shape (n_utterances,) or (n_utterances, n_labels)
             Human labels. -1 and None/NaN mark unlabelled rows, which do not count, unless -1 is a
-            class.
+            class. A row of several labels counts as right if all its known labels are.
         sample_weight : array-like of shape (n_utterances,), default=None
             Row weights.
 
@@ -510,3 +549,8 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         """
         check_is_fitted(self)
         return labelled_accuracy(self._predict_codes(X), y, self.classes_, sample_weight)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags

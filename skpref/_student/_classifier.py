@@ -42,8 +42,8 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
     ----------
     module : {"mlp", "linear", "turns"}, nn.Module class, callable or instance, default="mlp"
         Network from (n_rows, n_features) to (n_rows, n_outputs), one output for a binary task, else
-        one per class. "turns" takes the windows of :class:`TurnWindow`, and shares its weights over
-        the turns. A class or callable gets `n_features` and `n_outputs` if it has such
+        one per class or label. "turns" takes the windows of :class:`TurnWindow`, and shares its
+        weights over the turns. A class or callable gets `n_features` and `n_outputs` if it has such
         parameters, and every ``module__*`` of this estimator.
     loss : {"squared_hinge", "hinge", "logistic"}, default="squared_hinge"
         Loss of a pair by how far the scores fall short of the margin.
@@ -61,7 +61,8 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
         moves the network, since the offsets have moved towards rare classes already. "balanced"
         divides by the frequency of the class among the soft labels, which raises macro-F1, and
         makes the probabilities those of a population with classes of equal size. None weights all
-        rows alike, for probabilities that match the frequencies.
+        rows alike, for probabilities that match the frequencies. With several labels per utterance,
+        "balanced" is within each label, and a dict weighs the rows to which a label applies.
     stage2 : {"auto", "offsets", "head", "finetune"} or None, default="auto"
         "offsets" refits scale and offsets on human and soft labels; the soft labels together weigh
         as much as 200 human ones. "head" then refits the last layer on the labelled rows, by ridge
@@ -74,7 +75,10 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
     decision : {"argmax", "macro_f1"}, default="argmax"
         How `predict` chooses a class. "argmax": the most probable class. "macro_f1": add a
         per-class offset to the log-probabilities, chosen to maximise the macro-F1 expected on the
-        training rows if their soft labels are right. Affects `predict` only.
+        training rows if their soft labels are right. Affects `predict` only. With several labels
+        per utterance, "argmax" predicts the labels of a probability above one half, and "macro_f1"
+        shifts each label's logit to the maximum of its F1, as expected from the human labels and,
+        where there is none, the classifier's probabilities.
     calibrator : None, "passthrough" or transformer, default=None
         From `llm_scores` to soft labels. None means ``LLMScoreCalibrator()``; "passthrough"
         averages the prompts' probabilities as they are.
@@ -85,7 +89,8 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
         cap draws pairs again in each epoch.
     classes : array-like of shape (n_classes,), default=None
         Class labels in the order of the last axis of `llm_scores`. None takes the sorted labels
-        of `y`; needed if `y` may lack a class.
+        of `y`; needed if `y` may lack a class. With several labels per utterance, the names of the
+        columns of `y`; None takes those of a frame, otherwise 0, 1, ...
     max_epochs : int, default=30
         Passes over the sessions in stage 1.
     lr : float, default=0.001
@@ -134,20 +139,22 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Class labels.
+        Class labels; with several labels per utterance, their names in the order of the columns.
+    multilabel_ : bool
+        Whether several labels may apply to an utterance.
     net_ : skorch.NeuralNet
         The fitted net.
     calibrator_ : transformer
         The fitted calibrator; only if `llm_scores` were given.
     soft_labels_ : ndarray of shape (n_utterances, n_classes)
         Soft labels of the rows given to `fit`, NaN for rows of zero weight.
-    class_weight_ : ndarray of shape (n_classes,)
-        Weight of each class.
-    scale_, offsets_ : float, ndarray of shape (n_scores,)
+    class_weight_ : ndarray of shape (n_classes,) or (n_labels, 2)
+        Weight of each class; of each label where it is absent and where it applies.
+    scale_, offsets_ : float or ndarray of shape (n_labels,), ndarray of shape (n_scores,)
         Fitted by stage 2: logits are ``scale_ * scores + offsets_``.
     decision_offsets_ : ndarray of shape (n_classes,)
         The shift of `decision`; zeros for "argmax".
-    head_variance_ : float
+    head_variance_ : float or ndarray of shape (n_labels,)
         How far "head" of stage 2 let the last layer move: variance of the prior of the change, 0
         for none, as when the labels are of one session.
     history_ : list of dict
@@ -183,6 +190,10 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
     hinge losses compare all pairs of a session of any length: pair by pair up to 128 utterances,
     in longer ones by sums of O(n log n) that give the same. The logistic loss has no such sums; in
     longer sessions it is estimated, without bias, from 64 random losers of each utterance.
+
+    If several labels may apply to an utterance, `y` has a column for each. One network with an
+    output per label learns all of them: the loss is the sum over the labels of the loss of a binary
+    task, on the rows where the label is known, and stage 2 fits each label separately.
 
     Neither the order of the rows nor the names of the sessions change the fitted model.
 
@@ -300,7 +311,16 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
             )
 
     @available_if(_trains_by_epochs)
-    def partial_fit(self, X, y, classes=None, groups=None, llm_scores=None, sample_weight=None):
+    def partial_fit(
+        self,
+        X,
+        y,
+        classes=None,
+        groups=None,
+        llm_scores=None,
+        sample_weight=None,
+        exclude=None,
+    ):
         """Train for one epoch on some whole sessions, then refit scale and offsets on them.
 
         The calibrator is fitted on the first call with `llm_scores` and used unchanged in later
@@ -311,10 +331,11 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
         ----------
         X : {array-like, sparse matrix} of shape (n_utterances, n_features), or array-like of str
             Features of the utterances; their texts for a transformer.
-        y : array-like of shape (n_utterances,)
+        y : array-like of shape (n_utterances,) or (n_utterances, n_labels)
             Human labels, as for `fit`.
         classes : array-like of shape (n_classes,), default=None
-            All class labels; needed on the first call unless the parameter `classes` is set.
+            All class labels; needed on the first call unless the parameter `classes` is set. The
+            names of several labels per utterance are in the order of the columns of `y`.
         groups : array-like of shape (n_utterances,), default=None
             Session id of each row, as for `fit`.
         llm_scores : array-like of shape (n_utterances, n_prompts, n_classes) or \
@@ -322,13 +343,15 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
             Raw LLM scores, as for `fit`.
         sample_weight : array-like of shape (n_utterances,), default=None
             Row weights.
+        exclude : array-like of bool, shape (n_utterances, n_classes), default=None
+            Classes that are ruled out, as for `fit`.
 
         Returns
         -------
         object
             The estimator.
         """
-        return super().partial_fit(X, y, classes, groups, llm_scores, sample_weight)
+        return super().partial_fit(X, y, classes, groups, llm_scores, sample_weight, exclude)
 
     def _validate_X(self, X, network=None, *, reset=False, to_train=False):
         """Return features, in double precision if they come so and the network is known to take it.
@@ -434,7 +457,7 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
             clf.module,
             clf._module_params(),
             clf.n_features_in_,
-            n_scores_for(len(clf.classes_)),
+            n_scores_for(len(clf.classes_), clf.multilabel_),
             saved.config["dtype"],
         )
         return clf._take_network(build, saved)

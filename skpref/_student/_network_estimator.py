@@ -239,6 +239,9 @@ class NetworkEstimator(DocLinkMixin, BaseEstimator, metaclass=ABCMeta):
         >>> session.run(None, {"features": np.float32(X)})  # doctest: +SKIP
         """
         check_is_fitted(self)
-        output = Output(self.scale_, self.offsets_)
         n_features = vars(self).get("n_features_in_")
-        stages().onnx.export(self.net_.module_, output, n_features, path)
+        stages().onnx.export(self.net_.module_, self._output(), n_features, path)
+
+    def _output(self) -> Output:
+        """Return what makes logits of the network's scores."""
+        return Output(self.scale_, self.offsets_, self.multilabel_)

@@ -76,16 +76,19 @@ class _TextScores(nn.Module):
 
 
 class _Probabilities(nn.Module):
-    """The network, then scale, offsets and softmax, as `predict_proba`."""
+    """The network, then scale, offsets and softmax or sigmoid, as `predict_proba`."""
 
     def __init__(self, network, output: Output):
         super().__init__()
         self.network = network
+        self.multilabel = output.multilabel
         self.register_buffer("scale", torch.tensor(output.scale, dtype=torch.float32))
         self.register_buffer("offsets", torch.tensor(output.offsets, dtype=torch.float32))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         logits: Any = Output(self.scale, self.offsets).logits(self.network(*inputs))
+        if self.multilabel:
+            return logits.sigmoid()
         if logits.shape[1] == 1:
             logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
         return logits.softmax(dim=1)

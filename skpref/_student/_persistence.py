@@ -18,7 +18,7 @@ from skorch.setter import optimizer_setter
 from torch import nn
 from torch.optim import Adam, AdamW
 
-from skpref import _calibrator, _pools, _sampler, _smoother
+from skpref import _calibrator, _label_pools, _pools, _sampler, _smoother
 from skpref._torch import _batches, _losses, _modules, _net
 from skpref._torch._transformer import TransformerScorer
 from skpref._typing import FloatArray
@@ -167,7 +167,8 @@ def _describe(network, module, params: dict, fitted: dict) -> dict:
         "params": saved_params,
         "params_left_at_default": left_out,
         "classes": _encode_classes(fitted["classes_"]),
-        "scale": float(fitted["scale_"]),
+        "multilabel": fitted["multilabel_"],
+        "scale": _as_json(fitted["scale_"]),
         "offsets": fitted["offsets_"].tolist(),
         "decision_offsets": fitted["decision_offsets_"].tolist(),
         "class_weight": fitted["class_weight_"].tolist(),
@@ -314,10 +315,11 @@ def saved_attributes(saved: Saved) -> dict:
     dict
         Names and values.
     """
-    config = saved.config
+    config, scale = saved.config, saved.config["scale"]
     fitted = {
         "classes_": np.array(config["classes"]["labels"], dtype=config["classes"]["dtype"]),
-        "scale_": config["scale"],
+        "multilabel_": config.get("multilabel", False),
+        "scale_": scale if isinstance(scale, float) else np.array(scale),
         "offsets_": np.array(config["offsets"]),
         "decision_offsets_": np.array(config["decision_offsets"]),
         "class_weight_": np.array(config["class_weight"]),
@@ -463,9 +465,10 @@ def trusted_types() -> list[str]:
     list of str
         Dotted names.
     """
+    parts = (_calibrator, _label_pools, _pools, _sampler, _smoother)
     ours = {
         kind
-        for module in (_calibrator, _pools, _sampler, _smoother, _batches, _losses, _modules, _net)
+        for module in (*parts, _batches, _losses, _modules, _net)
         for kind in vars(module).values()
         if isinstance(kind, type) and kind.__module__.startswith("skpref.")
     }

@@ -17,7 +17,6 @@ from skorch.utils import noop
 from torch import nn
 
 from skpref._optional import import_optional
-from skpref._student._output import n_scores_for
 from skpref._student._training_set import TrainingSet, make_pair_sampler
 from skpref._torch._batches import SessionDataset
 from skpref._torch._callbacks import Resume, WarmUp
@@ -34,8 +33,9 @@ class Objective(NamedTuple):
     ----------
     loss, margin, margin_scale, pairwise_weight, pointwise_weight : object
         Parameters of `PairwisePreferenceClassifier`.
-    class_weight : ndarray of shape (n_classes,)
-        Weight of each class in the pointwise term.
+    class_weight : ndarray of shape (n_classes,) or (n_labels, 2)
+        Weight of each class in the pointwise term; with several labels per row, of each label
+        where it is absent and where it applies.
     """
 
     loss: str
@@ -119,7 +119,7 @@ def pair_source(value, rng: np.random.RandomState) -> PairSource:
     )
 
 
-def check_output(network: nn.Module, X, n_classes: int) -> None:
+def check_output(network: nn.Module, X, n_scores: int) -> None:
     """Raise if a network does not give the scores that the classes need.
 
     Parameters
@@ -128,15 +128,14 @@ def check_output(network: nn.Module, X, n_classes: int) -> None:
         The network.
     X : {ndarray, CSR matrix} of shape (n_rows, n_features), or ndarray of object, shape (n_rows,)
         Rows as the network takes them.
-    n_classes : int
-        Number of classes.
+    n_scores : int
+        Number of scores per row.
 
     Raises
     ------
     ValueError
         If the shape of the scores of one row is another one.
     """
-    n_scores = n_scores_for(n_classes)
     shape = predict_scores(network, X[:1]).shape
     if shape != (1, n_scores):
         raise ValueError(
@@ -159,7 +158,8 @@ def as_dataset(training: TrainingSet) -> SessionDataset:
         The data set; a binary task has the soft label of the positive class alone.
     """
     rows = training.softly_labelled()
-    soft = rows.soft[:, -n_scores_for(rows.soft.shape[1]) :]
+    is_binary = rows.soft.shape[1] == 2 and not rows.multilabel
+    soft = rows.soft[:, 1:] if is_binary else rows.soft
     # Only ratios matter to stage 1, and products of large or small weights leave the floats.
     weight = rows.weight / (rows.weight.mean() if len(rows.weight) else 1.0)
     return SessionDataset(rows.X, soft, weight, rows.session)

@@ -15,8 +15,9 @@ from torch import nn
 from skpref._student._output import (
     Output,
     class_logits,
+    join_outputs,
+    label_f1_shifts,
     macro_f1_offsets,
-    n_scores_for,
 )
 from skpref._student._stage1 import (
     Objective,
@@ -25,7 +26,7 @@ from skpref._student._stage1 import (
     losses,
     net_for,
 )
-from skpref._student._training_set import TrainingSet
+from skpref._student._training_set import Problem, TrainingSet
 from skpref._torch._callbacks import WarmUp
 from skpref._torch._scoring import predict_scores, score_by_last_layer
 from skpref._typing import BoolArray, FloatArray, IntArray
@@ -46,7 +47,7 @@ class Adapted(NamedTuple):
         Scale and offsets.
     decision : ndarray of shape (n_classes,)
         Shift of the log-probabilities that `predict` applies.
-    variance : float
+    variance : float or ndarray of shape (n_labels,)
         Variance of the prior of the last layer's change, 0 for none.
     layer_before : ndarray or None
         Weights of the last layer before stage 2; None if they have not changed.
@@ -56,7 +57,7 @@ class Adapted(NamedTuple):
 
     output: Output
     decision: FloatArray
-    variance: float
+    variance: float | FloatArray
     layer_before: FloatArray | None
     history: list[dict]
 
@@ -84,8 +85,8 @@ def adapt(
         All rows.
     held_out : ndarray of bool, shape (n_rows,)
         Rows that stage 1 did not train on.
-    class_weight : ndarray of shape (n_classes,)
-        Weight of each class.
+    class_weight : ndarray of shape (n_classes,) or (n_labels, 2)
+        Weights of the classes.
     kind : {"offsets", "head", "finetune"} or None
         The steps: None leaves the scores as they are.
     decision : {"argmax", "macro_f1"}
@@ -98,19 +99,26 @@ def adapt(
     Adapted
         The results.
     """
-    n_classes = len(class_weight)
-    output = Output(1.0, np.zeros(n_scores_for(n_classes)))
+    problems = training.problems(class_weight)
+    outputs = [Output(1.0, np.zeros_like(scores[0, p.columns], dtype=float)) for p in problems]
     if kind is not None:
-        output = fit_output(scores, training, held_out, class_weight)
-    variance, layer_before, history = 0.0, None, []
+        outputs = [
+            fit_output(scores[:, p.columns], p.rows, held_out, p.class_weight) for p in problems
+        ]
+    output = join_outputs(outputs, training.multilabel)
+    variance: float | FloatArray = np.zeros(np.shape(output.scale))[()]
+    layer_before, history = None, []
     if kind == "head":
         output, variance, layer_before = refit_last_layer(
             network, training.labelled(), output, class_weight
         )
     if kind == "finetune" and finetune is not None:
         history = finetune(network, training.labelled(), output)
-    shift: FloatArray = np.zeros(n_classes)
-    if decision == "macro_f1":
+    shift: FloatArray = np.zeros(len(class_weight))
+    if decision == "macro_f1" and training.multilabel:
+        logits = output.logits(predict_scores(network, training.X).astype(np.float64))
+        shift = label_f1_shifts(logits, training.codes, class_weight, training.weight)
+    elif decision == "macro_f1":
         rows = training.softly_labelled()
         shift = macro_f1_offsets(predict_scores(network, rows.X), output, rows.soft, rows.weight)
     return Adapted(output, shift, variance, layer_before, history)
@@ -152,20 +160,21 @@ def fit_output(
 def _evidence(scores, training: TrainingSet, class_weight) -> tuple[FloatArray, ...]:
     """Return scores, targets and weights of the human labels, and of soft labels of LLM scores."""
     labelled = training.codes >= 0
+    evidence = scores[labelled]
     target = np.eye(len(class_weight))[training.codes[labelled]]
     weight = training.weight[labelled]
     if training.has_scores:
         softly = ~np.isnan(training.soft).any(axis=1)
         share = training.weight[softly] / max(training.weight[softly].sum(), 1e-12)
-        scores = np.vstack([scores[labelled], scores[softly]])
+        evidence = np.vstack([evidence, scores[softly]])
         target = np.vstack([target, training.soft[softly]])
         weight = np.r_[weight, _SOFT_LABEL_WEIGHT * share]
-    return scores, target, weight * (target @ class_weight)
+    return evidence, target, weight * (target @ class_weight)
 
 
 def refit_last_layer(
     network: nn.Module, labelled: TrainingSet, output: Output, class_weight: FloatArray
-) -> tuple[Output, float, FloatArray]:
+) -> tuple[Output, float | FloatArray, FloatArray]:
     """Refit the last layer of a network on the human labels, with a ridge towards its weights.
 
     Parameters
@@ -176,33 +185,53 @@ def refit_last_layer(
         Rows with a human label.
     output : Output
         Scale and offsets.
-    class_weight : ndarray of shape (n_classes,)
-        Weight of each class; its square root weighs the rows, since the offsets have moved
+    class_weight : ndarray of shape (n_classes,) or (n_labels, 2)
+        Weights of the classes; their square roots weigh the rows, since the offsets have moved
         towards rare classes already.
 
     Returns
     -------
     output : Output
         Scale and new offsets.
-    variance : float
+    variance : float or ndarray of shape (n_labels,)
         Variance of the prior of the change, 0 for none.
     layer_before : ndarray
         A copy of the layer's weights before the change.
     """
     scores, layer, inputs = score_by_last_layer(network, labelled.X)
-    factor = np.sqrt(class_weight)[labelled.codes]
-    coef, intercept, variance = fit_last_layer(
-        inputs,
-        output.logits(scores.astype(np.float64)),
-        labelled.soft,
-        labelled.weight * factor / np.average(factor, weights=labelled.weight),
-        labelled.session,
-        labelled.weight,
-    )
+    logits = output.logits(scores.astype(np.float64))
+    changes = [
+        _refit_scores(inputs, logits[:, problem.columns], problem)
+        for problem in labelled.problems(class_weight)
+    ]
+    coef = np.vstack([change[0] for change in changes])
+    intercept = np.concatenate([change[1] for change in changes])
+    variances = np.array([change[2] for change in changes])
     layer_before = layer.weight.detach().cpu().numpy().copy()
+    scale = output.scale[:, None] if labelled.multilabel else output.scale
     with torch.no_grad():
-        layer.weight += torch.from_numpy(coef / output.scale).to(layer.weight)
-    return output._replace(offsets=output.offsets + intercept), variance, layer_before
+        layer.weight += torch.from_numpy(coef / scale).to(layer.weight)
+    output = output._replace(offsets=output.offsets + intercept)
+    return output, variances if labelled.multilabel else float(variances[0]), layer_before
+
+
+def _refit_scores(inputs, logits: FloatArray, problem: Problem):
+    """Fit the change of the last layer for the scores of a problem, on its labelled rows."""
+    known = problem.rows.codes >= 0
+    if not known.all():
+        inputs, logits = inputs[known], logits[known]
+    rows = problem.rows.take(known).labelled()
+    if not len(rows.codes):
+        return np.zeros((logits.shape[1], inputs.shape[1])), np.zeros(logits.shape[1]), 0.0
+    factor = np.sqrt(problem.class_weight)[rows.codes]
+    return fit_last_layer(
+        inputs,
+        logits,
+        rows.soft,
+        rows.weight * factor / np.average(factor, weights=rows.weight),
+        rows.session,
+        rows.weight,
+    )
 
 
 def finetune(
@@ -248,7 +277,10 @@ def finetune(
             class_weight=np.sqrt(objective.class_weight),
         ),
         pairs,
-        output=output._replace(offsets=torch.from_numpy(output.offsets).to(like)),
+        output=output._replace(
+            scale=torch.as_tensor(output.scale).to(like) if output.multilabel else output.scale,
+            offsets=torch.from_numpy(output.offsets).to(like),
+        ),
         training_callbacks=[] if warmup is None else [WarmUp(warmup)],
         **options,
     )

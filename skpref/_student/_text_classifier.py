@@ -51,7 +51,8 @@ class PairwisePreferenceTextClassifier(BasePreferenceClassifier):
         moves the network, since the offsets have moved towards rare classes already. "balanced"
         divides by the frequency of the class among the soft labels, which raises macro-F1, and
         makes the probabilities those of a population with classes of equal size. None weights all
-        rows alike, for probabilities that match the frequencies.
+        rows alike, for probabilities that match the frequencies. With several labels per utterance,
+        "balanced" is within each label, and a dict weighs the rows to which a label applies.
     stage2 : {"auto", "offsets", "finetune"} or None, default="auto"
         "offsets" refits scale and offsets on human and soft labels; the soft labels together weigh
         as much as 200 human ones. "finetune" then trains the whole network on the labelled rows.
@@ -63,7 +64,10 @@ class PairwisePreferenceTextClassifier(BasePreferenceClassifier):
     decision : {"argmax", "macro_f1"}, default="argmax"
         How `predict` chooses a class. "argmax": the most probable class. "macro_f1": add a
         per-class offset to the log-probabilities, chosen to maximise the macro-F1 expected on the
-        training rows if their soft labels are right. Affects `predict` only.
+        training rows if their soft labels are right. Affects `predict` only. With several labels
+        per utterance, "argmax" predicts the labels of a probability above one half, and "macro_f1"
+        shifts each label's logit to the maximum of its F1, as expected from the human labels and,
+        where there is none, the classifier's probabilities.
     calibrator : None, "passthrough" or transformer, default=None
         From `llm_scores` to soft labels. None means ``LLMScoreCalibrator()``; "passthrough"
         averages the prompts' probabilities as they are.
@@ -75,7 +79,8 @@ class PairwisePreferenceTextClassifier(BasePreferenceClassifier):
         cap draws pairs again in each epoch.
     classes : array-like of shape (n_classes,), default=None
         Class labels in the order of the last axis of `llm_scores`. None takes the sorted labels
-        of `y`; needed if `y` may lack a class.
+        of `y`; needed if `y` may lack a class. With several labels per utterance, the names of the
+        columns of `y`; None takes those of a frame, otherwise 0, 1, ...
     max_epochs : int, default=5
         Passes over the sessions in stage 1.
     lr : float, default=0.001
@@ -134,16 +139,18 @@ class PairwisePreferenceTextClassifier(BasePreferenceClassifier):
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Class labels.
+        Class labels; with several labels per utterance, their names in the order of the columns.
+    multilabel_ : bool
+        Whether several labels may apply to an utterance.
     net_ : skorch.NeuralNet
         The fitted net.
     calibrator_ : transformer
         The fitted calibrator; only if `llm_scores` were given.
     soft_labels_ : ndarray of shape (n_utterances, n_classes)
         Soft labels of the rows given to `fit`, NaN for rows of zero weight.
-    class_weight_ : ndarray of shape (n_classes,)
-        Weight of each class.
-    scale_, offsets_ : float, ndarray of shape (n_scores,)
+    class_weight_ : ndarray of shape (n_classes,) or (n_labels, 2)
+        Weight of each class; of each label where it is absent and where it applies.
+    scale_, offsets_ : float or ndarray of shape (n_labels,), ndarray of shape (n_scores,)
         Fitted by stage 2: logits are ``scale_ * scores + offsets_``.
     decision_offsets_ : ndarray of shape (n_classes,)
         The shift of `decision`; zeros for "argmax".
@@ -377,7 +384,7 @@ class PairwisePreferenceTextClassifier(BasePreferenceClassifier):
             )
         clf = cls._from_saved(saved, {}, device)
         params = persistence.encoder_params(clf._network_params(), saved, resolve_device(device))
-        n_scores = n_scores_for(len(clf.classes_))
+        n_scores = n_scores_for(len(clf.classes_), clf.multilabel_)
         build = partial(stages().transformer.TransformerScorer, n_scores, **params)
         return clf._take_network(build, saved)
 

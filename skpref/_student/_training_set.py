@@ -7,9 +7,12 @@ import numpy as np
 
 from skpref._calibrator import LLMScoreCalibrator
 from skpref._columns import read_numbers
+from skpref._indicator import is_multilabel, read_indicator, soft_of_indicator
 from skpref._sampler import IntraSessionPairSampler
 from skpref._sessions import renumber
 from skpref._smoother import KNNLabelSmoother
+from skpref._student._classes import label_scores, read_exclusions, rule_out
+from skpref._student._output import n_scores_for
 from skpref._typing import BoolArray, FloatArray, IntArray
 from skpref._validation import (
     check_groups,
@@ -19,7 +22,6 @@ from skpref._validation import (
     check_weights,
     labels_of_codes,
     plain_output,
-    read_classes,
     score_order,
     sort_scores,
 )
@@ -46,10 +48,12 @@ class TrainingSet(NamedTuple):
     ----------
     X : {ndarray, CSR matrix} of shape (n_rows, n_features), or ndarray of object, shape (n_rows,)
         Features, texts or token ids.
-    codes : ndarray of int, shape (n_rows,)
-        Human labels as class positions, -1 where unlabelled.
+    codes : ndarray of int, shape (n_rows,) or (n_rows, n_labels)
+        Human labels as class positions, -1 where unlabelled. With several labels per row, 1 where
+        a label applies, 0 where it does not.
     soft : ndarray of shape (n_rows, n_classes)
-        Soft labels; a NaN row is unknown.
+        Soft labels; a NaN row is unknown. With several labels per row, the probability that each
+        applies, NaN where unknown.
     weight : ndarray of shape (n_rows,)
         Row weights, all positive.
     session : ndarray of int, shape (n_rows,)
@@ -70,18 +74,60 @@ class TrainingSet(NamedTuple):
         X, codes, soft, weight, session = (part[rows] for part in self[:-1])
         return TrainingSet(X, codes, soft, weight, session, self.has_scores)
 
+    @property
+    def multilabel(self) -> bool:
+        """Whether several labels may apply to a row."""
+        return self.codes.ndim == 2
+
+    def has_label(self) -> BoolArray:
+        """Return which rows have a human label, or several."""
+        known = self.codes >= 0
+        return np.asarray(known.any(axis=1)) if self.multilabel else known
+
     def softly_labelled(self) -> "TrainingSet":
         """Return the rows that have a soft label."""
-        return self.take(~np.isnan(self.soft).any(axis=1))
+        known = ~np.isnan(self.soft)
+        return self.take(known.any(axis=1) if self.multilabel else known.all(axis=1))
 
     def labelled(self) -> "TrainingSet":
         """Return the rows that have a human label, which becomes their soft label."""
-        rows = self.take(self.codes >= 0)
-        return rows._replace(soft=np.eye(self.soft.shape[1])[rows.codes])
+        rows = self.take(self.has_label())
+        return rows._replace(soft=as_soft_labels(rows.codes, self.soft.shape[1]))
 
     def with_labels_as_soft(self) -> "TrainingSet":
         """Return all rows; those with a human label have it as their soft label."""
         return self._replace(soft=labels_in_place(self.soft, self.codes))
+
+    def problems(self, class_weight: FloatArray) -> list["Problem"]:
+        """Return the problems that stage 2 solves one by one: one, or a binary one per label."""
+        if not self.multilabel:
+            return [Problem(slice(None), self, class_weight)]
+        return [
+            Problem(
+                slice(k, k + 1),
+                self._replace(codes=codes, soft=np.column_stack([1 - soft, soft])),
+                class_weight[k],
+            )
+            for k, (codes, soft) in enumerate(zip(self.codes.T, self.soft.T, strict=True))
+        ]
+
+
+class Problem(NamedTuple):
+    """A problem of exclusive classes that some scores of the network are for.
+
+    Parameters
+    ----------
+    columns : slice
+        The scores.
+    rows : TrainingSet
+        All rows, with the human and soft labels of this problem.
+    class_weight : ndarray of shape (n_classes,)
+        Weight of each of its classes.
+    """
+
+    columns: slice
+    rows: TrainingSet
+    class_weight: FloatArray
 
 
 class Prepared(NamedTuple):
@@ -107,6 +153,10 @@ class Prepared(NamedTuple):
     classes: np.ndarray
     calibrator: Any
 
+    def n_scores(self) -> int:
+        """Return the number of scores per row that the network must give."""
+        return n_scores_for(len(self.classes), self.training.multilabel)
+
     def soft_labels(self) -> FloatArray:
         """Return the soft labels of the rows given to `fit`, NaN for rows of zero weight."""
         soft = np.full((self.n_given, len(self.classes)), np.nan)
@@ -126,6 +176,7 @@ def prepare(
     smoother,
     features_to_smooth: Callable,
     fitted_calibrator=None,
+    exclude=None,
 ) -> Prepared:
     """Read the arguments of `fit`, bring the rows to canonical order and soften their labels.
 
@@ -143,6 +194,8 @@ def prepare(
         From rows of `X` to the features that their soft labels are smoothed over.
     fitted_calibrator : transformer or None, default=None
         Used as it is, in place of `calibrator`.
+    exclude : array-like or None, default=None
+        As for `PairwisePreferenceClassifier.fit`.
 
     Returns
     -------
@@ -163,18 +216,27 @@ def prepare(
             )
         llm_scores = check_llm_scores(llm_scores, n_rows)
     session = np.zeros(n_rows, dtype=int) if groups is None else check_groups(groups, n_rows)
-    classes, codes, llm_scores = _read_classes(y, n_rows, llm_scores, classes)
+    classes, codes, llm_scores, columns = _read_classes(y, n_rows, llm_scores, classes)
+    mask = np.zeros((n_rows, len(classes)), dtype=bool)
+    if exclude is not None:
+        if codes.ndim == 2 or llm_scores is None:
+            raise ValueError(
+                "exclude rules out classes of rows with llm_scores, of which one applies to each "
+                "row. If several labels may apply, mark in y by 0 what does not; without "
+                "llm_scores, every row has its label."
+            )
+        mask = read_exclusions(exclude, columns, codes)
     weight = check_weights(sample_weight, n_rows)
     order = np.flatnonzero(weight)
     if not len(order):
         raise ValueError("sample_weight is zero on every row; give some row a weight.")
     order = order[canonical_order(X[order], session[order])]
-    X, codes, weight = X[order], codes[order], weight[order]
+    X, codes, weight, mask = X[order], codes[order], weight[order], mask[order]
     session = renumber(session[order])
     if llm_scores is None:
-        if len(np.unique(codes)) < 2:
+        if len(np.unique(codes[codes >= 0])) < 2:
             raise ValueError("y has one class only on the rows of positive sample_weight.")
-        soft: FloatArray = np.eye(len(classes))[codes]
+        soft = as_soft_labels(codes, len(classes))
         fitted_calibrator = None
     else:
         scores = llm_scores[order]
@@ -182,26 +244,38 @@ def prepare(
             soft, fitted_calibrator = calibrate(calibrator, scores, codes, session, classes)
         else:
             soft = read_numbers(fitted_calibrator.transform(scores), "the output of calibrator")
-        if np.isnan(soft).any(axis=1).all():
-            raise ValueError(
-                "llm_scores has no row with a score, so there are no soft labels to learn; pass "
-                "the scores of at least one row or, if y labels each row, llm_scores=None."
-            )
-        if smoother is not None:
-            soft = smoother.fit_transform(features_to_smooth(X), soft, groups=session)
-            soft = read_numbers(soft, "the output of smoother")
+    if mask.any():
+        soft = rule_out(soft, mask)
     training = TrainingSet(X, codes, soft, weight, session, llm_scores is not None)
-    return Prepared(training, order, n_rows, classes, fitted_calibrator)
+    if not len(training.softly_labelled().session):
+        raise ValueError(
+            "llm_scores has no row with a score, so there are no soft labels to learn; pass "
+            "the scores of at least one row or, if y labels each row, llm_scores=None."
+        )
+    if smoother is not None and training.has_scores:
+        soft = smooth(smoother, features_to_smooth(X), training)
+        soft = rule_out(soft, mask) if mask.any() else soft
+    return Prepared(training._replace(soft=soft), order, n_rows, classes, fitted_calibrator)
 
 
 def _read_classes(
     y, n_rows: int, llm_scores, classes
-) -> tuple[np.ndarray, IntArray, FloatArray | None]:
-    """Return the sorted class labels, labels as positions in them, and scores in their order."""
+) -> tuple[np.ndarray, IntArray, FloatArray | None, IntArray]:
+    """Return the sorted class labels, labels as positions in them, and scores in their order.
+
+    Last, the position of each class among the scores as given. The names of several labels per row
+    stay in the order of the columns.
+    """
+    if is_multilabel(y, classes, llm_scores):
+        labels, codes = read_indicator(y, classes)
+        check_same_length(len(codes), "y", n_rows, "X")
+        llm_scores = None if llm_scores is None else label_scores(llm_scores, labels)
+        return labels, codes, llm_scores, np.arange(len(labels))
     partial = llm_scores is not None
     y = np.full(n_rows, -1) if y is None else y
     labels, codes = check_labels(y, classes=classes, partial=partial)
     check_same_length(len(codes), "y", n_rows, "X")
+    columns: IntArray = np.arange(len(labels))
     if partial:
         n_scores = llm_scores.shape[2] if llm_scores.ndim == 3 else 2
         labels, columns = score_order(labels, classes, n_scores)
@@ -210,7 +284,7 @@ def _read_classes(
         raise ValueError(
             f"y has one class only ({labels.tolist()!r}); a classifier needs at least 2 classes."
         )
-    return labels, codes, llm_scores
+    return labels, codes, llm_scores, columns
 
 
 def calibrate(
@@ -228,12 +302,12 @@ def calibrate(
         Unfitted calibrator, which is fitted in place.
     scores : ndarray of shape (n_rows, n_prompts, n_classes) or (n_rows, n_prompts)
         Scores in the order of the classes.
-    codes : ndarray of int, shape (n_rows,)
-        Human labels as class positions, -1 where unlabelled.
+    codes : ndarray of int, shape (n_rows,) or (n_rows, n_labels)
+        Human labels as in `TrainingSet`.
     session : ndarray of int, shape (n_rows,)
         Session codes.
     classes : ndarray of shape (n_classes,)
-        Sorted class labels.
+        Class labels.
 
     Returns
     -------
@@ -244,9 +318,51 @@ def calibrate(
     """
     if "classes" in calibrator.get_params():
         calibrator.set_params(classes=classes)
-    labels = labels_of_codes(codes, classes)
+    multilabel = codes.ndim == 2
+    labels = soft_of_indicator(codes) if multilabel else labels_of_codes(codes, classes)
     soft = calibrator.fit_transform(scores, labels, groups=session)
     return read_numbers(soft, "the output of calibrator"), calibrator
+
+
+def smooth(smoother: Any, features, training: TrainingSet) -> FloatArray:
+    """Return the soft labels of the training rows, smoothed over features.
+
+    Parameters
+    ----------
+    smoother : transformer
+        Unfitted smoother, which is fitted in place.
+    features : {ndarray, CSR matrix} of shape (n_rows, n_features)
+        Features of the rows.
+    training : TrainingSet
+        The rows.
+
+    Returns
+    -------
+    ndarray of shape (n_rows, n_classes)
+        Soft labels.
+    """
+    if training.multilabel and "multilabel" in smoother.get_params():
+        smoother.set_params(multilabel=True)
+    soft = smoother.fit_transform(features, training.soft, groups=training.session)
+    return read_numbers(soft, "the output of smoother")
+
+
+def as_soft_labels(codes: IntArray, n_classes: int) -> FloatArray:
+    """Return human labels as soft labels.
+
+    Parameters
+    ----------
+    codes : ndarray of int, shape (n_rows,) or (n_rows, n_labels)
+        Human labels as in `TrainingSet`, at least one for each row.
+    n_classes : int
+        Number of classes.
+
+    Returns
+    -------
+    ndarray of shape (n_rows, n_classes)
+        Soft labels; with several labels per row, NaN where unknown.
+    """
+    return soft_of_indicator(codes) if codes.ndim == 2 else np.eye(n_classes)[codes]
 
 
 def labels_in_place(soft: FloatArray, codes: IntArray) -> FloatArray:
@@ -256,14 +372,16 @@ def labels_in_place(soft: FloatArray, codes: IntArray) -> FloatArray:
     ----------
     soft : ndarray of shape (n_rows, n_classes)
         Soft labels.
-    codes : ndarray of int, shape (n_rows,)
-        Human labels as class positions, -1 where unlabelled.
+    codes : ndarray of int, shape (n_rows,) or (n_rows, n_labels)
+        Human labels as in `TrainingSet`.
 
     Returns
     -------
     ndarray of shape (n_rows, n_classes)
         The soft labels.
     """
+    if codes.ndim == 2:
+        return np.where(codes >= 0, codes, soft)
     one_hot = np.eye(soft.shape[1], dtype=soft.dtype)[codes]
     return np.where((codes >= 0)[:, None], one_hot, soft)
 
@@ -359,97 +477,6 @@ def make_pair_sampler(value):
     return _part(value, "pair_sampler")
 
 
-def class_weights(kind, classes: np.ndarray, soft: FloatArray, weight: FloatArray) -> FloatArray:
-    """Return the weight of each class.
-
-    Parameters
-    ----------
-    kind : None, "balanced" or dict of {label: weight}
-        The parameter `class_weight`.
-    classes : ndarray of shape (n_classes,)
-        Class labels.
-    soft : ndarray of shape (n_rows, n_classes)
-        Soft labels; a NaN row is unknown.
-    weight : ndarray of shape (n_rows,)
-        Row weights.
-
-    Returns
-    -------
-    ndarray of shape (n_classes,)
-        The weights.
-
-    Raises
-    ------
-    ValueError
-        If a dict names a label that is not a class.
-    """
-    n_classes = len(classes)
-    if kind is None:
-        return np.ones(n_classes)
-    if isinstance(kind, dict):
-        unknown = [c for c in kind if c not in classes]
-        if unknown:
-            raise ValueError(
-                f"class_weight names classes that are not there: {unknown!r}; the classes are "
-                f"{classes.tolist()!r}."
-            )
-        return np.array([kind.get(c, 1.0) for c in classes.tolist()])
-    share = np.nansum(weight[:, None] * soft, axis=0)
-    share /= share.sum()
-    return 1 / (n_classes * np.maximum(share, 1e-3))
-
-
-def check_same_classes(classes: np.ndarray, before: np.ndarray) -> None:
-    """Raise if training is to continue with other classes.
-
-    Parameters
-    ----------
-    classes, before : ndarray of shape (n_classes,)
-        Class labels of this fit and of the last one.
-
-    Raises
-    ------
-    ValueError
-        If they differ.
-    """
-    if not np.array_equal(classes, before):
-        raise ValueError(
-            f"training continues with the classes of the last fit, {before.tolist()!r}, but y and "
-            f"llm_scores have {classes.tolist()!r}; fit a new classifier for other classes."
-        )
-
-
-def classes_to_continue(before, classes) -> np.ndarray:
-    """Return the classes of a call of `partial_fit`, in the order of the scores.
-
-    Parameters
-    ----------
-    before : array-like of shape (n_classes,) or None
-        Classes of the parameter or of the first call.
-    classes : array-like of shape (n_classes,) or None
-        Classes that this call names.
-
-    Returns
-    -------
-    ndarray of shape (n_classes,)
-        The classes.
-
-    Raises
-    ------
-    ValueError
-        If there are none, or both are given and differ.
-    """
-    if before is None and classes is None:
-        raise ValueError("classes must be given on the first call of partial_fit.")
-    known = read_classes(classes if before is None else before)
-    if classes is not None and set(read_classes(classes).tolist()) != set(known.tolist()):
-        raise ValueError(
-            f"classes={read_classes(classes).tolist()!r} is not the same as on the first call "
-            f"of partial_fit: {known.tolist()!r}."
-        )
-    return known
-
-
 def check_has_pairs(training: TrainingSet, min_margin: float) -> None:
     """Raise if no session holds two rows whose soft labels differ enough.
 
@@ -467,7 +494,7 @@ def check_has_pairs(training: TrainingSet, min_margin: float) -> None:
     """
     _, _, soft, _, session, _ = training.softly_labelled()
     starts = np.flatnonzero(np.r_[True, session[1:] != session[:-1]])
-    spread = np.maximum.reduceat(soft, starts) - np.minimum.reduceat(soft, starts)
+    spread = np.fmax.reduceat(soft, starts) - np.fmin.reduceat(soft, starts)
     if not ((spread >= min_margin).any() if min_margin > 0 else (spread > 0).any()):
         raise ValueError(
             "groups leave no valid pair: in no session do two rows differ in their soft labels "
@@ -506,6 +533,6 @@ def hold_out_sessions(
             unit = np.arange(len(unit))
         n_wanted = max(1, round(fraction * (unit[-1] + 1)))
     order = rng.permutation(unit[-1] + 1)
-    labelled = np.isin(order, unit[training.codes >= 0])
+    labelled = np.isin(order, unit[training.has_label()])
     order = order[np.argsort(~labelled, kind="stable")]
     return np.isin(unit, order[: min(n_wanted, unit[-1])])

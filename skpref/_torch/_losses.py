@@ -47,7 +47,7 @@ def _all_pairs(scores: Tensor, target: dict, criterion: "PreferenceLoss"):
         value += block_value
         # A shift of both sides of an entry is a shift of its score the other way.
         gradient.put_(entry, slope.to(gradient))
-    weight = criterion.pairwise_weight
+    weight = criterion.pairwise_weight * criterion.n_terms
     return weight * value, -weight * gradient[1:].view_as(scores)
 
 
@@ -74,7 +74,8 @@ def _given_pairs(scores: Tensor, target: dict[str, Tensor], criterion: "Preferen
     violation = criterion.margin_scale * gap - (scores[winner] - scores[loser])
     losses, slope = pair_loss(violation, criterion.loss)
     share = target["pair_weight"] * target["weight"][winner[0]] * target["weight"][loser[0]]
-    share = share * (criterion.pairwise_weight / share.sum().clamp(min=1e-12))
+    pairwise_weight = criterion.pairwise_weight * criterion.n_terms
+    share = share * (pairwise_weight / share.sum().clamp(min=1e-12))
     gradient = torch.zeros_like(scores)
     gradient.index_put_(winner, -share * slope, accumulate=True)
     gradient.index_put_(loser, share * slope, accumulate=True)
@@ -142,8 +143,9 @@ class PreferenceLoss(nn.Module):
         Weights of the two terms.
     min_margin : float
         Least soft-label gap of the valid pairs; whether it is 0 decides which sum is taken.
-    class_weight : Tensor of shape (n_classes,)
-        Weight of each class in the pointwise term.
+    class_weight : Tensor of shape (n_classes,) or (n_labels, 2)
+        Weight of each class in the pointwise term. With two columns each score is of a label that
+        may apply beside others, and they weigh rows where it is absent and where it applies.
     output : Output, default=None
         Scale and offsets (tensors) that make logits of the scores in the pointwise term. None takes
         the scores as logits.
@@ -164,6 +166,9 @@ class PreferenceLoss(nn.Module):
     hinge losses are summed over all pairs in O(n log n) and double precision
     (`skpref._torch._dominance`), and the logistic loss is estimated without bias from `n_draws`
     random losers of each row.
+
+    With several labels per row, the terms are sums over the labels, and a label is left out of the
+    rows where its soft label is NaN.
     """
 
     class_weight: Tensor
@@ -195,6 +200,9 @@ class PreferenceLoss(nn.Module):
         self.n_draws = n_draws
         self.leaf = leaf
         self.register_buffer("class_weight", class_weight)
+        self.multilabel = class_weight.ndim == 2
+        # The mean over all pairs is taken once for each label, as is the mean over all rows.
+        self.n_terms = len(class_weight) if self.multilabel else 1
 
     def sums_by_halves(self, length: int) -> bool:
         """Return whether pairs of groups of this length are summed in O(n log n)."""
@@ -231,7 +239,8 @@ class PreferenceLoss(nn.Module):
             sum_pairs = _all_pairs if "blocks" in target else _given_pairs
             value, gradient = sum_pairs(values, target, self)
         if self.pointwise_weight:
-            cross_entropy, error = self._pointwise(values, target)
+            pointwise = self._labels_apart if self.multilabel else self._pointwise
+            cross_entropy, error = pointwise(values, target)
             value, gradient = value + cross_entropy, gradient + error
         return _WithGradient.apply(scores, value, gradient)
 
@@ -249,4 +258,18 @@ class PreferenceLoss(nn.Module):
         value = -(share * soft * log_prob).sum()
         error = log_prob.exp() * soft.sum(dim=1, keepdim=True) - soft
         gradient = (share * error)[:, -scores.shape[1] :]
+        return value, gradient if self.output is None else self.output.scale * gradient
+
+    def _labels_apart(self, scores: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the sum over the labels of their binary cross-entropy, and its gradient."""
+        soft, weight = target["soft"].to(scores), target["weight"].to(scores)
+        logits = scores if self.output is None else self.output.logits(scores)
+        known = ~soft.isnan()
+        share = torch.where(known, weight.unsqueeze(1), 0.0)
+        share = share * (self.pointwise_weight / share.sum(dim=0).clamp(min=1e-12))
+        applies = torch.where(known, soft, 0.0)
+        absent, present = self.class_weight.to(scores).T.unsqueeze(1)
+        absent, present = absent * (1 - applies), present * applies
+        value = -(share * (present * F.logsigmoid(logits) + absent * F.logsigmoid(-logits))).sum()
+        gradient = share * ((present + absent) * logits.sigmoid() - present)
         return value, gradient if self.output is None else self.output.scale * gradient

@@ -16,18 +16,21 @@ class AllPairs:
     """All pairs of a data set: for each row and class, which rows of its session lose to it.
 
     The entries, one for each row and class, are sorted by session, class and soft label, so that
-    the losers of an entry are the first ones of its session and class. The last entry, without
-    weight, represents padding. The loss of a batch is the sum of the losses of its pairs, each
-    times the `share` of its session, by the sum of `mass` over its sessions.
+    the losers of an entry are the first ones of its session and class. Entries whose soft label is
+    NaN have no weight; nor has the last one, which represents padding. The loss of a batch is the
+    sum of the losses of its pairs, each times the `share` of its session, by the sum of `mass` over
+    its sessions.
     """
 
     def __init__(self, soft, weight, session, min_margin: float, session_weight: str):
-        ladder = build_ladder(soft, session, min_margin)
+        known = ~np.isnan(soft)
+        ladder = build_ladder(np.where(known, soft, 0), session, min_margin)
+        weight = (weight[:, None] * known)[ladder.row, ladder.class_index]
         self.n_scores = soft.shape[1]
         self.length = run_lengths(session)
         self.start = (np.cumsum(self.length) - self.length) * self.n_scores
-        ends = np.r_[0.0, np.cumsum(weight[ladder.row], dtype=np.float64)]
-        won = weight[ladder.row] * (ends[ladder.start + ladder.n_losers] - ends[ladder.start])
+        ends = np.r_[0.0, np.cumsum(weight, dtype=np.float64)]
+        won = weight * (ends[ladder.start + ladder.n_losers] - ends[ladder.start])
         self.mass = np.add.reduceat(won, self.start)
         self.share = np.ones(len(self.mass))
         if session_weight == "equal":
@@ -36,7 +39,7 @@ class AllPairs:
         score = ladder.row * self.n_scores + ladder.class_index
         self.score = np.append(score, soft.size)
         self.soft = np.append(ladder.score, 0).astype(weight.dtype)
-        self.weight = np.append(weight[ladder.row], 0).astype(weight.dtype)
+        self.weight = np.append(weight, 0).astype(weight.dtype)
         self.n_losers = np.append(ladder.n_losers, 0)
 
     def blocks(self, session, position, few_pairs=FEW_PAIRS) -> list[dict[str, Tensor]]:

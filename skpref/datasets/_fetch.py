@@ -36,28 +36,49 @@ class _Source:
 
     title: str
     root: str  # owner/repository/commit and the folder that contains all files
-    files: dict[str, str]  # path: sha256
+    files: dict[str, str]  # path: SHA-256, or the hash of Git
     licence: str
     citation: str
     read: Callable[[list[Path]], _Records]
 
 
-def _download(url: str, sha256: str, target: Path, download_if_missing: bool) -> None:
+def _file_hash(path: Path, like: str) -> str:
+    """Hash a file as another hash was made: by SHA-256, or by Git, whose hashes are shorter."""
+    content = path.read_bytes()
+    if len(like) == 64:
+        return hashlib.sha256(content).hexdigest()
+    blob = b"blob %d\0" % len(content) + content
+    return hashlib.sha1(blob, usedforsecurity=False).hexdigest()
+
+
+def _retrieve(url: str, known: str, target: Path) -> None:
+    """Download a file, and check its hash before it is in place."""
+    pooch = _import("pooch")
+    progressbar = find_spec("tqdm") is not None
+    if len(known) == 64:
+        pooch.retrieve(url, known, fname=target.name, path=target.parent, progressbar=progressbar)
+        return
+    part = target.with_suffix(".part")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pooch.HTTPDownloader(progressbar=progressbar)(url, str(part), None)
+    if (found := _file_hash(part, known)) != known:
+        part.unlink()
+        raise ValueError(f"The hash of {url} is {found}, but {known} is expected.")
+    part.replace(target)
+
+
+def _download(url: str, known: str, target: Path, download_if_missing: bool) -> None:
     """Download a file unless it is already in place."""
-    pooch, requests = _import("pooch"), _import("requests")  # pooch itself needs requests
-    if not (download_if_missing or (target.is_file() and pooch.file_hash(target) == sha256)):
+    requests = _import("requests")  # pooch itself needs it
+    if target.is_file() and _file_hash(target, known) == known:
+        return
+    if not download_if_missing:
         raise OSError(
             f"{target} is missing or was changed, and download_if_missing=False; "
             f"pass download_if_missing=True to download it from {url}."
         )
     try:
-        pooch.retrieve(
-            url,
-            sha256,
-            fname=target.name,
-            path=target.parent,
-            progressbar=find_spec("tqdm") is not None,
-        )
+        _retrieve(url, known, target)
     except requests.RequestException as error:
         if error.response is not None:
             error.response.close()  # pooch leaves the connection open, for example after a 404
@@ -76,8 +97,8 @@ def _fetch(
     folder = Path(home).expanduser() / source.root
     urls = [f"{_BASE_URL}/{source.root}/{name}" for name in source.files]
     paths = [folder / name for name in source.files]
-    for url, path, sha256 in zip(urls, paths, source.files.values(), strict=True):
-        _download(url, sha256, path, download_if_missing)
+    for url, path, known in zip(urls, paths, source.files.values(), strict=True):
+        _download(url, known, path, download_if_missing)
 
     frame = pandas.DataFrame(list(source.read(paths)))
     frame["text"] = [" ".join(text.split()) for text in frame["text"]]

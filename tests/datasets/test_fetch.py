@@ -4,13 +4,14 @@ import json
 import subprocess
 import sys
 import threading
+from collections import Counter
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
 
 import pytest
 
-from skpref.datasets import _fetch
+from skpref.datasets import _fetch, _sgd
 from skpref.datasets._fetch import (
     fetch_casino,
     fetch_delidata,
@@ -18,6 +19,7 @@ from skpref.datasets._fetch import (
     fetch_meld,
     fetch_weights_task,
 )
+from skpref.datasets._sgd import fetch_sgd
 
 pytest.importorskip("pandas")
 pytest.importorskip("pooch")
@@ -157,6 +159,43 @@ WEIGHTS_TASK = {
     ),
     "results/CPS/cps_gemini-2.0-flash.json": json.dumps([{"predicted": [1, 0, 0]}] * 3),
     "results/CPS/cps_llama-8b.json": json.dumps([{"predicted": [0, 0, 1]}] * 3),
+}
+
+
+def sgd_turn(speaker, text, frames):
+    return {"speaker": speaker, "utterance": text, "frames": frames}
+
+
+def sgd_frame(service, acts, intent=None, **slots):
+    frame = {"service": service, "slots": [], "actions": [{"act": act} for act in acts]}
+    state = {"active_intent": intent, "slot_values": slots, "requested_slots": []}
+    return frame if intent is None else frame | {"state": state}
+
+
+def sgd_file(*dialogues):
+    return json.dumps(
+        [{"dialogue_id": f"1_{i}", "turns": turns} for i, turns in enumerate(dialogues)]
+    )
+
+
+SGD = {
+    "dev/dialogues_001.json": sgd_file(
+        [
+            sgd_turn("USER", "Any  bus?", [sgd_frame("Buses_1", ["INFORM_INTENT"], "FindBus")]),
+            sgd_turn("SYSTEM", "Where to?", [sgd_frame("Buses_1", ["REQUEST"])]),
+            sgd_turn(
+                "USER",
+                "To Rome. And a hotel.",
+                [
+                    sgd_frame("Buses_1", ["INFORM"], "FindBus", to=["Rome"]),
+                    sgd_frame("Hotels_1", ["INFORM_INTENT", "INFORM"], "NONE", to=["Rome"]),
+                ],
+            ),
+        ]
+    ),
+    "test/dialogues_001.json": sgd_file(
+        [sgd_turn("USER", "Bye.", [sgd_frame("Buses_1", ["GOODBYE"], "NONE")])]
+    ),
 }
 
 FETCHERS = {
@@ -363,6 +402,54 @@ def test_weights_task_rows(server, tmp_path):
         for facet in ("CSK", "NC", "MTF")
     ]
     assert frame.loc[0].tolist()[9:] == [1, 0, 0, 0, 0, 1]
+
+
+def git_hash(text):
+    content = text.encode()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+@pytest.fixture
+def sgd_server(server, tmp_path, monkeypatch):
+    """Serve two made-up files of Schema-Guided Dialogue, too."""
+    listed = tmp_path / "files.txt"
+    listed.write_text("".join(f"{git_hash(text)} {path}\n" for path, text in SGD.items()))
+    monkeypatch.setattr(_sgd, "_FILES", listed)
+    server.files |= {f"/{_sgd._SGD.root}/{path}": text.encode() for path, text in SGD.items()}
+    return server
+
+
+def test_sgd_states_are_indicators_with_a_row_for_each_turn(sgd_server, tmp_path):
+    sgd = fetch_sgd(data_home=tmp_path)
+    assert sgd.frame.columns.tolist() == [*SHARED, "acts"]
+    assert sgd.frame["session_id"].tolist() == ["dev_1_0"] * 3 + ["test_1_0"]
+    assert sgd.frame["text"].tolist()[0] == "Any bus?"
+    assert sgd.frame["label"].tolist() == ["INFORM_INTENT", "REQUEST", "INFORM", "GOODBYE"]
+    assert sgd.frame["acts"].tolist()[2] == "INFORM,INFORM_INTENT"
+    assert sgd.services.to_dict("list") == {"Buses_1": [1, -1, 1, 1], "Hotels_1": [0, -1, 1, 0]}
+    assert sgd.intents.to_dict("list") == {"Buses_1:FindBus": [1, -1, 1, 0]}
+    assert sgd.slots.to_dict("list") == {"Buses_1:to": [0, -1, 1, 0], "Hotels_1:to": [0, -1, 1, 0]}
+    assert sgd.licence in fetch_sgd.__doc__
+
+
+def test_sgd_is_downloaded_by_split_and_checked_by_the_hashes_of_git(sgd_server, tmp_path):
+    assert len(fetch_sgd(subset="test", data_home=tmp_path).frame) == 1
+    fetch_sgd(subset="test", data_home=tmp_path, download_if_missing=False)
+    assert len(sgd_server.requested) == 1
+    path = next(path for path in sgd_server.files if path.endswith("dev/dialogues_001.json"))
+    sgd_server.files[path] = b"[]"
+    with pytest.raises(ValueError, match=git_hash("[]")):
+        fetch_sgd(subset="dev", data_home=tmp_path)
+    assert not list(tmp_path.rglob("dev/*"))
+    with pytest.raises(OSError, match="download_if_missing=False"):
+        fetch_sgd(data_home=tmp_path, download_if_missing=False)
+
+
+def test_sgd_files_are_those_of_the_commit():
+    files = _sgd._hashes()
+    splits = Counter(name.partition("/")[0] for name in files)
+    assert splits == {"train": 127, "dev": 20, "test": 34}
+    assert all(len(known) == 40 and int(known, 16) for known in files.values())
 
 
 def test_a_second_call_needs_no_server(server, tmp_path):

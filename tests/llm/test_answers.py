@@ -325,11 +325,11 @@ def test_probabilities_in_place_of_their_logarithms_are_refused():
 
 
 def test_long_answers_take_no_long_time():
-    start = time.monotonic()
+    start = time.process_time()
     for text in ('{"a":"b",' * 55_000, "{" * 300_000, '{"a":' * 900 + "good " * 50_000):
         assert confide(text).scores is None
         label(text)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_whole_answer_goes_before_names_in_it():

@@ -87,3 +87,27 @@ def test_votes_are_sampled(real_llm):
     assert labeler.usage_["requests"] == 9
     voted = scores[~np.isnan(scores)]
     assert np.isin(np.round(voted * 6, 9), [0, 2, 3, 4, 6]).all()
+
+
+def test_several_labels_are_answered_line_by_line(real_llm):
+    labels = ["angry", "glad"]
+    claims = [f'"{i}. {name}: " claim' for i, name in enumerate(labels, 1)]
+    grammar = f'root ::= {" ".join(claims)}\nclaim ::= ("yes" | "no") "\\n"'
+    params = {"multilabel": True, "model": "smollm2", "base_url": real_llm, "progress": False}
+    bank = {"p": "Mood.\n{options}\n\n{answer}\n\nMessage: {utterance}"}
+    # Of the likeliest tokens, as many as are needed to have yes and no among them.
+    params |= {"top_logprobs": 2000, "request_params": {"extra_body": {"grammar": grammar}}}
+    labeler = LLMLabeler(labels, bank, **params)
+    scores = labeler.fit_transform(FRAME.text[:3].tolist())
+    assert scores.shape == (3, 1, 2)
+    assert ((scores > 0) & (scores < 1)).all()
+    assert (labeler.option_mass_ > 0).all()
+
+
+def test_the_server_s_structured_output_says_yes_or_no_of_each_label(real_llm):
+    bank = {"p": "Mood.\n{options}\n\n{answer}\n\nMessage: {utterance}"}
+    params = {"multilabel": True, "model": "smollm2", "base_url": real_llm, "progress": False}
+    labeler = LLMLabeler(["angry", "glad"], bank, scoring="label", **params)
+    scores = labeler.fit_transform(FRAME.text[:3].tolist())
+    # By the schema no answer can lack a label, or say anything but yes and no.
+    assert np.isin(scores, [0, 1]).all()
