@@ -41,8 +41,7 @@ templates_path = ["_templates"]
 default_role = "literal"
 myst_heading_anchors = 2
 # Built offline, so that no build depends on other projects' servers.
-# The gallery's options hold a function, and every result of the benchmarks may have a page of its own.
-suppress_warnings = ["config.cache", "toc.empty_glob"]
+suppress_warnings = ["config.cache"]  # the gallery's options hold a function
 intersphinx_mapping = {}
 # Ignore names of other projects and types given in words. Names of skpref must resolve.
 nitpick_ignore_regex = [(r"py:.*", r"(?!skpref).*")]
