@@ -43,7 +43,7 @@ standard deviation.
 - *classes, votes*: one classifier of three classes, with the ratings as votes, one-hot scores.
 - *classes, distances*: the same, but the raw score of a class is minus its distance to the rating.
 - *classes, rating repeated*: the same, but each class has the rating itself as its raw score. Equal
-  scores do not say which class is meant, so that this cannot work.
+  scores do not say which class is meant, so that only the labels teach.
 - *thresholds*: a binary classifier for each step of the scale ("at least 2", "at least 3"), with
   the ratings as raw scores (Frank and Hall 2001).
 

@@ -18,10 +18,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import make_pipeline, make_union
 
 from skpref import (
     DialogueContext,
+    DialogueFeatures,
     LLMLabeler,
     LLMScoreCalibrator,
     PairwisePreferenceClassifier,
@@ -107,10 +108,11 @@ print(table.round(3))
 # %%
 # The classifier learns from the scores of all utterances except those of the last sessions, and
 # predicts in milliseconds without an LLM.
-X = make_pipeline(DialogueContext(speaker="speaker"), SentenceEncoder()).fit_transform(frame)
+embed = make_pipeline(DialogueContext(n_turns=0), SentenceEncoder())
+X = make_union(embed, DialogueFeatures()).fit_transform(frame)
 sessions = frame["session_id"].to_numpy()
 test = np.isin(sessions, np.unique(sessions)[-len(np.unique(sessions)) // 4 :])
-clf = PairwisePreferenceClassifier(classes=labeler.classes_, random_state=0)
+clf = PairwisePreferenceClassifier("linear", classes=labeler.classes_, random_state=0)
 clf.fit(X[~test], frame["label"][~test], groups=sessions[~test], llm_scores=scores[~test])
 print(f"accuracy on unseen sessions: {accuracy_score(truth[test], clf.predict(X[test])):.3f}")
 

@@ -22,8 +22,8 @@ from skpref.datasets import make_dialogues
 from skpref.metrics import within_session_concordance
 
 SCALES = [0.5, 1.0, 2.0, 5.0, 10.0]
-order = {margin: np.zeros((len(SCALES), 5)) for margin in ("adaptive", "fixed")}
-for seed in range(5):
+order = {margin: np.zeros((len(SCALES), 3)) for margin in ("adaptive", "fixed")}
+for seed in range(3):
     data = make_dialogues(
         n_sessions=60, class_sep=2.0, session_bias=2.0, noise=3.0, random_state=seed
     )
@@ -48,7 +48,7 @@ for seed in range(5):
             )
 
 # %%
-# Concordance within test sessions, mean and standard deviation over five data sets.
+# Concordance within test sessions, mean and standard deviation over three data sets.
 for margin, values in order.items():
     for scale, row in zip(SCALES, values, strict=True):
         print(f"{margin:9s} scale {scale:4.1f}: {row.mean():.3f} ± {row.std():.3f}")

@@ -20,6 +20,7 @@ from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 
 from skpref._calibrator import LLMScoreCalibrator
+from tests.helpers import raises
 
 LABEL_FREE = ["mean", "batch"]
 SUPERVISED = ["temperature", "sigmoid", "isotonic", "beta", "log_pool"]
@@ -802,3 +803,75 @@ def test_ordinary_input_gives_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         LLMScoreCalibrator().fit(holes(scores, 0.4), y).transform(holes(scores, 0.9))
+
+
+# --- several labels per row ---------------------------------------------------------------------
+
+
+def several_labels(n_labels=3):
+    """Votes of two prompts on several labels, the first prompt the better one, and some labels."""
+    rng = np.random.default_rng(0)
+    y = (rng.uniform(size=(240, n_labels)) < [0.5, 0.3, 0.1][:n_labels]).astype(int)
+    noise = rng.normal(1, [[1], [3]], size=(240, 2, n_labels))  # says yes too often
+    scores = 1 / (1 + np.exp(-(4 * y[:, None] - 2 + noise)))
+    scores[rng.uniform(size=scores.shape) < 0.1] = np.nan
+    known = np.where(rng.uniform(size=y.shape) < 0.5, y, -1)
+    return scores, known, y, np.arange(240) // 8
+
+
+@pytest.mark.parametrize("method", [*METHODS, "auto"])
+def test_labels_are_calibrated_each(method):
+    scores, known, truth, groups = several_labels()
+    prob = LLMScoreCalibrator(method).fit_transform(scores, known, groups=groups)
+    assert prob.shape == truth.shape
+    assert_array_equal(np.isnan(prob), np.isnan(scores).all(axis=1))
+    given = ~np.isnan(prob)
+    error = ((prob - truth) ** 2)[given].mean()
+    if method not in ("mean", "batch", "temperature"):  # these cannot correct the bias
+        plain = LLMScoreCalibrator("mean").fit_transform(scores, known)
+        assert error < 0.8 * ((plain - truth) ** 2)[given].mean()
+
+
+@pytest.mark.parametrize("method", ["mean", "batch", "temperature", "log_pool"])
+def test_one_label_is_a_binary_task(method):
+    scores, known, _, groups = several_labels(1)
+    prob = LLMScoreCalibrator(method).fit_transform(scores, known, groups=groups)
+    binary = LLMScoreCalibrator(method).fit_transform(scores[:, :, 0], known[:, 0], groups=groups)
+    assert_allclose(prob[:, 0], binary[:, 1], atol=1e-4)
+
+
+def test_labels_share_what_prompts_are_worth():
+    scores, known, _, _ = several_labels()
+    known[:, 2] = -1
+    calibrator = LLMScoreCalibrator().fit(scores, known)
+    assert calibrator.prompt_weights_.shape == (3, 2)
+    better, worse = calibrator.prompt_weights_[2]
+    assert better > 2 * worse
+    assert_allclose(calibrator.prompt_weights_[2], calibrator.prompt_weights_[:2].mean(axis=0), 0.5)
+    assert calibrator.class_bias_[2, 1] < 0
+
+
+def test_order_of_rows_and_names_of_sessions_do_not_matter_to_labels():
+    scores, known, _, groups = several_labels()
+    prob = LLMScoreCalibrator().fit_transform(scores, known, groups=groups)
+    order = np.random.RandomState(0).permutation(240)
+    again = LLMScoreCalibrator().fit_transform(
+        scores[order], known[order], groups=[f"session {g}" for g in groups[order]]
+    )
+    assert_allclose(again, prob[order], atol=1e-5)
+
+
+def test_without_labels_the_llms_own_frequency_stays():
+    scores, known, _, _ = several_labels()
+    with pytest.warns(UserWarning, match="label-free method 'mean'"):
+        prob = LLMScoreCalibrator().fit_transform(scores, np.full_like(known, -1))
+    assert_allclose(prob, LLMScoreCalibrator("mean").fit_transform(scores, known))
+
+
+def test_labels_and_scores_must_match():
+    scores, known, _, _ = several_labels()
+    with raises("llm_scores has shape (240, 2, 3) but y has 2 labels per row"):
+        LLMScoreCalibrator().fit(scores, known[:, :2])
+    table = scores.reshape(240, -1)
+    prob = LLMScoreCalibrator().fit(table, known).transform(table)
+    assert_array_equal(prob, LLMScoreCalibrator().fit(scores, known).transform(scores))

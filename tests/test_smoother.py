@@ -821,3 +821,40 @@ def test_soft_labels_of_every_kind_of_table():
         list(soft),
     ):
         assert_array_equal(KNNLabelSmoother().fit_transform(X, y), expected)
+
+
+# --- several labels per row ---------------------------------------------------------------------
+
+
+def test_each_of_several_labels_is_smoothed_over_the_rows_where_it_is_known():
+    rng = np.random.default_rng(0)
+    X, new = rng.normal(size=(40, 3)), rng.normal(size=(5, 3))
+    y = rng.uniform(size=(40, 3))
+    y[rng.uniform(size=y.shape) < 0.4] = np.nan
+    y[:, 2] = np.nan
+    smoother = KNNLabelSmoother(3, multilabel=True, n_iter=2)
+    smoothed = smoother.fit_transform(X, y)
+    assert np.isnan(smoothed[:, 2]).all()
+    for k in range(2):
+        alone = KNNLabelSmoother(3, n_iter=2)
+        both = np.column_stack([1 - y[:, k], y[:, k]])
+        assert_allclose(smoothed[:, k], alone.fit_transform(X, both)[:, 1], atol=1e-12)
+        assert_allclose(smoother.transform(new)[:, k], alone.transform(new)[:, 1], atol=1e-12)
+    assert_array_equal(smoother.transform(X), smoothed)
+
+
+def test_marks_of_unknown_labels_are_alike():
+    X = np.arange(8.0).reshape(4, 2)
+    y = np.array([[1, 0], [-1, 1], [0, 1], [1, -1]])
+    smoother = KNNLabelSmoother(2, multilabel=True)
+    expected = smoother.fit_transform(X, np.where(y < 0, np.nan, y))
+    for same in (y, sparse.csr_array(y), y.tolist()):
+        assert_array_equal(smoother.fit_transform(X, same), expected)
+
+
+def test_rows_that_do_not_sum_to_1_need_multilabel():
+    X, y = [[0.0], [1.0]], [[1.0, 1.0], [0.0, 1.0]]
+    with raises("or pass multilabel=True if several labels may apply"):
+        KNNLabelSmoother().fit(X, y)
+    with raises("y has values outside [0, 1] in 1 rows (first: row 0)"):
+        KNNLabelSmoother(multilabel=True).fit(X, [[2.0, 1.0], [0.0, 1.0]])

@@ -29,7 +29,7 @@ from skpref._student._output import decide, labelled_accuracy, probabilities
 from skpref._student._training_set import (
     Prepared,
     TrainingSet,
-    check_has_pairs,
+    check_trainable,
     hold_out_sessions,
     make_calibrator,
     make_smoother,
@@ -199,14 +199,7 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         self._check_options()
         network = self._network_to_continue() if self.warm_start else None
         prepared = self._prepare(
-            X,
-            y,
-            groups,
-            llm_scores,
-            sample_weight,
-            classes=self.classes,
-            network=network,
-            exclude=exclude,
+            X, y, groups, llm_scores, sample_weight, exclude, classes=self.classes, network=network
         )
         return self._fit_prepared(prepared, network=network)
 
@@ -217,11 +210,11 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         groups,
         llm_scores,
         sample_weight,
+        exclude=None,
         *,
         classes,
         network=None,
         fitted_calibrator=None,
-        exclude=None,
     ) -> Prepared:
         """Validate the arguments of `fit` and return the training rows, with soft labels.
 
@@ -245,12 +238,8 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             exclude=exclude,
         )
         if network is not None:
-            check_same_classes(
-                prepared.classes,
-                self.classes_,
-                prepared.training.multilabel,
-                self.multilabel_,
-            )
+            several = prepared.training.multilabel, self.multilabel_
+            check_same_classes(prepared.classes, self.classes_, *several)
         return prepared
 
     def _fit_prepared(self, prepared: Prepared, train=None, network=None):
@@ -260,7 +249,7 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         network.
         """
         training, n_scores = prepared.training, prepared.n_scores()
-        self._check_trainable(training)
+        check_trainable(training, self.stage2, self.pairwise_weight, self.pair_sampler)
         class_weight = self._class_weight(prepared)
         stage1, objective = stages().stage1, self._objective(class_weight)
         with stage1.seeded(self.random_state) as rng:
@@ -296,14 +285,7 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
     @_fit_context(prefer_skip_nested_validation=False)
     @keeps_state_on_failure
     def partial_fit(
-        self,
-        X,
-        y,
-        classes=None,
-        groups=None,
-        llm_scores=None,
-        sample_weight=None,
-        exclude=None,
+        self, X, y, classes=None, groups=None, llm_scores=None, sample_weight=None, exclude=None
     ):
         """Train for one epoch on some whole sessions, then refit scale and offsets on them.
 
@@ -346,10 +328,10 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
             groups,
             llm_scores,
             sample_weight,
+            exclude,
             classes=classes,
             network=network,
             fitted_calibrator=None if first else vars(self).get("calibrator_"),
-            exclude=exclude,
         )
         training, n_scores = prepared.training, prepared.n_scores()
         class_weight = self._class_weight(prepared) if first else self.class_weight_
@@ -373,16 +355,6 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
 
     def __sklearn_is_fitted__(self):
         return "net_" in vars(self)
-
-    def _check_trainable(self, training: TrainingSet):
-        """Raise if the rows lack what the parameters need."""
-        if self.stage2 in ("offsets", "head", "finetune") and not (training.codes >= 0).any():
-            raise ValueError(
-                f"stage2={self.stage2!r} needs human labels but y has none; label some rows, or "
-                "pass stage2='auto' to fit the offsets on the soft labels."
-            )
-        if self.pairwise_weight:
-            check_has_pairs(training, getattr(self.pair_sampler, "min_margin", 0.0))
 
     def _class_weight(self, prepared: Prepared) -> FloatArray:
         """Return the weight of each class, or the two of each label."""

@@ -312,14 +312,7 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
 
     @available_if(_trains_by_epochs)
     def partial_fit(
-        self,
-        X,
-        y,
-        classes=None,
-        groups=None,
-        llm_scores=None,
-        sample_weight=None,
-        exclude=None,
+        self, X, y, classes=None, groups=None, llm_scores=None, sample_weight=None, exclude=None
     ):
         """Train for one epoch on some whole sessions, then refit scale and offsets on them.
 

@@ -84,10 +84,14 @@ class TrainingSet(NamedTuple):
         known = self.codes >= 0
         return np.asarray(known.any(axis=1)) if self.multilabel else known
 
+    def has_soft_label(self) -> BoolArray:
+        """Return which rows have a soft label, or several."""
+        known = ~np.isnan(self.soft)
+        return np.asarray(known.any(axis=1) if self.multilabel else known.all(axis=1))
+
     def softly_labelled(self) -> "TrainingSet":
         """Return the rows that have a soft label."""
-        known = ~np.isnan(self.soft)
-        return self.take(known.any(axis=1) if self.multilabel else known.all(axis=1))
+        return self.take(self.has_soft_label())
 
     def labelled(self) -> "TrainingSet":
         """Return the rows that have a human label, which becomes their soft label."""
@@ -247,7 +251,7 @@ def prepare(
     if mask.any():
         soft = rule_out(soft, mask)
     training = TrainingSet(X, codes, soft, weight, session, llm_scores is not None)
-    if not len(training.softly_labelled().session):
+    if not training.has_soft_label().any():
         raise ValueError(
             "llm_scores has no row with a score, so there are no soft labels to learn; pass "
             "the scores of at least one row or, if y labels each row, llm_scores=None."
@@ -475,6 +479,30 @@ def make_pair_sampler(value):
         A new sampler, or None for "passthrough".
     """
     return _part(value, "pair_sampler")
+
+
+def check_trainable(training: TrainingSet, stage2, pairwise_weight: float, pair_sampler) -> None:
+    """Raise if the rows lack what the parameters need.
+
+    Parameters
+    ----------
+    training : TrainingSet
+        The rows.
+    stage2, pairwise_weight, pair_sampler : object
+        Parameters of `PairwisePreferenceClassifier`.
+
+    Raises
+    ------
+    ValueError
+        If stage 2 needs labels and there are none, or there is no valid pair.
+    """
+    if stage2 in ("offsets", "head", "finetune") and not training.has_label().any():
+        raise ValueError(
+            f"stage2={stage2!r} needs human labels but y has none; label some rows, or "
+            "pass stage2='auto' to fit the offsets on the soft labels."
+        )
+    if pairwise_weight:
+        check_has_pairs(training, getattr(pair_sampler, "min_margin", 0.0))
 
 
 def check_has_pairs(training: TrainingSet, min_margin: float) -> None:
