@@ -129,6 +129,26 @@ def copy_examples():
 copy_examples()
 
 
+def write_pages_of_results():
+    """Write a page for each table of the benchmarks that no page includes."""
+    pages = DOCS / "benchmarks"
+    shown = "".join(page.read_text(encoding="utf-8") for page in pages.glob("[!a]*.md"))
+    results = DOCS.parent / "benchmarks" / "results"
+    missing = {path for path in results.glob("*.md") if f"results/{path.name}" not in shown}
+    for page in pages.glob("auto-*.md"):
+        if results / page.name.removeprefix("auto-") not in missing:
+            page.unlink()
+    for path in missing:
+        file = f"../../benchmarks/results/{path.name}"
+        text = f"```{{include}} {file}\n```\n"
+        if (picture := path.with_suffix(".png")).exists():
+            text += f"\n```{{image}} {file[:-2]}png\n:alt: {picture.stem}\n:width: 100%\n```\n"
+        write_if_changed(pages / f"auto-{path.name}", text)
+
+
+write_pages_of_results()
+
+
 def use_style(gallery_conf, name):
     """Draw with the library's look."""
     matplotlib.pyplot.style.use("skpref.inspection.style")

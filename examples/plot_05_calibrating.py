@@ -96,11 +96,13 @@ for name, probabilities in predictions.items():
 left.plot([], [], color="0.7", label="one prompt, other methods")
 left.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=1)
 left.set(xlabel="predicted probability of negative", ylabel="observed share of negative")
+left.set_title("Reliability")
 left.legend()
 for method, values in losses.items():
     right.plot(sizes, values, marker="o", label=method)
 right.axhline(guess, color="black", linestyle=":", linewidth=1)
 right.set(xscale="log", xlabel="labelled sessions", ylabel="log loss on unseen sessions")
+right.set_title("What labels are worth")
 right.set_xticks(sizes, sizes)
 right.minorticks_off()
 right.legend(loc="upper left", bbox_to_anchor=(1, 1))

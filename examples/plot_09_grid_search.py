@@ -3,8 +3,8 @@ A search over the whole pipeline
 ================================
 
 Everything from the frame of dialogues to the classifier is one pipeline, so a single grid search
-covers all of it: how many preceding utterances the encoder sees, how scores are calibrated, whether
-soft labels are smoothed, and the weight of the pairs. Folds contain whole sessions, metadata
+covers all of it: whether the speaker stands beside the embedding, how scores are calibrated, and
+whether soft labels are smoothed. Folds contain whole sessions, metadata
 routing splits session ids and LLM scores by fold, and each text is encoded only once for all
 settings.
 
@@ -19,10 +19,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import sklearn
 from sklearn.model_selection import GridSearchCV, GroupKFold
-from sklearn.pipeline import Pipeline
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 
 from skpref import (
     DialogueContext,
+    DialogueFeatures,
     KNNLabelSmoother,
     LLMScoreCalibrator,
     PairwisePreferenceClassifier,
@@ -44,8 +45,20 @@ print(f"{len(frame)} utterances, {labelled.sum()} of them labelled")
 cache = TemporaryDirectory()
 pipe = Pipeline(
     [
-        ("context", DialogueContext(speaker="speaker")),
-        ("encoder", SentenceEncoder(cache=cache.name)),
+        (
+            "features",
+            FeatureUnion(
+                [
+                    (
+                        "embedding",
+                        make_pipeline(
+                            DialogueContext(n_turns=0), SentenceEncoder(cache=cache.name)
+                        ),
+                    ),
+                    ("speaker", DialogueFeatures()),
+                ]
+            ),
+        ),
         (
             "clf",
             PairwisePreferenceClassifier(
@@ -60,10 +73,9 @@ pipe = Pipeline(
     ]
 )
 grid = {
-    "context__n_turns": [0, 1],
+    "features__speaker": ["drop", DialogueFeatures()],
     "clf__calibrator__method": ["batch", "log_pool"],
     "clf__smoother__alpha": [0.0, 0.5],
-    "clf__pairwise_weight": [0.0, 0.1],
 }
 with sklearn.config_context(enable_metadata_routing=True):
     search = GridSearchCV(
@@ -86,19 +98,18 @@ for parameter in grid:
 # The concordance within the sessions of each fold.
 scores = np.array([results[f"split{k}_test_score"] for k in range(4)])
 order = mean.argsort()
-figure, axis = plt.subplots(figsize=(9.5, 5.5), layout="constrained")
+figure, axis = plt.subplots(figsize=(9, 4), layout="constrained")
 for fold, row in enumerate(scores):
     axis.plot(row[order], range(len(order)), "o", alpha=0.6, label=f"fold {fold + 1}")
 axis.plot(mean[order], range(len(order)), "|", color="black", markersize=16, label="mean")
 labels = []
 for i in order:
     params = results["params"][i]
-    pairs = "pairs" if params["clf__pairwise_weight"] else "no pairs"
     smooth = "smoothed" if params["clf__smoother__alpha"] else "not smoothed"
-    context = "1 turn before" if params["context__n_turns"] else "no context"
-    labels.append(f"{params['clf__calibrator__method']}, {smooth}, {pairs}, {context}")
+    speaker = "text alone" if params["features__speaker"] == "drop" else "with the speaker"
+    labels.append(f"{speaker}, {params['clf__calibrator__method']}, {smooth}")
 axis.set_yticks(range(len(order)), labels)
-axis.set(xlabel="concordance within sessions")
+axis.set(xlabel="concordance within sessions", title="Settings, best at the top")
 axis.grid(axis="x", alpha=0.3)
 axis.legend(loc="lower right")
 plt.show()

