@@ -221,9 +221,9 @@ def table_of(results: list[list[dict]]) -> list[str]:
     rows = []
     for row in results[0][0]:
         values = {metric: over_seeds(results, row, metric) for metric in METRICS}
-        spread = {metric: v.std(ddof=len(v) > 1) for metric, v in values.items()}
-        cells = [f"{values[m].mean():.1f} ± {spread[m]:.1f}" for m in METRICS]
-        rows.append([row, *cells])
+        spread = [f" ± {v.std(ddof=1):.1f}" if len(v) > 1 else "" for v in values.values()]
+        means = [f"{v.mean():.1f}" for v in values.values()]
+        rows.append([row, *map("".join, zip(means, spread, strict=True))])
     return markdown_table(["", *METRICS.values()], rows)
 
 
