@@ -176,7 +176,8 @@ def load_task(name: str, data_dir: Path, cache: Path) -> Bunch:
     Bunch
         `X`, `y` (class codes, -1 without a human label), `llm_scores`, `groups`, `split` and
         `classes`, of the train rows with an LLM score and the other rows with a human label.
-        `frame` has the columns that `DialogueFeatures` reads.
+        `frame` has all rows, with the columns that `DialogueFeatures` reads; `used` is a mask of
+        those that the arrays hold.
     """
 
     def read(dataset):
@@ -207,7 +208,8 @@ def load_task(name: str, data_dir: Path, cache: Path) -> Bunch:
         groups=frame["session_id"].to_numpy()[used],
         split=frame["split"].to_numpy(str)[used],
         classes=classes,
-        frame=frame.loc[used, ["session_id", "turn", "speaker", "text"]],
+        frame=frame[["session_id", "turn", "speaker", "text"]],
+        used=np.asarray(used),
     )
 
 

@@ -1,19 +1,23 @@
-"""Networks of windows of turns that were tried beside `module="turns"`."""
+"""Networks of an utterance and the turns before it, which the levers try."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Window(nn.Module):
-    """The parts that all have: a layer shared by the turns, and a linear last layer."""
+    """The parts that all have: a layer that the turns share, and a linear last layer.
 
-    def __init__(self, n_features, n_outputs, n_turns=2, hidden_units=128, dropout=0.3, context=64):
+    A row holds the features of the utterance, then those of `n_turns` turns before it, the newest
+    first; zeros where there is no turn. At first the turns before have no weight in the scores.
+    """
+
+    def __init__(self, n_features, n_outputs, n_turns=2, hidden_units=128, dropout=0.3):
         super().__init__()
         self.n_turns = n_turns
         self.hidden = nn.Linear(n_features // (n_turns + 1), hidden_units)
         self.dropout = nn.Dropout(dropout)
-        self.build(hidden_units, context)
-        self.output = nn.Linear(hidden_units + context, n_outputs)
+        n_context = self.build(hidden_units)
+        self.output = nn.Linear(hidden_units + n_context, n_outputs)
         with torch.no_grad():
             self.output.weight[:, hidden_units:] = 0
 
@@ -25,12 +29,30 @@ class Window(nn.Module):
         return self.output(torch.cat([hidden[:, 0], self.read(hidden, known)], dim=1))
 
 
+class GatedSum(Window):
+    """A sum of the turns before, through a gate that sees the utterance and the turn."""
+
+    def build(self, hidden_units):
+        """Make the gate; return the size of the sum."""
+        self.gate = nn.Linear(2 * hidden_units, hidden_units)
+        self.distance = nn.Parameter(torch.zeros(self.n_turns, hidden_units))
+        return hidden_units
+
+    def read(self, hidden, known):
+        """Return the sum."""
+        before = hidden[:, 1:]
+        both = torch.cat([hidden[:, :1].expand_as(before), before], dim=2)
+        gate = torch.sigmoid(self.gate(both) + self.distance)
+        return (gate * before * known[:, 1:]).sum(dim=1)
+
+
 class Recurrent(Window):
     """A GRU over the turns, the utterance last."""
 
-    def build(self, hidden_units, context):
-        """Make the GRU."""
-        self.gru = nn.GRU(hidden_units, context, batch_first=True)
+    def build(self, hidden_units):
+        """Make the GRU; return the number of its units."""
+        self.gru = nn.GRU(hidden_units, hidden_units // 2, batch_first=True)
+        return hidden_units // 2
 
     def read(self, hidden, known):
         """Return the state after the utterance, zero if there is no turn before it."""
@@ -40,9 +62,11 @@ class Recurrent(Window):
 class Attention(Window):
     """Attention of the utterance to the turns before it, or to none of them."""
 
-    def build(self, hidden_units, context):
-        """Make queries, keys and values."""
-        self.query, self.key, self.value = (nn.Linear(hidden_units, context) for _ in range(3))
+    def build(self, hidden_units):
+        """Make queries, keys and values; return their size."""
+        size = hidden_units // 2
+        self.query, self.key, self.value = (nn.Linear(hidden_units, size) for _ in range(3))
+        return size
 
     def read(self, hidden, known):
         """Return the mean of the values, weighted by the attention."""

@@ -107,7 +107,7 @@ def frozen_or_not(data_dir, cache) -> Iterator[dict]:
     for task in TASKS:
         data = load_task(task, data_dir, cache)
         train, dev = data.split == "train", (data.split == "dev") & (data.y >= 0)
-        words, classes = data.frame["text"].to_numpy(str), np.arange(len(data.classes))
+        words, classes = data.frame["text"].to_numpy(str)[data.used], np.arange(len(data.classes))
         alone = data.X[:, : data.X.shape[1] // 3]
         options = {"classes": classes, "decision": "macro_f1", "random_state": 0}
         for n_labels in BUDGETS_OF_LABELS:

@@ -37,9 +37,8 @@ from benchmarks._common import (
 )
 from benchmarks._runs import draw_labels
 from benchmarks._tasks import TASKS, embed_with_context, load_task
-from benchmarks._windows import Attention, Recurrent
+from benchmarks._windows import Attention, GatedSum, Recurrent
 from skpref import DialogueFeatures, LLMScoreCalibrator, PairwisePreferenceClassifier
-from skpref._torch._modules import Turns
 from skpref.datasets import load_support_chats
 from skpref.metrics import within_session_concordance
 
@@ -50,11 +49,11 @@ TURN_TASKS = ["delidata", "meld-sentiment", "meld-emotion", "dailydialog", "dbdc
 # Number of turns before the utterance, and changes to the classifier.
 TURNS = {
     ALONE: (0, {}),
-    "the utterance alone, dropout 0.3": (0, {"module__dropout": 0.3}),
-    "three turns stacked": (2, {}),
-    "three turns, gated sum": (2, {"module": Turns}),
+    "three turns, gated sum": (2, {"module": GatedSum}),
     "three turns, GRU": (2, {"module": Recurrent}),
     "three turns, attention": (2, {"module": Attention}),
+    "three turns stacked": (2, {}),
+    "the utterance alone, dropout 0.3": (0, {"module__dropout": 0.3}),
 }
 DEFAULTS = {
     ALONE: (0, {}),
@@ -144,26 +143,27 @@ def run(part, args) -> pd.DataFrame:
 # --- speaker, position and length, with all human labels ----------------------------------------
 
 
-def feature_blocks(X, frame, train) -> dict[str, np.ndarray]:
+def feature_blocks(data: Bunch, train: np.ndarray) -> dict[str, np.ndarray]:
     """Return the features of each variant: embeddings, and columns of `DialogueFeatures`."""
-    made = DialogueFeatures().fit(frame[train])
-    extra, n_speakers = made.transform(frame), len(made.speakers_)
-    who, where, how_long = extra[:, :n_speakers], extra[:, [-2]], extra[:, [-1]]
+    seen = data.frame["session_id"].isin(data.groups[train]).to_numpy()
+    made = DialogueFeatures().fit(data.frame[seen])
+    extra, n_speakers = made.transform(data.frame)[data.used], len(made.speakers_)
     chosen = {
         ALONE: [],
-        "speaker": [who],
-        "position": [where],
-        "length": [how_long],
+        "speaker": [extra[:, :n_speakers]],
+        "position": [extra[:, [-2]]],
+        "length": [extra[:, [-1]]],
         "all three (`DialogueFeatures`)": [extra],
-        "all speakers": [all_speakers(frame, train)],
+        "all speakers": [all_speakers(data.frame, seen)[data.used]],
     }
-    return {name: np.hstack([X, *blocks]) for name, blocks in chosen.items()}
+    return {name: np.hstack([data.X, *blocks]) for name, blocks in chosen.items()}
 
 
-def all_speakers(frame, train) -> np.ndarray:
-    """Return a column for each speaker of several sessions, roles or not."""
-    known = frame[train].groupby("speaker")["session_id"].nunique()
-    return 0.3 * (frame["speaker"].to_numpy()[:, None] == known.index[known > 1].to_numpy())
+def all_speakers(frame: pd.DataFrame, seen: np.ndarray) -> np.ndarray:
+    """Return a column for each speaker of several sessions, whether a role or a person."""
+    n_sessions = frame[seen].groupby("speaker")["session_id"].nunique()
+    names = n_sessions.index[n_sessions > 1].to_numpy()
+    return 0.3 * (frame["speaker"].to_numpy()[:, None] == names)
 
 
 def load_embedded(task, args) -> tuple[Bunch, list]:
@@ -172,7 +172,8 @@ def load_embedded(task, args) -> tuple[Bunch, list]:
         chats = load_support_chats()
         X = embed_with_context(chats.frame, args.cache)
         y = np.searchsorted(chats.classes, chats.frame["label"].to_numpy(str))
-        data = Bunch(X=X, y=y, groups=chats.groups, frame=chats.frame, classes=chats.classes)
+        data = Bunch(X=X, y=y, groups=chats.groups, classes=chats.classes)
+        data |= {"frame": chats.frame, "used": np.ones(len(y), dtype=bool)}
         folds = GroupKFold(5, shuffle=True, random_state=0).split(y, groups=chats.groups)
     else:
         data = load_task(task, args.data_dir, args.cache)
@@ -188,7 +189,7 @@ def score_ridge(X, y, train, dev, groups, classes) -> dict:
     value = model.decision_function(X[dev])
     value = np.column_stack([-value, value]) if value.ndim == 1 else value
     prob = np.zeros((len(dev), len(classes)))
-    prob[:, model.classes_] = softmax(3 * value, axis=1)
+    prob[:, model.classes_] = softmax(3 * value.astype(float), axis=1)
     return score(y[dev], prob, 0.0, groups[dev], classes)
 
 
@@ -198,8 +199,7 @@ def run_features(args) -> pd.DataFrame:
     for task in [CHATS, *args.tasks]:
         data, splits = load_embedded(task, args)
         for seed, (train, dev) in enumerate(splits):
-            is_train = np.isin(np.arange(len(data.y)), train)
-            for name, X in feature_blocks(data.X, data.frame, is_train).items():
+            for name, X in feature_blocks(data, train).items():
                 given = (X, data.y, train, dev, data.groups, np.arange(len(data.classes)))
                 key = {"seed": seed, "task": task, "labels": "all", "lever": name}
                 lines.append(key | score_ridge(*given))

@@ -211,15 +211,15 @@ def units(args) -> list[tuple[str, int, int]]:
 # --- the report ---------------------------------------------------------------------------------
 
 
-def over_seeds(results: dict[int, list[dict]], row: str, metric: str) -> np.ndarray:
+def over_seeds(results: list[list[dict]], row: str, metric: str) -> np.ndarray:
     """Return the mean over the folds of each seed."""
-    return np.array([np.mean([r[row][metric] for r in folds]) for folds in results.values()])
+    return np.array([np.mean([r[row][metric] for r in folds]) for folds in results])
 
 
-def table_of(results: dict[int, list[dict]]) -> list[str]:
+def table_of(results: list[list[dict]]) -> list[str]:
     """Return the lines of the table of a task."""
     rows = []
-    for row in next(iter(results.values()))[0]:
+    for row in results[0][0]:
         values = {metric: over_seeds(results, row, metric) for metric in METRICS}
         spread = {metric: v.std(ddof=len(v) > 1) for metric, v in values.items()}
         cells = [f"{values[m].mean():.1f} ± {spread[m]:.1f}" for m in METRICS]
@@ -227,9 +227,9 @@ def table_of(results: dict[int, list[dict]]) -> list[str]:
     return markdown_table(["", *METRICS.values()], rows)
 
 
-def differences(results: dict[int, list[dict]]) -> list[str]:
+def differences(results: list[list[dict]]) -> list[str]:
     """Return each fit of all labels minus its rivals, over all seeds and folds."""
-    folds = [fold for of_seed in results.values() for fold in of_seed]
+    folds = [fold for of_seed in results for fold in of_seed]
     compared = [
         (f"one fit, {module}", rival)
         for module in ("linear", "mlp")
@@ -272,23 +272,27 @@ ABOUT = {
 }
 
 
-def report(args) -> None:
-    """Write the tables."""
-    lines, found = ["# Several labels per utterance", "", INTRODUCTION, ""], {}
+def read_results(args) -> dict[str, list[list[dict]]]:
+    """Return the results of the folds of each seed that was run, by task."""
+    found = {}
     for task in args.tasks:
-        results = {}
-        for seed in range(args.seeds):
-            folds = [read_json(unit_path(args, task, seed, fold), None) for fold in range(N_FOLDS)]
-            if all(folds):
-                results[seed] = folds
-        if not results:
-            continue
-        found[task] = results
-        lines += [f"## {task}", "", f"{ABOUT[task]} {len(results)} seeds.", ""]
+        seeds = [
+            [read_json(unit_path(args, task, seed, fold), None) for fold in range(N_FOLDS)]
+            for seed in range(args.seeds)
+        ]
+        found[task] = [folds for folds in seeds if all(folds)]
+    return {task: results for task, results in found.items() if results}
+
+
+def page(found: dict[str, list[list[dict]]]) -> list[str]:
+    """Return the lines of the page of results."""
+    lines = ["# Several labels per utterance", "", INTRODUCTION]
+    for task, results in found.items():
+        n_seeds = f"{len(results)} seed{'s' if len(results) > 1 else ''}"
+        lines += ["", f"## {task}", "", f"{ABOUT[task]} {n_seeds}.", ""]
         lines += [*table_of(results), "", "Differences within a fold, and their spread:", ""]
-        lines += [*differences(results), ""]
-    write_lines(args.out / "multilabel.md", lines)
-    write_json(args.out / "multilabel.json", found)
+        lines += differences(results)
+    return lines
 
 
 def main(argv=None) -> None:
@@ -301,7 +305,9 @@ def main(argv=None) -> None:
     todo = [(*unit, args) for unit in units(args)]
     for _ in run_parallel(run_and_save, todo, args.jobs, "multilabel", ordered=False):
         pass
-    report(args)
+    found = read_results(args)
+    write_json(args.out / "multilabel.json", found)
+    write_lines(args.out / "multilabel.md", page(found))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ Fine-tuning the encoder
 `PairwisePreferenceTextClassifier` takes texts and trains a Hugging Face encoder with a scoring
 head, end to end. Each utterance is encoded once per step, and all pairs of its session are
 compared. Here the last of the six layers of all-MiniLM-L6-v2 is trained on twelve of the support
-chats, which shows how; to gain over a frozen encoder takes more chats, and a GPU, on which it
-trains in bfloat16 mixed precision. The result is saved, loaded, and exported to ONNX.
+chats, which shows how, not how well: compare it with a frozen encoder on sessions of your own. On a
+GPU it trains in bfloat16 mixed precision. The result is saved, loaded, and exported to ONNX.
 """
 
 from pathlib import Path

@@ -13,7 +13,6 @@ from skpref._student._cascade import LLMCascadeClassifier
 from skpref._student._classifier import PairwisePreferenceClassifier
 from skpref._student._text_classifier import PairwisePreferenceTextClassifier
 from skpref._version import __version__
-from skpref._window import TurnWindow
 from skpref.inspection._plot import (
     CascadeCurveDisplay,
     PreferenceNoiseDisplay,
@@ -40,7 +39,6 @@ __all__ = [
     "SentenceEncoder",
     "SessionTrajectoryDisplay",
     "TrainingCurveDisplay",
-    "TurnWindow",
     "__version__",
     "datasets",
     "inspection",

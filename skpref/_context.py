@@ -26,7 +26,7 @@ _REMEDIES = {
 class Columns(NamedTuple):
     """The names of the columns that are read; None is a column that is not used."""
 
-    text: str | None
+    text: str
     session: str | Sequence[str]
     turn: str | None
     speaker: str | None
@@ -59,10 +59,9 @@ class Columns(NamedTuple):
         list of str
             The names, each once.
         """
-        sessions = [("session", name) for name in self.sessions()]
+        names = [("text", self.text), *(("session", name) for name in self.sessions())]
         others = [("turn", self.turn), ("speaker", self.speaker)]
-        pairs = [("text", self.text), *sessions, *others]
-        names = [(parameter, name) for parameter, name in pairs if name is not None]
+        names += [(parameter, name) for parameter, name in others if name is not None]
         for parameter, name in names:
             if name not in frame.columns:
                 raise ValueError(
@@ -72,20 +71,12 @@ class Columns(NamedTuple):
         return list(dict.fromkeys(name for _, name in names))
 
 
-class Windows(NamedTuple):
-    """The window of each utterance in its session.
+class Utterances(NamedTuple):
+    """The columns of a frame, read, and the window of each utterance in its session.
 
     `order` sorts the rows by session, newest utterance first. The window of the i-th row in that
     order goes from i to `stops[i]`: the utterance, then those before it.
     """
-
-    sessions: np.ndarray
-    order: IntArray
-    stops: IntArray
-
-
-class Utterances(NamedTuple):
-    """The columns of a frame, read, and the window of each utterance, as in `Windows`."""
 
     texts: list[str]
     speakers: list[str] | None
@@ -133,40 +124,20 @@ def read_utterances(frame, columns: Columns, n_turns: int) -> Utterances:
     Utterances
         The values.
     """
-    windows = read_windows(frame, columns, n_turns)
-    texts = _read_column(frame, "text", columns.text).tolist()
-    no_str = np.fromiter((not isinstance(t, str) for t in texts), dtype=bool, count=len(texts))
-    _refuse_rows(no_str, f"text={columns.text!r} is not str", "convert the column to str")
-    speakers = None
-    if columns.speaker is not None:
-        speakers = list(map(str, _read_column(frame, "speaker", columns.speaker).tolist()))
-    return Utterances(texts, speakers, *windows)
-
-
-def read_windows(frame, columns: Columns, n_turns: int) -> Windows:
-    """Read sessions and turns of a frame, and find the window of each utterance.
-
-    Parameters
-    ----------
-    frame : narwhals.DataFrame
-        One utterance per row, in any order.
-    columns : Columns
-        The names of its columns.
-    n_turns : int
-        Number of utterances before each one.
-
-    Returns
-    -------
-    Windows
-        The windows.
-    """
     sessions = _read_sessions(frame, columns.sessions())
     ranks: IntArray = np.arange(len(frame))
     codes = check_groups(sessions, len(frame))
     if columns.turn is not None:
         values = _read_column(frame, "turn", columns.turn)
         ranks = _rank_turns(_in_order(values, frame[columns.turn].dtype), columns.turn)
-    return Windows(sessions, *_find_windows(codes, ranks, columns.turn, n_turns))
+    order, stops = _find_windows(codes, ranks, columns.turn, n_turns)
+    texts = _read_column(frame, "text", columns.text).tolist()
+    no_str = np.fromiter((not isinstance(t, str) for t in texts), dtype=bool, count=len(texts))
+    _refuse_rows(no_str, f"text={columns.text!r} is not str", "convert the column to str")
+    speakers = None
+    if columns.speaker is not None:
+        speakers = list(map(str, _read_column(frame, "speaker", columns.speaker).tolist()))
+    return Utterances(texts, speakers, sessions, order, stops)
 
 
 def _refuse_rows(bad: BoolArray, problem: str, remedy: str) -> None:

@@ -190,6 +190,7 @@ def test_doubling_every_prompt_changes_nothing():
 # --- invariants ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
@@ -215,6 +216,7 @@ def test_rows_are_distributions_or_unknown(method, data):
     assert_allclose(prob[~unknown].sum(axis=1), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @settings(max_examples=25, deadline=None)
 @given(
@@ -625,6 +627,7 @@ def test_renaming_sessions_changes_nothing():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["sigmoid", "isotonic", "log_pool"])
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6), st.booleans())
@@ -692,6 +695,7 @@ def test_groups_are_checked(call):
 # --- size ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("score_type", ["probability", "log_odds", "raw"])
 def test_the_chunk_size_changes_nothing(method, score_type, monkeypatch):

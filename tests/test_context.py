@@ -96,6 +96,7 @@ def test_columns_keep_a_pandas_index_even_with_repeats():
     assert (shuffled.iloc[:, 0] == shuffled.iloc[:, 1]).all()
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(dialogues(), st.integers(0, 4))
 def test_output_is_that_of_a_loop_over_all_rows(columns, n_turns):
@@ -110,6 +111,7 @@ def test_output_is_that_of_a_loop_over_all_rows(columns, n_turns):
         assert joined == [t + c for t, c in zip(columns["text"], expected, strict=True)]
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(dialogues(), st.integers(0, 4), st.randoms())
 def test_shuffled_rows_give_shuffled_output(columns, n_turns, random):
@@ -121,6 +123,7 @@ def test_shuffled_rows_give_shuffled_output(columns, n_turns, random):
     assert context.transform(X.iloc[rows]).tolist() == out[rows].tolist()
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(dialogues().filter(lambda columns: columns["turn"]), st.integers(0, 4), st.data())
 def test_output_depends_only_on_earlier_rows_of_the_session(columns, n_turns, data):
@@ -358,6 +361,7 @@ def test_transform_works_without_fit():
     assert DialogueContext().transform(X).tolist() == DialogueContext().fit_transform(X).tolist()
 
 
+@pytest.mark.slow
 def test_newest_turn_of_a_growing_session_is_that_of_the_whole():
     X = dialogue().sort_values(["session_id", "turn"])[:3]
     context = DialogueContext().fit(X)

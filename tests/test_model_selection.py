@@ -181,6 +181,7 @@ def test_weights_and_sessions_of_the_labelled_rows_are_passed_on(few, routing):
     assert np.isfinite(result["test_concordance"]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["-1", "None", "NaN", "strings"])
 def test_a_search_has_no_nan(few, routing, kind):
     clf = PairwisePreferenceClassifier("linear", solver="lbfgs", random_state=0)

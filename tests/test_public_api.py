@@ -28,7 +28,6 @@ def test_all_names_what_is_there():
         "PairwisePreferenceClassifier",
         "PairwisePreferenceTextClassifier",
         "SentenceEncoder",
-        "TurnWindow",
     }
 
 
@@ -53,7 +52,6 @@ def test_parameters_have_documented_names_and_html(estimator):
     required = {
         skpref.LLMLabeler: {"classes": ["a", "b"], "model": "m"},
         skpref.LLMCascadeClassifier: {"classifier": skpref.PairwisePreferenceClassifier()},
-        skpref.TurnWindow: {"transformer": skpref.DialogueFeatures()},
     }
     made = estimator(**required.get(estimator, {}))
     documented = re.findall(r"^    ([\w, ]+) :", estimator.__doc__, re.MULTILINE)

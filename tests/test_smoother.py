@@ -475,6 +475,7 @@ def test_large_distances_do_not_overflow():
     np.testing.assert_allclose(smoothed.sum(axis=1), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "l2", "sqeuclidean"])
 @pytest.mark.parametrize("grouped", [False, True])
 def test_blocks_of_any_size_agree_with_scikit_learns_distances(metric, grouped):
@@ -604,6 +605,7 @@ def test_an_unknown_device_is_an_error_that_names_it():
         KNNLabelSmoother(device="tpu").fit(X, y)
 
 
+@pytest.mark.slow
 @needs_faiss
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "sqeuclidean"])
 @pytest.mark.parametrize("grouped", [False, True])

@@ -40,10 +40,9 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
 
     Parameters
     ----------
-    module : {"mlp", "linear", "turns"}, nn.Module class, callable or instance, default="mlp"
+    module : {"mlp", "linear"}, nn.Module class, callable or instance, default="mlp"
         Network from (n_rows, n_features) to (n_rows, n_outputs), one output for a binary task, else
-        one per class or label. "turns" takes the windows of :class:`TurnWindow`, and shares its
-        weights over the turns. A class or callable gets `n_features` and `n_outputs` if it has such
+        one per class or label. A class or callable gets `n_features` and `n_outputs` if it has such
         parameters, and every ``module__*`` of this estimator.
     loss : {"squared_hinge", "hinge", "logistic"}, default="squared_hinge"
         Loss of a pair by how far the scores fall short of the margin.
@@ -69,16 +68,16 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
         regression towards its weights after stage 1; cross-validation by labelled session chooses
         the strength. "finetune" then trains the whole network on them for five epochs. All need a
         label, and "head" a network that ends in a linear layer. If there are `llm_scores` and
-        labels, "auto" is "head" for a named module, and "finetune" for another from 200 labels on;
-        otherwise it is "offsets", from the soft labels alone if there is no human
+        labels, "auto" is "head" for "mlp" and "linear", and "finetune" for other modules from 200
+        labels on; otherwise it is "offsets", from the soft labels alone if there is no human
         label. None leaves the network's scores as they are.
     decision : {"argmax", "macro_f1"}, default="argmax"
         How `predict` chooses a class. "argmax": the most probable class. "macro_f1": add a
         per-class offset to the log-probabilities, chosen to maximise the macro-F1 expected on the
         training rows if their soft labels are right. Affects `predict` only. With several labels
         per utterance, "argmax" predicts the labels of a probability above one half, and "macro_f1"
-        shifts each label's logit to the maximum of its F1, as expected from the human labels and,
-        where there is none, the classifier's probabilities.
+        shifts each label's logit to the maximum of its F1, as expected from the classifier's own
+        probabilities on the training rows.
     calibrator : None, "passthrough" or transformer, default=None
         From `llm_scores` to soft labels. None means ``LLMScoreCalibrator()``; "passthrough"
         averages the prompts' probabilities as they are.
@@ -134,7 +133,7 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
         Seed of the network, the order of the sessions and the pairs.
     **module__params : dict
         Arguments of the module, each named ``module__<argument>``. "mlp" takes
-        ``module__hidden_units`` and ``module__dropout``, "turns" ``module__n_turns`` as well.
+        ``module__hidden_units`` and ``module__dropout``.
 
     Attributes
     ----------
@@ -217,7 +216,7 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
 
     _parameter_constraints: dict = {
         **BasePreferenceClassifier._parameter_constraints,
-        "module": [StrOptions({"linear", "mlp", "turns"}), callable],
+        "module": [StrOptions({"linear", "mlp"}), callable],
         "stage2": [None, StrOptions({"auto", "offsets", "head", "finetune"})],
         "solver": [StrOptions({"auto", "adam", "lbfgs"})],
         "tol": [Interval(Real, 0, None, closed="neither")],

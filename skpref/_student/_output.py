@@ -192,20 +192,16 @@ def expected_f1_offsets(log_p: FloatArray, soft: FloatArray, weight: FloatArray)
     return ascend(value, n_classes, steps=(-1, -0.5, -0.25, 0.25, 0.5, 1), n_rounds=3)
 
 
-def label_f1_shifts(
-    logits: FloatArray, codes: IntArray, class_weight: FloatArray, weight: FloatArray
-) -> FloatArray:
+def label_f1_shifts(logits: FloatArray, class_weight: FloatArray, weight: FloatArray) -> FloatArray:
     """Return the shift of each label's logit that maximises the expected F1 of the label.
 
-    The expectation is that of hits and counts, not of their ratio, by the human labels and, where
-    there is none, by the probabilities, from which the effect of the class weights is removed.
+    The expectation is that of hits and counts, not of their ratio, by the probabilities without the
+    effect of the class weights. The network is too sure of the labels that it was trained on.
 
     Parameters
     ----------
     logits : ndarray of shape (n_rows, n_labels)
         Logits.
-    codes : ndarray of int, shape (n_rows, n_labels)
-        Human labels: 1, 0, or -1 where unknown.
     class_weight : ndarray of shape (n_labels, 2)
         Weight of each label in training, where it is absent and where it applies.
     weight : ndarray of shape (n_rows,)
@@ -217,7 +213,7 @@ def label_f1_shifts(
         The shifts.
     """
     absent, present = np.log(np.maximum(class_weight, 1e-12)).T
-    expected = np.where(codes >= 0, codes, expit(logits - present + absent))
+    expected = expit(logits - present + absent)
     return np.array([_f1_shift(*pair, weight) for pair in zip(logits.T, expected.T, strict=True)])
 
 

@@ -117,7 +117,7 @@ def adapt(
     shift: FloatArray = np.zeros(len(class_weight))
     if decision == "macro_f1" and training.multilabel:
         logits = output.logits(predict_scores(network, training.X).astype(np.float64))
-        shift = label_f1_shifts(logits, training.codes, class_weight, training.weight)
+        shift = label_f1_shifts(logits, class_weight, training.weight)
     elif decision == "macro_f1":
         rows = training.softly_labelled()
         shift = macro_f1_offsets(predict_scores(network, rows.X), output, rows.soft, rows.weight)

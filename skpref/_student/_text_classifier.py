@@ -66,8 +66,8 @@ class PairwisePreferenceTextClassifier(BasePreferenceClassifier):
         per-class offset to the log-probabilities, chosen to maximise the macro-F1 expected on the
         training rows if their soft labels are right. Affects `predict` only. With several labels
         per utterance, "argmax" predicts the labels of a probability above one half, and "macro_f1"
-        shifts each label's logit to the maximum of its F1, as expected from the human labels and,
-        where there is none, the classifier's probabilities.
+        shifts each label's logit to the maximum of its F1, as expected from the classifier's own
+        probabilities on the training rows.
     calibrator : None, "passthrough" or transformer, default=None
         From `llm_scores` to soft labels. None means ``LLMScoreCalibrator()``; "passthrough"
         averages the prompts' probabilities as they are.

@@ -50,34 +50,6 @@ def check_dropout(dropout) -> None:
         raise ValueError(f"module__dropout={dropout!r} must be a float of at least 0 and below 1.")
 
 
-def check_n_turns(n_turns, n_features: int) -> None:
-    """Raise unless the features divide into windows of so many turns.
-
-    Parameters
-    ----------
-    n_turns : int
-        Number of turns before the utterance.
-    n_features : int
-        Size of a row.
-
-    Raises
-    ------
-    ValueError
-        If `n_turns` is no positive int, or the row is not as many equal parts.
-    """
-    if isinstance(n_turns, bool) or not isinstance(n_turns, Integral) or n_turns < 1:
-        raise ValueError(
-            f"module__n_turns={n_turns!r} must be a positive int; use module='mlp' for the "
-            "utterance alone."
-        )
-    if n_features % (n_turns + 1):
-        raise ValueError(
-            f"X has {n_features} features, which are not {n_turns + 1} equal parts, one for the "
-            f"utterance and each of module__n_turns={n_turns} turns before it; pass windows, as "
-            "TurnWindow(n_turns=...) makes them, and the same module__n_turns."
-        )
-
-
 class MLP(nn.Module):
     """Multi-layer perceptron with one score per class.
 
@@ -125,53 +97,7 @@ class Linear(nn.Linear):
         return super().forward(X)
 
 
-class Turns(nn.Module):
-    """Network that shares its weights over the turns of a window, and keeps the utterance apart.
-
-    Each turn goes through the same layer. A gate, which sees the utterance and the turn before it,
-    chooses what of that turn is added to the context. At first the context has no weight in the
-    scores.
-
-    Parameters
-    ----------
-    n_features, n_outputs : int
-        Sizes of a row, which holds the features of each turn, the newest first, zeros where there
-        is no turn, and of its scores.
-    n_turns : int, default=2
-        Number of turns before the utterance.
-    hidden_units : int, default=128
-        Units of the layer.
-    dropout : float, default=0.3
-        Probability of dropping a hidden unit in training.
-    """
-
-    def __init__(self, n_features, n_outputs, n_turns=2, hidden_units=128, dropout=0.3):
-        super().__init__()
-        check_n_turns(n_turns, n_features)
-        check_hidden_units([hidden_units])
-        check_dropout(dropout)
-        self.n_turns = n_turns
-        self.hidden = nn.Linear(n_features // (n_turns + 1), hidden_units)
-        self.dropout = nn.Dropout(dropout)
-        self.gate = nn.Linear(2 * hidden_units, hidden_units)
-        self.distance = nn.Parameter(torch.zeros(n_turns, hidden_units))
-        self.output = nn.Linear(2 * hidden_units, n_outputs)
-        with torch.no_grad():
-            self.output.weight[:, hidden_units:] = 0
-
-    def forward(self, X: Tensor) -> Tensor:
-        """Score the rows of `X`, shape (n_rows, n_features), as (n_rows, n_outputs)."""
-        turns = X.unflatten(1, (self.n_turns + 1, -1))
-        known = (turns != 0).any(dim=2, keepdim=True).to(X.dtype)
-        hidden = self.dropout(torch.relu(self.hidden(turns)))
-        own, before = hidden[:, 0], hidden[:, 1:]
-        both = torch.cat([own.unsqueeze(1).expand_as(before), before], dim=2)
-        gate = torch.sigmoid(self.gate(both) + self.distance)
-        context = (gate * before * known[:, 1:]).sum(dim=1)
-        return self.output(torch.cat([own, context], dim=1))
-
-
-_MODULES = {"linear": Linear, "mlp": MLP, "turns": Turns}
+_MODULES = {"linear": Linear, "mlp": MLP}
 
 
 def build_module(
@@ -181,7 +107,7 @@ def build_module(
 
     Parameters
     ----------
-    module : {"linear", "mlp", "turns"}, nn.Module class, callable or instance
+    module : {"linear", "mlp"}, nn.Module class, callable or instance
         A class or callable gets `n_features` and `n_outputs` if its signature has them. An
         instance is copied, so that the parameter of the estimator stays as it was given.
     params : dict

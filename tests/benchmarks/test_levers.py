@@ -17,12 +17,11 @@ def test_a_section_replaces_the_one_of_its_title(tmp_path):
 
 def test_blocks_of_features_are_those_they_are_named_for(data_dir):
     data = load_task("delidata", data_dir, data_dir / "c")
-    train = data.split == "train"
-    blocks = levers.feature_blocks(data.X, data.frame, train)
+    blocks = levers.feature_blocks(data, np.flatnonzero(data.split == "train"))
     n = data.X.shape[1]
     assert blocks[levers.ALONE].shape[1] == n
     assert [blocks[name].shape[1] - n for name in ("speaker", "position", "length")] == [2, 1, 1]
-    spoken = data.frame["speaker"].to_numpy() == "agent"
+    spoken = data.frame["speaker"].to_numpy()[data.used] == "agent"
     assert ((blocks["speaker"][:, n] > 0) == spoken).all()
 
 

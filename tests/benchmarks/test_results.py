@@ -5,11 +5,23 @@ import json
 import pandas as pd
 import pytest
 
-from benchmarks import _study_report, finetune, forecast, labeling, ordinal, speed, study, suspects
+from benchmarks import (
+    _study_report,
+    finetune,
+    forecast,
+    labeling,
+    multilabel,
+    ordinal,
+    speed,
+    study,
+    suspects,
+)
 from benchmarks._common import RESULTS, write_lines
 
 
-@pytest.mark.parametrize("command", [finetune, forecast, labeling, ordinal, speed, suspects])
+@pytest.mark.parametrize(
+    "command", [finetune, forecast, labeling, multilabel, ordinal, speed, suspects]
+)
 def test_page_is_made_from_the_json(command, tmp_path):
     name = command.__name__.rpartition(".")[2]
     result = json.loads((RESULTS / f"{name}.json").read_text())

@@ -30,6 +30,7 @@ def prompts():
     return scores, data.y, data.groups
 
 
+@pytest.mark.slow
 def test_message_names_prompts_that_repeat_and_that_help(prompts):
     agreement = prompt_agreement(
         *prompts, prompt_names=["first", "second", "copy", "junk"], random_state=0
@@ -49,6 +50,7 @@ def test_message_names_prompts_that_repeat_and_that_help(prompts):
     assert len(agreement.summary.splitlines()) == 5
 
 
+@pytest.mark.slow
 def test_agreement_agrees_with_other_libraries(prompts):
     scores, y, groups = prompts
     agreement = prompt_agreement(scores, y, groups, random_state=0, n_bootstrap=5)
@@ -68,6 +70,7 @@ def test_agreement_agrees_with_other_libraries(prompts):
     assert agreement.concordance[0] == pytest.approx(concordance)
 
 
+@pytest.mark.slow
 def test_drop_agrees_with_a_loop(prompts):
     scores, y, groups = prompts
     agreement = prompt_agreement(scores, y, groups, random_state=0)
@@ -87,6 +90,7 @@ def test_drop_agrees_with_a_loop(prompts):
     assert (agreement.drop.log_loss.mean <= agreement.drop.log_loss.high).all()
 
 
+@pytest.mark.slow
 def test_agreement_does_not_change_with_row_order_or_session_names(prompts):
     scores, y, groups = prompts
     expected = prompt_agreement(scores, y, groups, n_bootstrap=50, random_state=0)
@@ -100,6 +104,7 @@ def test_agreement_does_not_change_with_row_order_or_session_names(prompts):
     assert agreement.message == expected.message
 
 
+@pytest.mark.slow
 def test_binary_tables_and_raw_ratings():
     data = make_dialogues(80, labelled_fraction=0.5, random_state=0)
     kwargs = {"n_bootstrap": 5, "random_state": 0}
@@ -156,6 +161,7 @@ def test_agreement_names_what_is_wrong(changes, message):
         prompt_agreement(**arguments)
 
 
+@pytest.mark.slow
 def test_the_smallest_set_of_prompts_is_named_and_the_cheapest_of_those_that_are_equal():
     data = make_dialogues(150, labelled_fraction=0.5, random_state=0)
     good = data.llm_scores[:, :, 1].mean(axis=1, keepdims=True)

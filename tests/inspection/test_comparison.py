@@ -211,6 +211,7 @@ def test_comparison_of_a_text_classifier(tiny_model):
     )
 
 
+@pytest.mark.slow
 def test_a_fold_may_train_on_labels_of_one_class():
     data = make_dialogues(12, session_length=6, labelled_fraction=0, random_state=0, n_features=6)
     y = data.y.copy()
@@ -232,6 +233,7 @@ def test_comparison_prints_its_progress(capsys):
     assert re.fullmatch(r"fold 1/2, skpref: \d+\.\d s", lines[0])
 
 
+@pytest.mark.slow
 def test_comparison_shows_a_real_gain():
     # The LLM's error is the same in a whole session and visible in the features: the classifier
     # learns it from soft labels, and does not from pairs within sessions.

@@ -68,6 +68,7 @@ def test_noise_of_one_score_per_class_does_not_depend_on_the_order(binary):
     assert found.within.error == expected.within.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_ratings", [False, True])
 def test_agreement_does_not_depend_on_the_order_of_the_scores(binary, as_ratings):
     positive = binary.llm_scores[:, :, 1] * (5 if as_ratings else 1)

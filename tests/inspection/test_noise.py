@@ -52,6 +52,7 @@ def noise_of(codes, score, groups, **kwargs):
     return preference_noise(score, codes, groups, **(given | {"random_state": 0} | kwargs))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(scored_sessions(), st.integers(1, 6))
 def test_noise_agrees_with_a_loop_over_pairs(case, n_bins):
@@ -75,6 +76,7 @@ def test_noise_agrees_with_a_loop_over_pairs(case, n_bins):
         np.testing.assert_allclose(noise.by_gap[f"tied_{where}"], tied, atol=1e-12)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(scored_sessions(), st.randoms(use_true_random=False), st.sampled_from([7, 1000]))
 def test_noise_does_not_change_with_row_order_or_session_names(case, random, max_pairs):
@@ -99,6 +101,7 @@ def test_votes_that_tie_over_sessions_do_not_depend_on_row_order():
         np.testing.assert_array_equal(flat(result), flat(expected))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_session_bias_is_noise_across_sessions_only(n_classes):
     given = {"n_sessions": 150, "n_classes": n_classes, "labelled_fraction": 1.0}
@@ -130,6 +133,7 @@ def test_topics_of_sessions_can_make_pairs_across_easier():
     assert "noisier than those across" in noise.message
 
 
+@pytest.mark.slow
 def test_error_falls_with_the_gap_and_the_margin_leaves_chance_out():
     rng = np.random.default_rng(0)
     n = 3000
@@ -149,6 +153,7 @@ def test_error_falls_with_the_gap_and_the_margin_leaves_chance_out():
     assert good.within.error == 0
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth():
     def draw(seed, n_sessions):
         rng = np.random.default_rng(seed)

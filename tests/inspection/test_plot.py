@@ -91,6 +91,7 @@ def legend_texts(figure):
     return [text.get_text() for legend in legends if legend for text in legend.get_texts()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_display_makes_a_labelled_figure_with_a_legend(draw, name):
     display = draw[name]()
@@ -121,6 +122,7 @@ def test_display_draws_on_given_axes(draw, name):
     figure.canvas.draw()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_legend_on_given_axes_is_below_them_where_the_layout_makes_room(draw, name):
     figure, axes = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")

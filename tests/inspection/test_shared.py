@@ -78,6 +78,7 @@ def test_what_cannot_be_estimated_is_nan(case):
     assert np.isnan(shared(score, label, session).share)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [2, 3])
 def test_preference_noise_reports_it_in_message_and_table(labels):
     shares = []

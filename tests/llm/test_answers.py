@@ -324,6 +324,7 @@ def test_probabilities_in_place_of_their_logarithms_are_refused():
     assert_nothing(answer, "log-probabilities above 0, the highest 0.9")
 
 
+@pytest.mark.slow
 def test_long_answers_take_no_long_time():
     start = time.process_time()
     for text in ('{"a":"b",' * 55_000, "{" * 300_000, '{"a":' * 900 + "good " * 50_000):

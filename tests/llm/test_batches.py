@@ -130,6 +130,7 @@ def test_a_batch_that_fails_names_the_reason_and_is_submitted_again_by_the_next_
     assert len(stub.batches) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "n_batches"), [(400, 1), (500, 3)])
 def test_lines_that_fail_are_missing_and_only_transient_ones_are_repeated(
     stub, tmp_path, status, n_batches
@@ -248,6 +249,7 @@ STEPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", STEPS)
 def test_a_run_that_ends_after_any_step_loses_and_repeats_nothing(
     stub, tmp_path, monkeypatch, step

@@ -135,6 +135,7 @@ def test_examples_of_texts_are_never_the_text_itself(stub):
     assert len(contents(stub.requests[0])) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [
@@ -213,6 +214,7 @@ def test_low_mass_on_the_options_is_told(stub):
         make(stub, {"plain": SHORT["plain"]}).fit_transform(["a"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
@@ -294,6 +296,7 @@ def test_a_request_that_is_wrong_fails_alone(stub):
     assert labeler.usage_["retries"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "kind"), [(401, PermissionError), (404, LookupError)])
 def test_an_expired_key_or_unknown_model_stops_at_once_and_keeps_what_was_done(
     stub, status, kind, tmp_path
@@ -312,6 +315,7 @@ def test_an_expired_key_or_unknown_model_stops_at_once_and_keeps_what_was_done(
     assert len(stub.requests) == 120 - 30
 
 
+@pytest.mark.slow
 def test_without_a_cache_folder_the_labeler_itself_keeps_the_answers(stub):
     stub.answer = lambda r: by_letter(r) if '"Yes?"' not in contents(r)[0] else 500
     labeler = make(stub, max_concurrency=1, max_retries=0)
@@ -370,6 +374,7 @@ def test_equal_questions_are_asked_once(stub):
     assert (scores == scores[0]).all()
 
 
+@pytest.mark.slow
 def test_all_that_changes_an_answer_is_in_the_key(stub, tmp_path):
     def count(**params):
         stub.requests.clear()
@@ -386,6 +391,7 @@ def test_all_that_changes_an_answer_is_in_the_key(stub, tmp_path):
     assert count(prompts=SHORT | {"plain": "{options} {answer} now: {utterance}"}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [b"", b"not what it was", None, 7])
 def test_a_damaged_entry_is_asked_again(stub, tmp_path, damage):
     expected = make(stub, cache=tmp_path).fit_transform(FRAME)
@@ -456,6 +462,7 @@ def test_two_processes_share_a_cache_and_ask_each_question_once(stub, tmp_path):
     assert stub.requests == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_call_and_keeps_what_was_answered(stub, tmp_path):
     stub.delay = 0.02
     main = threading.main_thread().ident

@@ -43,6 +43,7 @@ def by_length(request):
     return by_letter(request) | {"usage": {"prompt_tokens": n, "completion_tokens": 1}}
 
 
+@pytest.mark.slow
 def test_a_plan_asks_nothing_and_counts_what_the_run_then_asks(stub, tmp_path):
     labeler = make(stub, cache=tmp_path)
     plan = labeler.plan(FRAME)
@@ -166,6 +167,7 @@ def test_a_preview_escapes_html(stub):
     assert "&lt;script&gt;" in shown
 
 
+@pytest.mark.slow
 def test_max_cost_ends_a_run_before_it_is_exceeded_and_a_further_call_asks_the_rest(stub, tmp_path):
     price = (10 * 100 + 1 * 100) / 1e6  # of the stub's answer
     params = {"cache": tmp_path, "prices": (100, 100)}
@@ -211,6 +213,7 @@ def test_max_cost_needs_prices(stub):
         make(stub, max_cost=1)
 
 
+@pytest.mark.slow
 def test_a_run_within_its_limit_is_not_disturbed(stub):
     scores = make(stub, prices=(1, 1), max_cost=100).transform(FRAME)
     np.testing.assert_array_equal(scores, make(stub).transform(FRAME))

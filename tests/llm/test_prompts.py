@@ -34,6 +34,7 @@ def write(question, turn=TURN, examples=()):
     return [m["content"] for m in write_messages(question, turn, list(examples))]
 
 
+@pytest.mark.slow
 @given(st.text() | st.sampled_from(HOSTILE), st.none() | st.text())
 def test_quoted_turn_is_one_line_that_reads_back(text, speaker):
     line = quote_turn(text, speaker)

@@ -93,6 +93,7 @@ def test_one_row_that_always_fails_is_missing_in_each_run(stub, tmp_path, status
     assert labeler.usage_["cache_hits"] == 39
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [range(12), range(20, 40), range(3, 40, 3)])
 @pytest.mark.parametrize("status", [400, 403])
 def test_many_refused_rows_do_not_end_a_run(stub, tmp_path, rows, status):
@@ -370,6 +371,7 @@ def test_a_key_at_the_end_of_a_long_message_is_not_shown(stub):
 # --- paid once
 
 
+@pytest.mark.slow
 def test_transport_does_not_change_the_key_of_an_answer(stub, tmp_path):
     for params in (
         {"request_params": {"extra_headers": {"api-key": "old"}}},

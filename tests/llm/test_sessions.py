@@ -131,6 +131,7 @@ def test_a_shared_turn_gets_the_mean_of_its_windows_and_disagreement_shows(stub)
     assert labeler.window_agreement_ == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

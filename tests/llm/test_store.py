@@ -42,6 +42,7 @@ def test_a_question_is_claimed_by_one_process_at_a_time(store, tmp_path):
     assert store.claim("b")
 
 
+@pytest.mark.slow
 def test_the_claim_of_a_process_that_was_killed_is_void(store, tmp_path):
     script = (
         "import os, signal, sys\nfrom skpref._llm._store import Store\n"

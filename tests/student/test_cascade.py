@@ -256,6 +256,7 @@ def test_a_labeler_is_asked_about_the_deferred_rows_alone(cascade, data, test_da
     assert not asking.deferred_.any()
 
 
+@pytest.mark.slow
 def test_search_by_session_under_routing(data):
     with sklearn.config_context(enable_metadata_routing=True):
         search = GridSearchCV(

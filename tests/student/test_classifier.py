@@ -106,6 +106,7 @@ def test_pairs_within_sessions_withstand_session_bias():
     assert np.corrcoef(within, truth)[0, 1] > np.corrcoef(beside, truth)[0, 1]
 
 
+@pytest.mark.slow
 def test_labels_fix_the_offsets_that_pairs_leave_open(data3):
     # A teacher whose scores are shifted toward one class orders well and decides badly.
     scores = data3.llm_scores * np.array([1, 1, 50])
@@ -116,6 +117,7 @@ def test_labels_fix_the_offsets_that_pairs_leave_open(data3):
     assert with_labels.score(data3.X, data3.y_true) > without.score(data3.X, data3.y_true) + 0.1
 
 
+@pytest.mark.slow
 def test_without_scores_it_learns_from_labels_in_sessions_or_in_none(data):
     for groups in (data.groups, None):
         clf = fast(max_epochs=20).fit(data.X, data.y_true, groups=groups)
@@ -276,6 +278,7 @@ def test_a_linear_classifier_of_few_rows_is_trained_to_the_end(n_sessions, label
     assert clf.score(*rest) > truth.score(*rest) - 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("params", "solver"),
     [
@@ -386,6 +389,7 @@ def test_row_order_and_session_names_do_not_change_the_model(data, params):
     assert_allclose(first, second, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_same_random_state_gives_the_same_result_and_spares_the_global_seed(data):
     torch.manual_seed(3)
     expected = torch.rand(1)
@@ -398,6 +402,7 @@ def test_same_random_state_gives_the_same_result_and_spares_the_global_seed(data
     assert not np.array_equal(first.predict_proba(data.X), other.predict_proba(data.X))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "convert",
     [
@@ -601,6 +606,7 @@ def test_fine_tuning_is_the_default_of_other_modules_where_labels_are_many(data)
     assert set(pd.DataFrame(alone.history_)["stage"]) == {"pairs"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["mlp", "linear"])
 def test_refitting_the_last_layer_is_the_default_of_own_networks(data, module):
     clf, head, offsets = (
@@ -753,6 +759,7 @@ def test_round_trip_predicts_the_same(data, how, tmp_path):
     assert again.get_params().keys() == clf.get_params().keys()
 
 
+@pytest.mark.slow
 def test_pickle_does_not_carry_the_training_rows():
     sizes = []
     for n_sessions in (40, 400):
@@ -982,6 +989,7 @@ def test_plain_classification_data_needs_no_sessions():
 # --- contracts of scikit-learn that its checks do not test ----------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["pandas", "polars"])
 def test_the_global_output_setting_does_not_reach_the_parts(data, output):
     pytest.importorskip(output)
@@ -999,6 +1007,7 @@ def test_the_global_output_setting_does_not_reach_the_parts(data, output):
     assert_array_equal(parts.predict_proba(data.X), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", list(permutations([0, 1, 2])), ids=str)
 def test_the_order_of_the_scores_changes_nothing_but_how_they_are_read(data3, order):
     order = list(order)
@@ -1023,6 +1032,7 @@ def test_two_dimensional_scores_are_of_the_second_class_given(data):
     assert_allclose(other.predict_proba(data.X), expected.predict_proba(data.X), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["-1", "list", "object", "bool list", "boolean", "Int64", "float"])
 def test_fit_and_score_read_the_same_marks(data, kind):
     marks = [int(v) if v >= 0 else None for v in data.y]

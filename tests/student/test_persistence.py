@@ -470,7 +470,7 @@ def export(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["linear", "mlp", "turns", Deep])
+@pytest.mark.parametrize("module", ["linear", "mlp", Deep])
 @pytest.mark.parametrize("task", ["binary", "data"])
 def test_onnx_graph_gives_the_probabilities(module, task, export, request):
     data = request.getfixturevalue(task)
@@ -482,6 +482,7 @@ def test_onnx_graph_gives_the_probabilities(module, task, export, request):
         assert_allclose(probabilities, clf.predict_proba(X), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_onnx_graph_of_double_precision_is_in_single(data, export):
     clf = fit(data, "linear", solver="lbfgs", tol=1e-3, device="cpu")
     module = clf.net_.module_
@@ -550,6 +551,7 @@ def test_onnx_names_the_extra_to_install(missing, student, tmp_path, monkeypatch
 # --- skops ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params", [{}, {"module": "linear"}, {"calibrator": LLMScoreCalibrator("isotonic")}]
 )

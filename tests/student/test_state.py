@@ -101,6 +101,7 @@ def test_a_refused_refit_leaves_the_classifier_as_it_was(data):
     assert_array_equal(clf.predict_proba(data.X), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("params", [{}, {"module__dropout": 0.5}, {"loss": "logistic"}])
 def test_fits_in_threads_are_those_of_one_thread(data, params):
     def run():

@@ -52,6 +52,7 @@ def tiny(tiny_model, **params):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["gradient_checkpointing", "bf16"])
 def test_options_of_the_encoder_keep_what_it_learns(tiny_model, option):
     texts, y, groups = make_texts()
@@ -100,6 +101,7 @@ def recorded(clf, *args, **kwargs):
     return next(c for _, c in clf.net_.callbacks_ if isinstance(c, Recorder))
 
 
+@pytest.mark.slow
 def test_rates_rise_then_fall_to_zero(tiny_model):
     texts, y, groups = make_texts()
     seen = recorded(

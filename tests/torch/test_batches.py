@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ def make_dataset(lengths, convert=np.asarray, n_scores=1):
     return SessionDataset(X, soft, np.ones(len(session)), session)
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=15),

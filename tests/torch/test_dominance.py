@@ -54,6 +54,7 @@ def groups(draw):
     return teacher, student, weight
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(case=groups(), power=st.sampled_from([1, 2]), leaf=st.sampled_from([1, 2, 3, 128]))
 def test_adaptive_margin_agrees_with_brute_force(case, power, leaf):
@@ -71,6 +72,7 @@ def test_adaptive_margin_agrees_with_brute_force(case, power, leaf):
         assert close(some_slope, slope, scale)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     case=groups(),

@@ -109,6 +109,7 @@ def test_all_pairs_agree_with_brute_force(
     assert value == pytest.approx(0.5 * expected, rel=1e-9, abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", sorted(PAIR))
 @pytest.mark.parametrize("margin", ["adaptive", "fixed"])
 @pytest.mark.parametrize("max_dense", [2, 256])
