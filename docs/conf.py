@@ -194,6 +194,13 @@ def skip_inherited(app, what, name, member, skip, options):
     return True if re.fullmatch(r"set_\w+_request", name) else None
 
 
+def list_pages_of_results(app, docname, source):
+    """Add to the contents of the benchmarks what `write_pages_of_results` has written."""
+    if docname == "benchmarks/index":
+        names = sorted(page.stem for page in (DOCS / "benchmarks").glob("auto-*.md"))
+        source[0] = source[0].replace("\nabout\n", "\n" + "\n".join([*names, "about", ""]), 1)
+
+
 def mark_names(app, what, name, obj, options, lines):
     """Prevent names that end with an underscore from being parsed as links."""
     for i, line in enumerate(lines):
@@ -244,4 +251,5 @@ def setup(app):
     app.connect("autodoc-skip-member", skip_inherited)
     app.connect("autodoc-process-docstring", mark_names, priority=400)  # before numpydoc
     app.connect("autodoc-process-docstring", group_parameters, priority=900)  # after numpydoc
+    app.connect("source-read", list_pages_of_results)
     app.connect("build-finished", write_llms_txt)

@@ -50,9 +50,9 @@ def draw(turns, prob, classes, ink, path):
     axis.set(ylim=(n - 0.4, -0.6), xlim=(0, 1))
     axis.axis("off")
     head = {"color": ink, "fontsize": 10, "weight": "bold", "va": "bottom"}
-    axis.text(-0.02, -0.75, "a chat that it has not seen (customer in bold)", ha="right", **head)
-    axis.text(0, -0.75, "the classifier's probabilities", ha="left", **head)
-    axis.text(1.15, -0.75, "people (✗ if it errs)", ha="right", **head)
+    axis.text(-0.02, -0.75, "a new chat (customer in bold)", ha="right", **head)
+    axis.text(0, -0.75, "the classifier", ha="left", **head)
+    axis.text(1.15, -0.75, "people (✗: it errs)", ha="right", **head)
     legend = figure.legend(loc="upper right", ncols=3, frameon=False, bbox_to_anchor=(0.92, 1.01))
     for text in legend.get_texts():
         text.set_color(ink)

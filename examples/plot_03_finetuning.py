@@ -30,11 +30,9 @@ text = chats.frame["text"][rows]
 finetuned.fit(text, chats.y[rows], groups=chats.groups[rows], llm_scores=chats.llm_scores[rows])
 
 # %%
-# The loss by epoch, and what it says of sentences that it has not seen.
+# The loss by epoch.
 display = TrainingCurveDisplay.from_estimator(finetuned)
 display.ax_.set_title("Training the last layer of the encoder")
-for said in ["It broke again.", "Which size do you need?", "You saved my day!"]:
-    print(f"{finetuned.predict([said])[0]:8} {said}")
 
 # %%
 # Save the classifier. The folder contains the weights as safetensors and no pickle, and a model

@@ -253,7 +253,12 @@ class SentenceEncoder(
             chunks = [missing[i : i + _CHUNK] for i in range(0, len(missing), _CHUNK)]
             with progress_bar(len(missing), "Encoding texts", self.verbose) as bar:
                 for chunk in chunks:
-                    encoded = self._run_model(texts[chunk].tolist(), identity, bar)
+                    parts = []
+                    for i in range(0, len(chunk), _BATCHES * self.batch_size):
+                        part = texts[chunk[i : i + _BATCHES * self.batch_size]].tolist()
+                        parts.append(self._run_model(part, identity))
+                        bar.update(len(part))
+                    encoded = np.concatenate(parts)
                     _write_embeddings(cache, [keys[i] for i in chunk], encoded)
                     vectors.update(zip(chunk, encoded, strict=True))
         return vectors
@@ -266,21 +271,17 @@ class SentenceEncoder(
         )
         return [hashlib.sha256((settings + text).encode()).hexdigest() for text in texts]
 
-    def _run_model(self, texts: list[str], identity: str, bar: Any) -> FloatArray:
-        size, embeddings = _BATCHES * self.batch_size, []
-        for part in (texts[i : i + size] for i in range(0, len(texts), size)):
-            with _LOCK:
-                encoded = self._shared_model(identity).encode(
-                    part,
-                    prompt=self.prompt,
-                    batch_size=self.batch_size,
-                    show_progress_bar=False,
-                    normalize_embeddings=self.normalize_embeddings,
-                    truncate_dim=self.truncate_dim,
-                )
-            embeddings.append(np.asarray(encoded, dtype=np.float32))
-            bar.update(len(part))
-        return np.concatenate(embeddings)
+    def _run_model(self, texts: list[str], identity: str) -> FloatArray:
+        with _LOCK:
+            embeddings = self._shared_model(identity).encode(
+                texts,
+                prompt=self.prompt,
+                batch_size=self.batch_size,
+                show_progress_bar=False,
+                normalize_embeddings=self.normalize_embeddings,
+                truncate_dim=self.truncate_dim,
+            )
+        return np.asarray(embeddings, dtype=np.float32)
 
     def _shared_model(self, identity: str) -> Any:
         """Return the model from the store of the process, loading it if necessary."""

@@ -409,4 +409,4 @@ def test_unfitted_estimators_are_not_drawn(call):
 def test_the_look_of_the_displays_is_a_style_of_matplotlib():
     with plt.style.context("skpref.inspection.style"):
         colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
-    assert [f"#{colour}" for colour in colours[:2]] == [_style.BLUE, _style.ORANGE]
+    assert colours[:2] == [_style.BLUE, _style.ORANGE]
