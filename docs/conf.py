@@ -201,6 +201,11 @@ def list_pages_of_results(app, docname, source):
         source[0] = source[0].replace("\nabout\n", "\n" + "\n".join([*names, "about", ""]), 1)
 
 
+def read_contents_again(app, env, added, changed, removed):
+    """Read the contents of the benchmarks in every build, since they depend on the results."""
+    return ["benchmarks/index"]
+
+
 def mark_names(app, what, name, obj, options, lines):
     """Prevent names that end with an underscore from being parsed as links."""
     for i, line in enumerate(lines):
@@ -252,4 +257,5 @@ def setup(app):
     app.connect("autodoc-process-docstring", mark_names, priority=400)  # before numpydoc
     app.connect("autodoc-process-docstring", group_parameters, priority=900)  # after numpydoc
     app.connect("source-read", list_pages_of_results)
+    app.connect("env-get-outdated", read_contents_again)
     app.connect("build-finished", write_llms_txt)

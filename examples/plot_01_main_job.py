@@ -69,7 +69,7 @@ def run_fold(train, test):
     strengths = {"C": [0.01, 0.1, 1, 10, 100]}
     alone = GridSearchCV(logistic, strengths, scoring="f1_macro", cv=GroupKFold(4))
     alone.fit(X[rows], truth[rows], groups=chats.groups[rows])
-    cascade = LLMCascadeClassifier(classifier, LLMScoreCalibrator("auto"), llm_share=0.2)
+    cascade = LLMCascadeClassifier(classifier, LLMScoreCalibrator("auto"), llm_share=0.2, verbose=1)
     scores = chats.llm_scores[train], chats.llm_scores[test]
     cascade.fit(X[train], chats.y[train], groups=chats.groups[train], llm_scores=scores[0])
     llm = cascade.calibrator_.transform(scores[1])
