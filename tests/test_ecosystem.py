@@ -56,6 +56,7 @@ def classifier(**params):
     return fast(**{"max_epochs": 20, "batch_size": 256} | params)
 
 
+@pytest.mark.slow
 def test_calibrated_classifier_fits_by_session(data, full, routing):
     X, y, groups = full
     calibrated = CalibratedClassifierCV(classifier(), cv=GroupKFold(3), ensemble=False)

@@ -72,6 +72,7 @@ def expected(tiny_model):
     return load_sentence_transformer(tiny_model).encode(TEXTS, normalize_embeddings=True)
 
 
+@pytest.mark.slow
 def test_follows_scikit_learn(tiny_model):
     encoder = SentenceEncoder(tiny_model)
     with pytest.warns(SkipTestWarning, match="Can't test estimator SentenceEncoder which requires"):

@@ -80,6 +80,7 @@ def test_concordance_agrees_with_a_loop_over_pairs(case, average):
     np.testing.assert_allclose(found, slow_concordance(codes, columns, groups, average), rtol=1e-12)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(scored_sessions(), st.randoms(use_true_random=False))
 def test_concordance_does_not_change_with_row_order_session_names_or_session_shifts(case, random):

@@ -496,6 +496,7 @@ def test_blocks_of_any_size_agree_with_scikit_learns_distances(metric, grouped):
         np.testing.assert_array_equal(smoother.transform(X[:1] + 1, groups[:1]), labels[:1])
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     X=hnp.arrays(float, st.tuples(st.integers(2, 60), st.just(2)), elements=st.integers(-2, 2)),

@@ -43,7 +43,7 @@ def class_weights(kind, classes: np.ndarray, soft: FloatArray, weight: FloatArra
             )
         return np.array([kind.get(c, 1.0) for c in classes.tolist()])
     share = np.nansum(weight[:, None] * soft, axis=0)
-    share /= max(share.sum(), 1e-12)  # a label may be known in no row
+    share /= share.sum() or 1.0  # a label may be known in no row
     return 1 / (n_classes * np.maximum(share, 1e-3))
 
 

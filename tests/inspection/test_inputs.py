@@ -81,6 +81,7 @@ def test_agreement_does_not_depend_on_the_order_of_the_scores(binary, as_ratings
     assert_allclose(found.drop.log_loss.mean, expected.drop.log_loss.mean, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_agreement_gives_a_calibrator_the_sorted_classes(data):
     order = [2, 0, 1]
     given = {"y": named(data), "groups": data.groups, "n_bootstrap": 5, "random_state": 0}

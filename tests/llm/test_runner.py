@@ -102,6 +102,7 @@ def test_many_refused_rows_do_not_end_a_run(stub, tmp_path, rows, status):
         assert transform(make(stub, cache=tmp_path))[1] == list(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", [0, 17])
 def test_one_answer_without_log_probabilities_is_missing_and_not_paid_again(stub, tmp_path, row):
     mark = f'"text {row}"'

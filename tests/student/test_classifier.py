@@ -124,6 +124,7 @@ def test_without_scores_it_learns_from_labels_in_sessions_or_in_none(data):
         assert clf.score(data.X, data.y_true) > 0.85
 
 
+@pytest.mark.slow
 def test_string_labels_with_none_as_unlabelled(data3):
     names = np.array(["neg", "neu", "pos"], dtype=object)
     y = np.where(data3.y < 0, None, names[data3.y])
@@ -578,6 +579,7 @@ class Sessions(Callback):
         self.seen.append(len(np.unique(X.session)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("params", "expected"),
     [

@@ -123,6 +123,7 @@ def test_decision_by_macro_f1_helps_rare_labels_and_leaves_probabilities():
     np.testing.assert_array_equal(clf.predict(data.X), shifted > 0)
 
 
+@pytest.mark.slow
 def test_class_weights_are_those_within_each_label():
     data = make_data()
     balanced = fitted("linear")
@@ -160,6 +161,7 @@ def test_pairs_compare_each_label_where_it_is_known():
     assert loss(scores, target).item() == pytest.approx(3 * expected.mean().item(), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "params",
     [
@@ -228,6 +230,7 @@ def test_any_container_holds_labels(y):
     assert list(calibrator.classes_) == list(clf.classes_)
 
 
+@pytest.mark.slow
 def test_labels_are_named_by_classes_or_by_the_columns():
     data = make_data()
     assert fitted().classes_.tolist() == [0, 1, 2, 3]
@@ -320,6 +323,7 @@ def test_predictions_have_scikit_learns_forms():
     assert samples > 0.5
 
 
+@pytest.mark.slow
 def test_search_and_cross_validation_route_scores(routing):
     data = make_data()
     clf = fast("linear")
@@ -349,6 +353,7 @@ def test_default_scoring_of_a_search_leaves_unknown_labels_out(routing):
 # --- more training, files -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_training_continues():
     data = make_data()
     warm = fast(warm_start=True, max_epochs=3)
@@ -364,6 +369,7 @@ def test_training_continues():
         clf.partial_fit(data.X, np.array(NAMES)[np.arange(300) % 4])
 
 
+@pytest.mark.slow
 def test_copies_predict_the_same(tmp_path):
     data, clf = make_data(), fit_on(fast(decision="macro_f1", classes=NAMES), make_data())
     clf.save_pretrained(tmp_path)

@@ -564,6 +564,7 @@ def test_skops_loads_with_the_types_that_the_library_lists(data, params):
     assert_same(clf, skops.loads(content, trusted=types), data.X)
 
 
+@pytest.mark.slow
 def test_skops_of_a_text_model(text_student):
     skops = pytest.importorskip("skops.io")
     content = skops.dumps(text_student)

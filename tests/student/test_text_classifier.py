@@ -64,6 +64,7 @@ def test_options_of_the_encoder_keep_what_it_learns(tiny_model, option):
     np.testing.assert_allclose(found, expected, atol=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trainable_layers", "trained"),
     [
