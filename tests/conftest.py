@@ -12,6 +12,10 @@ from sklearn.utils import _set_output
 # No test downloads anything.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+# A thread for each of the processes that pytest-xdist starts, of which there is one per core.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # How long an example takes depends on what else the machine does.
 settings.register_profile("skpref", deadline=None)
 settings.load_profile("skpref")

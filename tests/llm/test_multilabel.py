@@ -69,7 +69,7 @@ def stub():
 
 
 def make(stub, prompts=PROMPT, **params):
-    params = {"model": "m", "progress": False, "multilabel": True, "max_retries": 0} | params
+    params = {"model": "m", "verbose": False, "multilabel": True, "max_retries": 0} | params
     return LLMLabeler(LABELS, prompts, base_url=stub.url, **params)
 
 
