@@ -93,7 +93,7 @@ def test_several_labels_are_answered_line_by_line(real_llm):
     labels = ["angry", "glad"]
     claims = [f'"{i}. {name}: " claim' for i, name in enumerate(labels, 1)]
     grammar = f'root ::= {" ".join(claims)}\nclaim ::= ("yes" | "no") "\\n"'
-    params = {"multilabel": True, "model": "smollm2", "base_url": real_llm, "progress": False}
+    params = {"multilabel": True, "model": "smollm2", "base_url": real_llm, "verbose": False}
     bank = {"p": "Mood.\n{options}\n\n{answer}\n\nMessage: {utterance}"}
     # Of the likeliest tokens, as many as are needed to have yes and no among them.
     params |= {"top_logprobs": 2000, "request_params": {"extra_body": {"grammar": grammar}}}
@@ -106,7 +106,7 @@ def test_several_labels_are_answered_line_by_line(real_llm):
 
 def test_the_server_s_structured_output_says_yes_or_no_of_each_label(real_llm):
     bank = {"p": "Mood.\n{options}\n\n{answer}\n\nMessage: {utterance}"}
-    params = {"multilabel": True, "model": "smollm2", "base_url": real_llm, "progress": False}
+    params = {"multilabel": True, "model": "smollm2", "base_url": real_llm, "verbose": False}
     labeler = LLMLabeler(["angry", "glad"], bank, scoring="label", **params)
     scores = labeler.fit_transform(FRAME.text[:3].tolist())
     # By the schema no answer can lack a label, or say anything but yes and no.
