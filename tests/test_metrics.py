@@ -66,6 +66,7 @@ def scored_sessions(draw):
     return codes, score, groups
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(scored_sessions(), st.sampled_from(["micro", "macro"]))
 def test_concordance_agrees_with_a_loop_over_pairs(case, average):
@@ -234,6 +235,7 @@ def test_concordance_names_what_is_wrong(changes, message):
         within_session_concordance(**arguments)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(scored_sessions(), st.integers(1, 20))
 def test_calibration_error_agrees_with_a_loop_over_bins(case, n_bins):

@@ -180,6 +180,7 @@ def test_alpha_0_leaves_labelled_rows_unchanged_and_fills_unlabelled_rows():
     assert np.isfinite(smoothed[~known]).all()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=50)
 @given(
     X=hnp.arrays(float, st.tuples(st.integers(1, 15), st.just(2)), elements=st.integers(-2, 2)),
@@ -218,6 +219,7 @@ def test_smoothed_rows_are_distributions(
         np.testing.assert_allclose(rows.sum(axis=1), 1)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(names=st.permutations("uvwxyz"))
 def test_renaming_sessions_changes_nothing(names):

@@ -49,6 +49,7 @@ def test_calibrator_and_smoother(data, output):
     same(lambda: [KNNLabelSmoother().fit_transform(data.X, data.y)], output)
 
 
+@pytest.mark.slow
 @OUTPUTS
 def test_inspection(data, output):
     given = (data.llm_scores, data.y, data.groups)

@@ -24,6 +24,7 @@ def test_classifiers_train_on_few_sessions_that_hold_all_labels(data):
     assert (data.split[rows] == "train").all()
 
 
+@pytest.mark.slow
 def test_benchmark_writes_its_page_and_resumes(folders, data_dir, monkeypatch):
     given = ["--tasks", "delidata", "--classifiers", "human labels", "--seeds", "2", *folders]
     forecast.main(given)

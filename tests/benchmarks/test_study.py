@@ -147,6 +147,7 @@ def test_settings_are_stored_with_the_predictions(arguments):
     assert kept["skpref|log_p"].shape[1] == 3
 
 
+@pytest.mark.slow
 def test_pairs_across_sessions_change_the_pairs_alone():
     data = make_dialogues(n_sessions=30, session_bias=2.0, labelled_fraction=0.5, random_state=0)
     for weight, differs in ((0.0, False), (1.0, True)):

@@ -95,6 +95,7 @@ def test_agreement_gives_a_calibrator_the_sorted_classes(data):
     assert_allclose(found.drop.log_loss.mean, expected.drop.log_loss.mean, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_reliability_does_not_depend_on_the_order_of_the_scores(data):
     order = [2, 0, 1]
     scores, y = data.llm_scores[:, :, order], named(data)

@@ -109,6 +109,7 @@ def test_display_makes_a_labelled_figure_with_a_legend(draw, name):
     assert legend.x1 <= display.figure_.bbox.x1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_display_draws_on_given_axes(draw, name):
     figure, axes = plt.subplots(1, 2)
@@ -245,6 +246,7 @@ def test_noise_lines_and_bands_are_the_numbers_of_preference_noise(draw, data):
     assert "suggested min_margin: 0.25" in legend_texts(display.figure_)
 
 
+@pytest.mark.slow
 def test_noise_of_an_estimator_is_that_of_its_probabilities(data):
     y = np.where(np.array(data.y) == None, -1, data.y_true)  # noqa: E711
     model = LogisticRegression().fit(data.X, data.y_true)

@@ -63,6 +63,7 @@ def test_equal_questions_are_planned_once(stub):
     assert labeler.plan(frame).n_requests == 1
 
 
+@pytest.mark.slow
 def test_answers_in_the_cache_show_how_long_tokens_are(stub, tmp_path):
     stub.answer = by_length
     labeler = make(stub, cache=tmp_path)
@@ -83,6 +84,7 @@ def test_a_tokenizer_counts_and_without_one_the_estimate_is_stated(stub):
     assert counted.prompt_tokens == pytest.approx(4 * estimated.prompt_tokens, rel=0.15)
 
 
+@pytest.mark.slow
 def test_the_cost_is_that_of_the_run(stub):
     stub.answer = by_length
     labeler = make(stub, prices=(2, 10))
@@ -234,6 +236,7 @@ def test_tokens_are_read_as_servers_count_them(usage, expected):
     assert count_tokens(completion("A") | {"usage": usage}) == expected
 
 
+@pytest.mark.slow
 def test_tokens_from_the_cache_of_the_endpoint_have_their_own_price(stub):
     details = {"prompt_tokens": 100, "prompt_tokens_details": {"cached_tokens": 60}}
     stub.answer = lambda r: by_letter(r) | {"usage": details | {"completion_tokens": 1}}
@@ -258,6 +261,7 @@ def test_a_system_message_is_its_own_and_comes_first(stub):
         PromptBank({"p": "Now: {utterance}"}, system="{options}")
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_the_usage_as_a_table(stub):
     labeler = make(stub, prices=(2, 10))
     labeler.transform(FRAME)

@@ -63,9 +63,9 @@ def test_log_probabilities_tell_classes_apart(real_llm, tmp_path):
 
 def test_the_default_bank_with_context_and_examples_goes_before_a_calibrator(real_llm):
     pipe = make_pipeline(make(real_llm), LLMScoreCalibrator(classes=CLASSES))
-    few = FRAME[FRAME.turn == 0]
+    few = FRAME[FRAME.turn == 0].iloc[::2]
     soft = pipe.fit_transform(few, few.label)
-    assert soft.shape == (4, 2)
+    assert soft.shape == (2, 2)
     np.testing.assert_allclose(soft.sum(axis=1), 1)
 
 

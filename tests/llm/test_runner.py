@@ -213,6 +213,7 @@ def test_each_sample_is_an_answer_of_its_own(stub, seed):
 # --- counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [said(None, "length"), said("", "stop"), said("<think>negative", "length"), said("neither")],

@@ -69,12 +69,14 @@ def test_a_label_is_one_of_the_choices_in_the_way_of_the_server(server):
         assert "choices" not in request
 
 
+@pytest.mark.slow
 def test_the_server_is_looked_at_once_and_the_cache_keeps_what_was_found(server, tmp_path):
     make(server, cache=tmp_path).fit_transform(TEXTS)
     make(server, cache=tmp_path).fit_transform([f"other {text}" for text in TEXTS])
     assert server.looks == ["/v1/models"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "refused"),
     [("vllm", ["guided_choice"]), ("llamacpp", ["grammar"]), ("x", ["response_format"])],
@@ -89,6 +91,7 @@ def test_a_server_that_refuses_is_asked_without_from_then_on(owner, refused, tmp
     server.stop()
 
 
+@pytest.mark.slow
 def test_answers_are_the_same_in_the_cache_whatever_the_server_can(server, tmp_path):
     expected = make(server, cache=tmp_path).fit_transform(TEXTS)
     server.requests.clear()

@@ -119,6 +119,7 @@ def test_decision_for_macro_f1_has_the_better_macro_f1():
 # --- the bound ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_looser_target_asks_less_and_every_target_is_met(test_data):
     data, shares = draw(120), []
     for target in (0.07, 0.1, 0.16):

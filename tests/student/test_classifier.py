@@ -141,6 +141,7 @@ def test_minus_one_is_a_class_without_scores(data):
     assert clf.score(data.X, y) > 0.8
 
 
+@pytest.mark.slow
 def test_two_dimensional_scores_are_those_of_the_positive_class(data):
     full = fit(fast(), data)
     short = fit(fast(), data, llm_scores=data.llm_scores[:, :, 1])
@@ -156,6 +157,7 @@ def test_fully_unlabelled_with_auto_uses_the_soft_labels(data):
 # --- outputs --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["data", "data3"])
 def test_probabilities_follow_from_scale_and_offsets(name, request):
     data = request.getfixturevalue(name)
@@ -172,6 +174,7 @@ def test_probabilities_follow_from_scale_and_offsets(name, request):
     assert_allclose(clf.scale_ * raw + clf.offsets_, shown, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_probabilities_are_calibrated(data3):
     train, test = np.arange(len(data3.y)) < 350, np.arange(len(data3.y)) >= 350
     y = np.where(train, data3.y_true, -1)
@@ -458,6 +461,7 @@ def test_passthrough_averages_prompts_and_smooths_nothing(data):
     assert_allclose(clf.soft_labels_, data.llm_scores.mean(axis=1), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_fitting_again_without_scores_forgets_the_calibrator(data):
     clf = fit(fast(), data)
     clf.fit(data.X, data.y_true, groups=data.groups)
@@ -627,6 +631,7 @@ def test_refitting_the_last_layer_is_the_default_of_own_networks(data, module):
     assert sum(moved) <= 1
 
 
+@pytest.mark.slow
 def test_the_refitted_layer_learns_what_the_scores_hide(data):
     # The LLM prefers by the first feature, people label by the second.
     rng = np.random.RandomState(0)
@@ -730,6 +735,7 @@ def test_partial_fit_may_meet_scores_later(data):
     assert clf.calibrator_.classes_.tolist() == [0, 1]
 
 
+@pytest.mark.slow
 def test_warm_start_goes_on_where_fit_ended(data):
     warm = fit(fast(warm_start=True, max_epochs=3), data)
     ended = warm.history_[-1]["train_loss"]
@@ -740,6 +746,7 @@ def test_warm_start_goes_on_where_fit_ended(data):
     assert fit(cold, data).history_[0]["train_loss"] == pytest.approx(ended)
 
 
+@pytest.mark.slow
 def test_class_weight_raises_recall_of_the_weighted_class(data3):
     plain = fit(fast(), data3)
     heavy = fit(fast(class_weight={2: 10.0}), data3)

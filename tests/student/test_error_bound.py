@@ -15,6 +15,7 @@ def draw_sessions(rng, n_sessions, *, rate=0.2, spread=0.0, size=10):
     return rng.random(len(session)) < rates[session], session
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_sessions", [10, 40])
 def test_bound_is_violated_in_at_most_five_per_cent_of_samples(n_sessions):
     rng = np.random.default_rng(0)

@@ -64,6 +64,7 @@ def test_a_row_without_scores_shares_what_is_left():
     assert_array_equal(clf.soft_labels_[0], [0, 0, 1])
 
 
+@pytest.mark.slow
 def test_exclusions_are_cut_with_the_rows_and_reach_partial_fit(routing):
     data, exclude = make_data()
     params = given(data) | {"exclude": exclude}

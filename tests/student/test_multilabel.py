@@ -343,6 +343,7 @@ def test_search_and_cross_validation_route_scores(routing):
     assert roc_auc_score(data.y_true, prob) > 0.9
 
 
+@pytest.mark.slow
 def test_default_scoring_of_a_search_leaves_unknown_labels_out(routing):
     data = make_data()
     search = GridSearchCV(fast("linear"), {"class_weight": [None]}, cv=GroupKFold(2))

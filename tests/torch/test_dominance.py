@@ -135,6 +135,7 @@ def test_a_million_rows_of_one_session_agree_with_the_closed_form(power, strict)
     assert (error <= 1e-11 * (below + above)).all()
 
 
+@pytest.mark.slow
 def test_one_huge_session_and_thousands_of_tiny_ones():
     rng = np.random.RandomState(0)
     for n_groups, length in ((1, 3001), (5000, 3)):
