@@ -58,9 +58,13 @@ def _known_together(given: FloatArray) -> list[IntArray]:
 
 def _check_label_probabilities(y) -> FloatArray:
     """Check that each cell is a probability, or NaN if it is unknown; -1 is unknown, too."""
-    y = check_array(
-        read_numbers(y, "y"), dtype=np.float64, ensure_all_finite="allow-nan", input_name="y"
-    )
+    y = read_numbers(y, "y")
+    if y.ndim == 1:
+        raise ValueError(
+            "y has one dimension; with multilabel=True pass (n_samples, n_labels), a column for "
+            "each label, or leave multilabel out if each row has one class."
+        )
+    y = check_array(y, dtype=np.float64, ensure_all_finite="allow-nan", input_name="y")
     y = np.where(y == -1, np.nan, y)
     if (bad := ((y < -_SUM_TOLERANCE) | (y > 1 + _SUM_TOLERANCE)).any(axis=1)).any():
         raise ValueError(

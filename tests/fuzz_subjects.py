@@ -252,11 +252,14 @@ class Smoother(Estimator):
     def options(self, rng, data):
         return {"soft": rng.random() < 0.3}
 
+    def takes_columns(self, setting):
+        return setting.options["soft"] or setting.params.get("multilabel", False)
+
     def adapt(self, data, setting):
-        return data._replace(y=data.soft) if setting.options["soft"] else data
+        return data._replace(y=data.soft) if self.takes_columns(setting) else data
 
     def used(self, setting):
-        if setting.options["soft"]:
+        if self.takes_columns(setting):
             return ("X", "groups")
         return self.arguments
 

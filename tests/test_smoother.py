@@ -863,3 +863,10 @@ def test_rows_that_do_not_sum_to_1_need_multilabel():
         KNNLabelSmoother().fit(X, y)
     with raises("y has values outside [0, 1] in 1 rows (first: row 0)"):
         KNNLabelSmoother(multilabel=True).fit(X, [[2.0, 1.0], [0.0, 1.0]])
+
+
+def test_several_labels_need_a_column_each():
+    X, y = np.eye(4), np.array([0, 1, 0, 1])
+    with pytest.raises(ValueError, match=re.escape("y has one dimension; with multilabel=True")):
+        KNNLabelSmoother(1, multilabel=True).fit(X, y)
+    assert KNNLabelSmoother(1, multilabel=True).fit(X, y[:, None]).transform(X).shape == (4, 1)
