@@ -566,6 +566,7 @@ class Labeler(Estimator):
             "top_logprobs": lambda rng: 5,
             "batch": lambda rng: False,  # needs an endpoint
             "unit": lambda rng: "utterance",  # another one needs other prompts
+            "multilabel": lambda rng: False,  # its answers are among the parsers
         }
 
     def draw(self, rng, data):
