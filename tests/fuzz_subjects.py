@@ -549,7 +549,9 @@ class Labeler(Estimator):
             "classes": lambda rng: list(data.classes),
             "prompts": lambda rng: {"a": "{options} {answer} {utterance}"},
             "model": lambda rng: "rule",
-            **{name: (lambda rng: None) for name in ("base_url", "api_key", "cache", "prices")},
+            **{name: (lambda rng: None) for name in ("base_url", "api_key", "cache")},
+            # A limit of the cost needs prices.
+            **{name: (lambda rng: None) for name in ("prices", "max_cost")},
             "request_params": lambda rng: choose(rng, [None, {"top_p": 0.5}]),
             "requests_per_minute": lambda rng: None,
             "tokens_per_minute": lambda rng: None,
