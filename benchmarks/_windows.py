@@ -8,7 +8,7 @@ class Window(nn.Module):
     """The parts that all have: a layer that the turns share, and a linear last layer.
 
     A row holds the features of the utterance, then those of `n_turns` turns before it, the newest
-    first; zeros where there is no turn. At first the turns before have no weight in the scores.
+    first; zeros if there is no turn. At first the turns before have no weight in the scores.
     """
 
     def __init__(self, n_features, n_outputs, n_turns=2, hidden_units=128, dropout=0.3):

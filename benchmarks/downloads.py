@@ -1,4 +1,4 @@
-"""What each way to install skpref downloads on Linux, resolved by uv without downloading it.
+"""Measure what each way to install skpref downloads on Linux; uv resolves, without downloading.
 
 ``python -m benchmarks.downloads`` needs ``uv`` and ``packaging``, and Python 3.11 or newer. The CPU
 build of torch, which is not on PyPI, is left out of the sums; pip prints its size.

@@ -1,4 +1,4 @@
-"""What a GPU gains: time and memory by device, and fine-tuned against frozen encoders.
+"""Measure what a GPU gains: time and memory by device, and fine-tuned against frozen encoders.
 
     bash benchmarks/gpu.sh
 

@@ -100,12 +100,12 @@ def by_thresholds(data, y, rows, seed: int, kind: str):  # noqa: ARG001
 
 
 def rating(data) -> np.ndarray:
-    """Return the rater's level of each row, NaN where there is none."""
+    """Return the rater's level of each row, NaN if there is none."""
     return data.llm_scores[:, 0] @ np.arange(3.0)
 
 
 def rater_alone(data, y, rows, seed: int, kind: str):  # noqa: ARG001
-    """Return the rating itself, the middle of the scale where there is none."""
+    """Return the rating itself, the middle of the scale if there is none."""
     level = np.nan_to_num(rating(data), nan=1.0)
     return level, level
 

@@ -1,4 +1,4 @@
-"""What a notebook shows of prompts, and of what a run has used."""
+"""Show prompts, and what a run has used, in a notebook."""
 
 import html
 
