@@ -17,6 +17,7 @@ from skorch.utils import noop
 from torch import nn
 
 from skpref._optional import import_optional
+from skpref._progress import wants_lines
 from skpref._student._training_set import TrainingSet, make_pair_sampler
 from skpref._torch._batches import SessionDataset
 from skpref._torch._callbacks import Resume, WarmUp
@@ -263,7 +264,7 @@ def train_by_adam(
     temporary: list = []
     stopper = None
     if held_out is not None:
-        sink = print if options.get("verbose") not in (0, "auto") else noop
+        sink = print if wants_lines(options.get("verbose")) else noop
         stopper = EarlyStopping(patience=n_iter_no_change, load_best=True, sink=sink)
         temporary.append(stopper)
     if warmup is not None:

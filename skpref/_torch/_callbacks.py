@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from skorch.callbacks import Callback
 
-from skpref._progress import auto_bar
+from skpref._progress import progress_bar
 
 
 class EpochBar(Callback):
@@ -16,7 +16,7 @@ class EpochBar(Callback):
 
     def on_train_begin(self, net, **_):
         """Begin the bar."""
-        self.bar_ = auto_bar(net.max_epochs, "Training", "auto")
+        self.bar_ = progress_bar(net.max_epochs, "Training", "auto")
 
     def on_epoch_end(self, net, **_):  # noqa: ARG002
         """Count an epoch."""
