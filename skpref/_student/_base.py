@@ -108,8 +108,8 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         """Return the parameters that make the network what it is."""
 
     @abstractmethod
-    def _build_network(self, X, n_scores):
-        """Return a new network for rows such as `X`."""
+    def _build_network(self, training, n_scores):
+        """Return a new network for such rows."""
 
     @abstractmethod
     def _stage1(self, network, checkpoint):
@@ -253,7 +253,7 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         class_weight = self._class_weight(prepared)
         stage1, objective = stages().stage1, self._objective(class_weight)
         with stage1.seeded(self.random_state) as rng:
-            network = network or self._build_network(training.X, n_scores)
+            network = network or self._build_network(training, n_scores)
             training = training._replace(X=self._as_network_input(training.X, network))
             stage1.check_output(network, training.X, n_scores)
             checkpoint = self._checkpoint(training, prepared.classes)
@@ -337,7 +337,7 @@ class BasePreferenceClassifier(ClassifierMixin, NetworkEstimator):
         class_weight = self._class_weight(prepared) if first else self.class_weight_
         stage1 = stages().stage1
         with stage1.seeded(self.random_state) as rng:
-            network = network or self._build_network(training.X, n_scores)
+            network = network or self._build_network(training, n_scores)
             training = training._replace(X=self._as_network_input(training.X, network))
             stage1.check_output(network, training.X, n_scores)
             net = self._untrained_net(network, class_weight, rng) if first else self.net_

@@ -194,7 +194,11 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
     output per label learns all of them: the loss is the sum over the labels of the loss of a binary
     task, on the rows where the label is known, and stage 2 fits each label separately.
 
-    Neither the order of the rows nor the names of the sessions change the fitted model.
+    Neither the order of the rows nor the names of the sessions change the fitted model. Nor does it
+    matter much in which units the features come: "linear" and "mlp" train on features that are
+    shifted and scaled where these are far from zero, or much larger or smaller than Adam's steps or
+    than one another, and the first layer takes that back after the training. Features that are fine
+    as they are, such as embeddings of unit length, are not touched.
 
     If `y` is partly unlabelled, a search can use the default scoring (`score`) or
     `skpref.metrics.within_session_concordance_scorer`, which leave unlabelled rows out;
@@ -363,10 +367,15 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
             f"module__{k}": v for k, v in self._module_params().items()
         }
 
-    def _build_network(self, X, n_scores):
-        return stages().modules.build_module(
+    def _build_network(self, training, n_scores):
+        X = training.X
+        network = stages().modules.build_module(
             self.module, self._module_params(), X.shape[1], n_scores, X.dtype.name
         )
+        if isinstance(self.module, str):
+            units = stages().units
+            units.express(network, units.choose_units(X, training.weight))
+        return network
 
     def _stage1(self, network, checkpoint):  # noqa: ARG002
         stage1, options = stages().stage1, self._net_options(network)

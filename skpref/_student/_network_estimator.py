@@ -19,10 +19,10 @@ def stages() -> SimpleNamespace:
     Returns
     -------
     SimpleNamespace
-        stage1, stage2, onnx, persistence, modules, scoring and transformer.
+        stage1, stage2, onnx, persistence, modules, scoring, transformer and units.
     """
     from skpref._student import _onnx, _persistence, _stage1, _stage2
-    from skpref._torch import _modules, _scoring, _transformer
+    from skpref._torch import _modules, _scoring, _transformer, _units
 
     return SimpleNamespace(
         stage1=_stage1,
@@ -32,6 +32,7 @@ def stages() -> SimpleNamespace:
         modules=_modules,
         scoring=_scoring,
         transformer=_transformer,
+        units=_units,
     )
 
 

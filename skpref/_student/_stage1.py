@@ -24,6 +24,7 @@ from skpref._torch._callbacks import Resume, WarmUp
 from skpref._torch._full_batch import minimize_full_batch
 from skpref._torch._net import SessionNet, make_net, release_training
 from skpref._torch._scoring import last_layer, predict_scores
+from skpref._torch._units import in_units
 from skpref._typing import FloatArray
 
 
@@ -273,17 +274,17 @@ def train_by_adam(
         writes = accelerator is None or accelerator.is_main_process
         sampler = pairs.sampler if objective.pairwise_weight else None
         temporary.append(Resume(checkpoint, stopper, sampler, writes))
+    rows, valid = as_dataset(training), None if held_out is None else as_dataset(held_out)
     net = net_for(
         network,
         objective,
         pairs,
-        valid=None if held_out is None else as_dataset(held_out),
+        valid=valid,
         training_callbacks=temporary,
         accelerator=accelerator,
         **options,
     )
-    rows = as_dataset(training)
-    with net.training(rows) as n_epochs:
+    with in_units(network, rows, valid), net.training(rows) as n_epochs:
         net.fit_loop(rows, epochs=n_epochs)
     history = losses(net.history)
     if accelerator is not None:  # an accelerated net cannot be pickled
@@ -336,7 +337,9 @@ def train_by_lbfgs(
         Loss of each iteration.
     """
     net = net_for(network, objective, pairs, **options)
-    values = minimize_full_batch(net, as_dataset(training), l2=l2, tol=tol, max_iter=max_iter)
+    rows = as_dataset(training)
+    with in_units(network, rows):
+        values = minimize_full_batch(net, rows, l2=l2, tol=tol, max_iter=max_iter)
     return net, [{"epoch": i, "train_loss": loss} for i, loss in enumerate(values, start=1)]
 
 
@@ -357,7 +360,7 @@ def train_for_an_epoch(net: SessionNet, training: TrainingSet) -> list[dict]:
     """
     net.set_params(max_epochs=1)
     rows = as_dataset(training)
-    with net.training(rows) as n_epochs:
+    with in_units(net.module_, rows), net.training(rows) as n_epochs:
         net.fit_loop(rows, epochs=n_epochs)
     return losses(net.history[-1:])
 

@@ -29,6 +29,7 @@ from skpref._student._stage1 import (
 from skpref._student._training_set import Problem, TrainingSet
 from skpref._torch._callbacks import WarmUp
 from skpref._torch._scoring import predict_scores, score_by_last_layer
+from skpref._torch._units import in_units
 from skpref._typing import BoolArray, FloatArray, IntArray
 
 # All soft labels together weigh as much as this many human labels. The labels of a few whole
@@ -285,7 +286,7 @@ def finetune(
         **options,
     )
     rows = as_dataset(labelled)
-    with net.training(rows) as n_epochs:
+    with in_units(network, rows), net.training(rows) as n_epochs:
         net.fit_loop(rows, epochs=n_epochs)
     return losses(net.history)
 

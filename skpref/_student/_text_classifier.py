@@ -289,7 +289,7 @@ class PairwisePreferenceTextClassifier(BasePreferenceClassifier):
         names = ("model_name", "max_length", "trainable_layers")
         return self._module_params() | {name: getattr(self, name) for name in names}
 
-    def _build_network(self, X, n_scores):  # noqa: ARG002
+    def _build_network(self, training, n_scores):  # noqa: ARG002
         return stages().transformer.TransformerScorer(n_scores, **self._network_params())
 
     def _as_network_input(self, X, network):
