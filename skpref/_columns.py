@@ -6,7 +6,9 @@ from typing import Any
 import narwhals as nw
 import numpy as np
 from scipy import sparse
+from sklearn.utils import indexable
 
+from skpref._sklearn import _num_samples
 from skpref._typing import BoolArray, FloatArray
 
 _MASKED = type(np.ma.masked)
@@ -118,6 +120,38 @@ def is_table(values: Any) -> bool:
         return len(values) > 0 and np.ndim(values[0]) > 0 and len(values[0]) != 1
     shape = getattr(values, "shape", ())
     return len(shape) > 1 and tuple(shape[1:]) != (1,)
+
+
+def read_rows(X: Any) -> tuple[Any, int]:
+    """Return input of a classifier in a form that rows can be taken of.
+
+    Parameters
+    ----------
+    X : {array-like, sparse matrix, frame} or list of str
+        One row per utterance.
+
+    Returns
+    -------
+    X : {ndarray, CSR matrix, frame, list}
+        The same rows.
+    n_rows : int
+        How many they are.
+
+    Raises
+    ------
+    TypeError
+        If `X` has no rows.
+    """
+    try:
+        if isinstance(X, str | bytes):
+            raise TypeError
+        (rows,) = indexable(X)
+        return rows, _num_samples(rows)
+    except TypeError:
+        raise TypeError(
+            f"X must hold a row per utterance, but it is {X!r:.80}; pass an array, a sparse "
+            "matrix, a frame or a list."
+        ) from None
 
 
 def read_numbers(values: Any, name: str) -> FloatArray:

@@ -330,7 +330,10 @@ def number_by_content(
 
 def _mark(scores: FloatArray) -> np.ndarray:
     """Return an integer for each prompt in each row, the same for the same scores."""
-    scores = np.round(scores, _DECIMALS) + 0.0  # no -0.0
+    with np.errstate(over="ignore"):
+        rounded = np.round(scores, _DECIMALS)
+    # Of scores so large that they overflow, no decimal counts.
+    scores = np.where(np.isinf(rounded), scores, rounded) + 0.0  # no -0.0
     bits = np.where(np.isnan(scores), np.nan, scores).view(np.uint64)
     mark = np.zeros(bits.shape[:2], dtype=np.uint64)
     for column in range(bits.shape[2]):

@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.model_selection import BaseCrossValidator
-from sklearn.utils import check_random_state, indexable
+from sklearn.utils import check_random_state
 
+from skpref._columns import read_rows
 from skpref._typing import ArrayLike, FloatArray, IntArray, SessionIds
 from skpref._validation import check_groups, check_labels
 
@@ -125,8 +126,7 @@ class LabelledGroupKFold(BaseCrossValidator):
         ValueError
             If `y` or `groups` is missing, or fewer than `n_splits` sessions have a label.
         """
-        (X,) = indexable(X)
-        n_rows = X.shape[0] if hasattr(X, "shape") else len(X)
+        X, n_rows = read_rows(X)
         if y is None or groups is None:
             missing = "y, the human labels," if y is None else "groups, the session of each row,"
             raise ValueError(

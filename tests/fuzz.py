@@ -35,6 +35,7 @@ from tests.fuzz_inputs import (
     name_sessions,
     put_into,
 )
+from tests.fuzz_judges import JUDGES
 from tests.fuzz_parsers import PARSERS
 from tests.fuzz_subjects import LENGTHS, SUBJECTS, Broken, ensure
 from tests.fuzz_texts import TEXTS
@@ -563,9 +564,11 @@ def _pick(rng, weights):
     return names[rng.choice(len(names), p=p / p.sum())]
 
 
-_BY_NAME = {s.name: s for s in SUBJECTS}
+_BY_NAME = {s.name: s for s in SUBJECTS + JUDGES}
 _OTHERS = PARSERS | TEXTS
-_WEIGHTS = {s.name: s.weight for s in SUBJECTS} | {n: w for n, (_, w) in _OTHERS.items()}
+_WEIGHTS = {name: s.weight for name, s in _BY_NAME.items()} | {
+    n: w for n, (_, w) in _OTHERS.items()
+}
 
 
 def run_case(seed, number, only=None):

@@ -10,6 +10,7 @@ from skpref import PromptBank
 from skpref._llm._answers import NoLogprobs, read_answer
 from skpref._llm._completion import Malformed, read_completion
 from skpref._llm._labels import read_labels
+from skpref._llm._lists import read_list
 from tests.fuzz_inputs import choose
 from tests.fuzz_subjects import Broken, ensure
 
@@ -179,6 +180,67 @@ def try_labels(rng, notes):
     return "works"
 
 
+def try_list(rng, notes):
+    """Each line asked about has a distribution or a reason, and lines not asked about none."""
+    names = choose(rng, _NAMES)
+    scoring = choose(rng, ["logprobs", "verbalized", "label"])
+    numbers = list(range(1, int(rng.integers(2, 5))))
+    body = _draw_list(rng, names, scoring, numbers)
+    notes += [f"{scoring}, {names}, lines {numbers}", repr(body)[:2000]]
+    answers = list("ABC"[: len(names)]) if scoring == "logprobs" else names
+    try:
+        found = read_list(read_completion(body), scoring, names, answers, numbers)
+    except (Malformed, NoLogprobs):
+        return "refused"
+    ensure(len(found) == len(numbers), "an answer for each line")
+    for answer in found:
+        if answer.scores is None:
+            ensure(isinstance(answer.reason, str) and answer.reason, "a reason")
+        else:
+            _check_scores(answer, len(names))
+    return "works" if any(answer.scores is not None for answer in found) else "refused"
+
+
+def _draw_list(rng, names, scoring, numbers):
+    """A completion with lines, some of them missing, doubled, in another form or cut off."""
+    kept = [n for n in numbers if rng.random() < 0.9]
+    kept += [int(choose(rng, [1, 2, 7, 0]))] * (rng.random() < 0.2)
+    if scoring == "logprobs":
+        tokens = []
+        for n in kept:
+            letter = str(choose(rng, "ABCX"))
+            likeliest = {f" {letter}": -0.2, " B": -1.8, " A": float(choose(rng, [-2.0, np.nan]))}
+            tokens += [(str(n), {}), (":", {}), (f" {letter}", likeliest), ("\n", {})]
+        content = [
+            {
+                "token": token,
+                "logprob": -0.1,
+                "top_logprobs": [{"token": t, "logprob": p} for t, p in top.items()],
+            }
+            for token, top in tokens
+        ]
+        text = "".join(token for token, _ in tokens)
+    else:
+        field = {"label": "label", "verbalized": "confidences"}[scoring]
+        values = [*names, dict.fromkeys(names, 1), dict.fromkeys(names, 0.5), None, 5, [], "maybe"]
+        lines = [
+            {choose(rng, ["line", "line", "Line"]): choose(rng, [n, str(n)]), field: value}
+            for n in kept
+            for value in [choose(rng, values)]
+        ]
+        text = json.dumps(choose(rng, [{"lines": lines}, {"lines": lines}, lines, {"lines": 5}]))
+        content = None
+        if rng.random() < 0.2:
+            text = text[: rng.integers(len(text) + 1)]
+    choice = {
+        "message": {"role": "assistant", "content": text},
+        "finish_reason": choose(rng, ["stop", "stop", "stop", "length", "content_filter"]),
+    }
+    if content is not None:
+        choice["logprobs"] = {"content": content}
+    return {"choices": [choice]}
+
+
 def _check_scores(found, k):
     ensure(found.scores.shape == (k,), "a score of each class")
     ensure(np.isfinite(found.scores).all() and (found.scores >= 0).all(), "scores of 0 or more")
@@ -248,5 +310,6 @@ def _check_bank(rng, bank):
 PARSERS = {
     "read_answer": (try_answer, 4),
     "read_labels": (try_labels, 2),
+    "read_list": (try_list, 2),
     "PromptBank": (try_bank, 2),
 }

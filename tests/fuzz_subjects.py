@@ -9,6 +9,7 @@ import polars as pl
 
 from skpref import (
     DialogueContext,
+    DialogueFeatures,
     IntraSessionPairSampler,
     KNNLabelSmoother,
     LLMLabeler,
@@ -533,6 +534,36 @@ class Context(Estimator):
         )
 
 
+class Features(Context):
+    """DialogueFeatures."""
+
+    weight = 2
+    estimator = DialogueFeatures
+    by_row = ("features",)
+
+    def own(self, rng, data):
+        return {
+            "text": lambda rng: "text",
+            "session": lambda rng: choose(rng, ["session_id", ["session_id"]]),
+            "turn": lambda rng: choose(rng, ["turn", None]),
+            "scale": lambda rng: float(choose(rng, [0.3, 1, 20])),
+        }
+
+    def draw(self, rng, data):
+        drawn = super().draw(rng, data)
+        speaker = choose(rng, ["text", None])
+        return drawn._replace(params=drawn.params | {"speaker": speaker})
+
+    def use(self, model, data, setting):
+        frame = self.frame(data, setting)
+        return {"features": np.asarray(model.fit(frame).transform(frame))}
+
+    def check(self, model, data, setting, out):
+        names = model.get_feature_names_out()
+        ensure(out["features"].shape == (len(data.texts), len(names)), "a column for each name")
+        ensure(np.isfinite(out["features"]).all(), "finite features")
+
+
 class Labeler(Estimator):
     """With a callable for an LLM, whose answer depends on the question alone."""
 
@@ -631,7 +662,8 @@ class Function(Subject):
     def constraints(self):
         found = type(self).function._skl_parameter_constraints
         taken = {n for argument in self.arguments for n in self.names_of(argument)}
-        return {name: allowed for name, allowed in found.items() if name not in taken}
+        checked = {name: a for name, a in found.items() if a != "no_validation"}
+        return {name: allowed for name, allowed in checked.items() if name not in taken}
 
     def build(self, setting):
         return lambda *args, **given: type(self).function(*args, **given, **setting.params)
@@ -831,6 +863,7 @@ SUBJECTS = [
     Sampler(),
     Classifier(),
     Context(),
+    Features(),
     Labeler(),
     Concordance(),
     CalibrationError(),

@@ -12,6 +12,7 @@ import torch
 from scipy import sparse
 from sklearn.exceptions import DataConversionWarning
 
+from skpref._columns import read_rows
 from skpref._validation import (
     check_groups,
     check_labels,
@@ -323,3 +324,18 @@ def test_two_dimensional_scores_of_the_second_class_given():
         sort_scores(np.array([[0.25, np.nan]]), columns), [[0.75, np.nan]]
     )
     np.testing.assert_array_equal(sort_scores(np.array([[3.0, -1.0]]), columns), [[-3.0, 1.0]])
+
+
+@pytest.mark.parametrize("X", [None, 5, np.array(5.0), "abc", b"abc", object()])
+def test_what_has_no_rows_is_no_X(X):
+    with pytest.raises(TypeError, match="X must hold a row per utterance, but it is"):
+        read_rows(X)
+
+
+@pytest.mark.parametrize(
+    "X", [[["a"], ["b"]], (1, 2), np.zeros((2, 3)), sparse.coo_matrix(np.eye(2)), pl.Series([1, 2])]
+)
+def test_rows_can_be_taken_of_what_has_them(X):
+    rows, n_rows = read_rows(X)
+    assert n_rows == 2
+    assert rows[1] is not None

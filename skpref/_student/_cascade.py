@@ -5,7 +5,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import sklearn
-from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import get_tags
@@ -13,6 +12,7 @@ from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
+from skpref._columns import read_rows
 from skpref._pipelines import last_step
 from skpref._pools import number_by_content
 from skpref._progress import auto_bar, wants_lines
@@ -22,7 +22,6 @@ from skpref._sklearn import (
     Interval,
     StrOptions,
     _fit_context,
-    _num_samples,
     _safe_indexing,
 )
 from skpref._state import keeps_state_on_failure
@@ -407,8 +406,7 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
                 "groups (the session ids) is missing, so the classifier would be judged on "
                 "sessions that it has seen; pass groups=."
             )
-        X = _in_rows(X)
-        n_rows = _num_samples(X)
+        X, n_rows = read_rows(X)
         if self.labeler is not None:
             self.labeler_ = clone(self.labeler).fit(X, y)
             if llm_scores is None:
@@ -597,13 +595,6 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
         tags.input_tags = inner.input_tags
         tags.classifier_tags = inner.classifier_tags
         return tags
-
-
-def _in_rows(X: Any) -> Any:
-    """Return X in a form that rows can be taken of."""
-    if issparse(X):
-        return X.tocsr()
-    return X if hasattr(X, "__getitem__") else np.asarray(X)
 
 
 def _check_enough_labels(rows: Rows) -> None:

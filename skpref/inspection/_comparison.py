@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.model_selection import GroupKFold, check_cv
-from sklearn.utils import check_random_state, indexable
+from sklearn.utils import check_random_state
 from sklearn.utils.parallel import Parallel, delayed
 
+from skpref._columns import read_rows
 from skpref._progress import auto_bar, wants_lines
 from skpref._sessions import won_and_compared
 from skpref._sklearn import HasMethods, Interval, StrOptions, validate_params
@@ -402,8 +403,7 @@ def compare_with_distillation(
     """
     _, classifier = find_classifier(estimator)
     scores, classes, codes = read_scores(llm_scores, y, classifier.classes)
-    (X,) = indexable(X)
-    n_rows = X.shape[0] if hasattr(X, "shape") else len(X)
+    X, n_rows = read_rows(X)
     if n_rows != len(scores):
         raise ValueError(
             f"llm_scores has {len(scores)} rows but X has {n_rows}; pass one row of scores per "

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import sklearn
 from sklearn.base import clone
-from sklearn.utils import Bunch, check_random_state, indexable
+from sklearn.utils import Bunch, check_random_state
 from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.parallel import Parallel, delayed
 
-from skpref._columns import read_column, read_numbers
+from skpref._columns import read_column, read_numbers, read_rows
 from skpref._progress import auto_bar, wants_lines
 from skpref._sklearn import HasMethods, Interval, StrOptions, validate_params
 from skpref._typing import ArrayLike, FloatArray, IntArray, SessionIds
@@ -52,10 +52,9 @@ class _Fit(NamedTuple):
 
 def _read_data(X, y, groups, llm_scores, classes) -> ComparisonData:
     """Check the input; without scores the classes are those of the labels."""
-    (X,) = indexable(X)
-    n_rows = X.shape[0] if hasattr(X, "shape") else len(X)
+    X, n_rows = read_rows(X)
     if llm_scores is None:
-        scores = np.empty((n_rows, 0))
+        scores: FloatArray = np.empty((n_rows, 0))
         classes, codes = check_labels(y, classes=classes, partial=True)
         check_same_length(len(codes), "y", n_rows, "X")
     else:
