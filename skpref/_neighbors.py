@@ -30,6 +30,8 @@ _SINGLE = np.finfo(np.float32)
 # Rows that are so much larger than the voters are cut: to let their squares be finite, and to let
 # them be finite in single precision.
 _LARGEST, _FARTHEST = 1e150, 1e30
+# Powers of 2 up to this exponent are factors, which is far quicker than `ldexp`.
+_ORDINARY = 1000
 
 # Powers of the scale of the features by which distances grow; 0 if they do not depend on it.
 _DEGREES = {
@@ -371,7 +373,11 @@ def _divide(X, exponents: IntArray):
         X.data = _divide(X.data[:, None], np.repeat(exponents, np.diff(X.indptr)))[:, 0]
         return X
     with np.errstate(over="ignore"):
-        return np.ldexp(X, -exponents[..., None]).clip(-_LARGEST, _LARGEST)
+        if np.abs(exponents).max(initial=0) < _ORDINARY:
+            X *= np.ldexp(1.0, -exponents)[..., None]
+        else:
+            X = np.ldexp(X, -exponents[..., None])
+    return np.clip(X, -_LARGEST, _LARGEST, out=X)
 
 
 def _length(X: FloatArray) -> FloatArray:

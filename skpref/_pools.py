@@ -10,6 +10,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.isotonic import IsotonicRegression
 
 from skpref._sessions import renumber
+from skpref._sklearn import one_blas_thread
 from skpref._typing import BoolArray, FloatArray, IntArray
 
 # Methods that learn nothing from labels.
@@ -209,7 +210,8 @@ def _fit_softmax(
 
     bias_bounds = (None, None) if with_bias else (0, 0)
     bounds = [(0, None)] * start.size + [bias_bounds] * n_classes
-    params = minimize(objective, origin, jac=True, method="L-BFGS-B", bounds=bounds).x
+    with one_blas_thread():
+        params = minimize(objective, origin, jac=True, method="L-BFGS-B", bounds=bounds).x
     return params[: start.size], params[start.size :]
 
 

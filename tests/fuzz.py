@@ -390,6 +390,8 @@ def _class_order(subject, setting, data, rng, notes, model, out):
     order = rng.permutation(len(data.classes))
     if data.llm_scores is None or data.llm_scores.ndim == 2 or data.soft.ndim == 1:
         return
+    if "max_pairs" in setting.params:  # then other pairs are drawn
+        return
     classes = [data.classes[i] for i in order]
     moved = data._replace(llm_scores=data.llm_scores[:, :, order], soft=data.soft[:, order])
     changed = setting._replace(params=setting.params | {subject.classes_parameter: classes})

@@ -298,12 +298,13 @@ class SeveralLabels(Classifier):
 
     def spoil(self, rng, data, setting):
         y = data.y.astype(float)
+        first = np.arange(y.size).reshape(y.shape) == 0
         kinds = {
-            "of two": np.where(y == 1, 2, y),
-            "of a half": np.where(y == 1, 0.5, y),
+            "of two": np.where(first, 2, y),
+            "of a half": np.where(first, 0.5, y),
             "of words": np.where(y == 1, "yes", "no"),
             "too short": y[:-1],
-            "infinite": np.where(y == 1, np.inf, y),
+            "infinite": np.where(first, np.inf, y),
             "three dimensions": np.stack([y, y], axis=2),
         }
         if setting.options["scores"]:

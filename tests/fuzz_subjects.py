@@ -141,13 +141,16 @@ def check_distributions(proba, n, k, nan_rows=None):
 # --- estimators ---
 
 
+def columns_of_labels(data):
+    """Spoilt labels that are legal: two columns of 0 and 1 are two labels for each row."""
+    return ("two columns",) if all(c in (0, 1) for c in data.classes) else ()
+
+
 class Calibrator(Estimator):
     weight = 5
     estimator = LLMScoreCalibrator
     arguments = ("llm_scores", "y", "groups")
     names = {"llm_scores": ("llm_scores", "X")}
-    # A table of any width may be two-dimensional scores.
-    legal_anyway = {"y": ("infinite",)}
     by_row = ("transform", "fit_transform")
     properties = (
         "row order",
@@ -173,8 +176,8 @@ class Calibrator(Estimator):
     def options(self, rng, data):
         return {"without labels": rng.random() < 0.1}
 
-    def adapt(self, data, setting):
-        return data
+    def takes_anyway(self, argument, data):
+        return ("infinite", *columns_of_labels(data)) if argument == "y" else ()
 
     def used(self, setting):
         return ("llm_scores", "groups") if setting.options["without labels"] else self.arguments
@@ -392,6 +395,9 @@ class Classifier(Estimator):
             params["module"] = "linear"
         drawn = super().draw(rng, data)
         return drawn._replace(params=params | drawn.params)
+
+    def takes_anyway(self, argument, data):
+        return columns_of_labels(data) if argument == "y" else ()
 
     def options(self, rng, data):
         return {

@@ -84,6 +84,15 @@ def try_text_classifier(rng, notes):
     )
     notes.append(f"{len(data.texts)} texts, classes {data.classes}")
     given = {"groups": data.groups, "llm_scores": scores}
+    try:
+        return _fit_texts(rng, notes, clf, data, given)
+    except ValueError as error:
+        if "leave no valid pair" in str(error):  # rows of any session may have the same scores
+            return "refused"
+        raise
+
+
+def _fit_texts(rng, notes, clf, data, given):
     if rng.random() < 0.5:
         kind = choose(rng, _BAD_TEXTS)
         notes.append(f"illegal texts: {kind}")

@@ -385,6 +385,7 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
         self.threshold_, self.llm_share_ = rule.threshold, rule.share
         self.error_bound_ = rule.error.upper(self.confidence)
         self._last_call = {"deferred": np.zeros(0, dtype=bool)}
+        self._shape_of_scores = rows.scores.shape[1:]
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(self.classifier_, name):
                 setattr(self, name, getattr(self.classifier_, name))
@@ -560,6 +561,12 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
     def _answer_llm(self, llm_scores: ArrayLike, n_rows: int) -> Opinion:
         """Return the opinion of the LLM alone, NaN in rows without scores."""
         scores = sort_scores(check_llm_scores(llm_scores, n_rows), self._columns)
+        if scores.shape[1:] != self._shape_of_scores:
+            raise ValueError(
+                f"llm_scores has shape {scores.shape}, but the cascade was fitted on rows of shape "
+                f"{self._shape_of_scores}; pass scores of the same prompts and classes, NaN where "
+                "a prompt was not asked."
+            )
         llm = read_numbers(self.calibrator_.transform(scores), "the output of calibrator")
         return Opinion(llm, self._voices.llm_offsets)
 

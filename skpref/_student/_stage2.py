@@ -12,6 +12,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.utils.extmath import row_norms
 from torch import nn
 
+from skpref._sklearn import one_blas_thread
 from skpref._student._output import (
     Output,
     class_logits,
@@ -442,12 +443,13 @@ def _ridge_path(X, offset, logits, target, weight, variances) -> Iterator[FloatA
     theta = np.zeros(n_scores * (X.shape[1] + 1))
     for variance in variances:
         if variance > 0:
-            theta = minimize(
-                objective,
-                theta,
-                (variance,),
-                jac=True,
-                method="L-BFGS-B",
-                options={"maxiter": 200},
-            ).x
+            with one_blas_thread():
+                theta = minimize(
+                    objective,
+                    theta,
+                    (variance,),
+                    jac=True,
+                    method="L-BFGS-B",
+                    options={"maxiter": 200},
+                ).x
         yield theta.reshape(n_scores, -1)

@@ -33,6 +33,8 @@ _ROUTING_HELP = (
     "search.fit(X, y, groups=g, clf__groups=g, clf__llm_scores=s)."
 )
 
+_DECIMALS = 9  # of soft labels
+
 # Estimators that None means, by parameter.
 DEFAULT_PARTS = {
     "calibrator": LLMScoreCalibrator,
@@ -259,7 +261,9 @@ def prepare(
     if smoother is not None and training.has_scores:
         soft = smooth(smoother, features_to_smooth(X), training)
         soft = rule_out(soft, mask) if mask.any() else soft
-    return Prepared(training._replace(soft=soft), order, n_rows, classes, fitted_calibrator)
+    # Soft labels that differ by rounding alone are a tie, not a pair.
+    training = training._replace(soft=np.round(soft, _DECIMALS))
+    return Prepared(training, order, n_rows, classes, fitted_calibrator)
 
 
 def _read_classes(

@@ -14,6 +14,7 @@ from skorch.utils import to_tensor
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
+from skpref._sklearn import one_blas_thread
 from skpref._torch._batches import SessionDataset, as_tensor
 from skpref._torch._modules import Linear
 from skpref._torch._scoring import ROWS
@@ -79,14 +80,15 @@ def minimize_full_batch(net: NeuralNet, data: SessionDataset, *, l2, tol, max_it
 
     parameters = list(module.parameters())
     start = parameters_to_vector(parameters).detach().cpu().numpy()
-    solution = minimize(
-        objective,
-        start,
-        jac=True,
-        method="L-BFGS-B",
-        callback=record,
-        options={"maxiter": max_iter, "maxfun": 15 * max_iter, "gtol": tol, "ftol": 1e-14},
-    )
+    with one_blas_thread():
+        solution = minimize(
+            objective,
+            start,
+            jac=True,
+            method="L-BFGS-B",
+            callback=record,
+            options={"maxiter": max_iter, "maxfun": 15 * max_iter, "gtol": tol, "ftol": 1e-14},
+        )
     objective(solution.x)
     module.to(dtype).zero_grad()
     if solution.nit >= max_iter:
