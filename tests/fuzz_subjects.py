@@ -426,7 +426,12 @@ class Classifier(Estimator):
             getattr(p.get("calibrator"), "score_type", None) == "probability"
         )
         neither = p.get("pairwise_weight") == 0 and p.get("pointwise_weight") == 0
+        smoother = p.get("smoother")
+        votes = isinstance(smoother, KNNLabelSmoother)
         return [
+            # Votes of all rows in all rows leave them the same soft label.
+            (votes and smoother.alpha > 0.9, "leave no valid pair"),
+            (votes and smoother.metric not in Smoother.any_metric, "rows of a sparse X"),
             (lbfgs and p.get("loss") == "hinge", "needs a smooth loss"),
             (lbfgs and p.get("early_stopping"), "early_stopping"),
             (neither, "leave nothing to train on"),
