@@ -278,6 +278,8 @@ def best_candidate(
 ) -> tuple[str, float]:
     """Return the candidate of the least Brier score, the first unless another is clearly better."""
     default, *others = brier
+    if not len(session):  # no labelled row has a score
+        return default
     best = min(others, key=lambda candidate: brier[candidate].sum())
     gain = brier[default] - brier[best]
     # Of few sessions, the best is often so by chance.
