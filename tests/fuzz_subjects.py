@@ -441,7 +441,7 @@ class Classifier(Estimator):
     def fit(self, model, data, setting):
         given = {"groups": data.groups, "llm_scores": data.llm_scores}
         given["sample_weight"] = data.sample_weight
-        if setting.options["partial_fit"] and model.solver == "adam":
+        if setting.options["partial_fit"] and str(model.solver) == "adam":
             return model.partial_fit(data.X, data.y, classes=list(data.classes), **given)
         return model.fit(data.X, data.y, **given)
 

@@ -33,7 +33,7 @@ class Units(NamedTuple):
     Parameters
     ----------
     center : ndarray of shape (n_features,)
-        What is taken off, 0 if features are sparse.
+        What is taken off.
     scale : ndarray of shape (n_features,)
         Powers of 2, so that multiplying by them loses nothing.
     """
@@ -43,9 +43,11 @@ class Units(NamedTuple):
 
     def apply(self, X):
         """Return features in these units."""
-        if issparse(X):
-            return X.multiply(self.scale).tocsr().astype(X.dtype)
-        return ((X - self.center) * self.scale).astype(X.dtype)
+        if not issparse(X):
+            return ((X - self.center) * self.scale).astype(X.dtype)
+        # Features that lie far from zero are hardly ever zero, so few places are filled in.
+        moved = X - csr_matrix(np.ones((X.shape[0], 1))) @ csr_matrix(self.center[None])
+        return moved.multiply(self.scale).tocsr().astype(X.dtype)
 
 
 @np.errstate(over="ignore", invalid="ignore")
@@ -76,34 +78,38 @@ def choose_units(X, weight) -> Units | None:
     scale = 2.0 ** -np.where(other_units, np.round(apart), 0.0)
     # Divided by the typical size, no square leaves the floats.
     norms = row_norms(Units(center, scale * 2.0**-typical).apply(rows))
-    norm = _mean_log2(norms[:, None], weight)[0] + typical
+    norm = _mean_log2(norms, weight) + typical
     if np.isfinite(norm) and not _LEAST_NORM <= norm <= _LARGEST_NORM:
         scale = scale * 2.0 ** np.round(_GOOD_NORM - norm)
     return Units(center, scale) if center.any() or (scale != 1).any() else None
 
 
 def _places(rows, weight) -> tuple[FloatArray, FloatArray]:
-    """Return where each feature lies, 0 if that is near enough, and the size of its values."""
-    center = np.zeros(rows.shape[1])
-    if not issparse(rows):
-        mean = np.average(rows, axis=0, weights=weight)
-        deviation = np.average(np.abs(rows - mean), axis=0, weights=weight)
-        center = np.where(np.abs(mean) > _DEVIATIONS * deviation, mean, 0.0)
-        rows = np.where(rows == 0, 0.0, rows - center)
-    return center, _mean_log2(rows, weight)
+    """Return where each feature lies, 0 if that is near enough, and the size of its values.
 
-
-def _mean_log2(rows, weight) -> FloatArray:
-    """Return the mean of the logarithms of the values of each column, NaN where all are 0.
-
-    So a rare word is as large as a common one, and a value out of all bounds counts for one.
+    The size is the mean of their logarithms, without zeros, NaN if there are only zeros: so a rare
+    word is as large as a common one, and a value out of all bounds counts for one.
     """
     rows = csr_matrix(rows)
     rows.eliminate_zeros()
+    column, value, total = rows.indices, rows.data, weight.sum()
     weight = np.repeat(weight, np.diff(rows.indptr))
-    n_columns = rows.shape[1]
-    total = np.bincount(rows.indices, weight * np.log2(np.abs(rows.data)), minlength=n_columns)
-    return total / np.bincount(rows.indices, weight, minlength=n_columns)
+
+    def add_up(values):
+        return np.bincount(column, values, minlength=rows.shape[1])
+
+    mean = add_up(weight * value) / total
+    at_zero = total - add_up(weight)
+    deviation = (add_up(weight * np.abs(value - mean[column])) + at_zero * np.abs(mean)) / total
+    center = np.where(np.abs(mean) > _DEVIATIONS * deviation, mean, 0.0)
+    return center, _mean_log2(value - center[column], weight, add_up)
+
+
+def _mean_log2(values, weight, add_up=np.sum):
+    """Return the mean of the logarithms of values that are not 0, NaN if there are none."""
+    weight = np.where(values == 0, 0.0, weight)
+    logarithm = np.log2(np.abs(values), where=values != 0, out=np.zeros(len(values)))
+    return add_up(weight * logarithm) / add_up(weight)
 
 
 def _first_layer(network: nn.Module) -> nn.Linear | None:

@@ -96,6 +96,16 @@ def test_a_network_in_other_units_scores_rows_as_they_come(network):
     assert_allclose(moved(rows).detach(), network(rows).detach())
 
 
+def test_sparse_and_dense_features_get_the_same_units():
+    rows = np.random.default_rng(0).standard_normal((300, 4)) * [1, 200, 1, 1] + [0, 0, 10, 10]
+    rows[rows < -0.5] = rows[:9, 2] = 0
+    dense, sparse = choose_units(rows), choose_units(csr_matrix(rows))
+    assert dense.center[2:].all()
+    for a, b in zip(dense, sparse, strict=True):
+        assert_array_equal(a, b)
+    assert_array_equal(dense.apply(rows), sparse.apply(csr_matrix(rows)).toarray())
+
+
 def test_a_network_of_the_users_own_and_texts_are_left_alone():
     rows = SessionDataset(1000 * unit_rows(4), np.zeros((300, 1)), np.ones(300), np.zeros(300, int))
     before = rows.X.copy()
