@@ -13,6 +13,7 @@ from skpref._llm._labels import read_labels
 from skpref._llm._lists import read_list
 from tests.fuzz_inputs import choose
 from tests.fuzz_subjects import Broken, ensure
+from tests.llm.stub import by_places, completion
 
 _NAMES = [
     ["bad", "good"],
@@ -211,15 +212,7 @@ def _draw_list(rng, names, scoring, numbers):
             letter = str(choose(rng, "ABCX"))
             likeliest = {f" {letter}": -0.2, " B": -1.8, " A": float(choose(rng, [-2.0, np.nan]))}
             tokens += [(str(n), {}), (":", {}), (f" {letter}", likeliest), ("\n", {})]
-        content = [
-            {
-                "token": token,
-                "logprob": -0.1,
-                "top_logprobs": [{"token": t, "logprob": p} for t, p in top.items()],
-            }
-            for token, top in tokens
-        ]
-        text = "".join(token for token, _ in tokens)
+        body = by_places(tokens)
     else:
         field = {"label": "label", "verbalized": "confidences"}[scoring]
         values = [*names, dict.fromkeys(names, 1), dict.fromkeys(names, 0.5), None, 5, [], "maybe"]
@@ -229,16 +222,12 @@ def _draw_list(rng, names, scoring, numbers):
             for value in [choose(rng, values)]
         ]
         text = json.dumps(choose(rng, [{"lines": lines}, {"lines": lines}, lines, {"lines": 5}]))
-        content = None
         if rng.random() < 0.2:
             text = text[: rng.integers(len(text) + 1)]
-    choice = {
-        "message": {"role": "assistant", "content": text},
-        "finish_reason": choose(rng, ["stop", "stop", "stop", "length", "content_filter"]),
-    }
-    if content is not None:
-        choice["logprobs"] = {"content": content}
-    return {"choices": [choice]}
+        body = completion(text)
+    finish = choose(rng, ["stop", "stop", "stop", "length", "content_filter"])
+    body["choices"][0]["finish_reason"] = finish
+    return body
 
 
 def _check_scores(found, k):

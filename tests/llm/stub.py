@@ -17,6 +17,20 @@ def completion(content="A", tokens=None, *, finish_reason=None, logprobs=None, *
     return {"choices": [choice], "usage": usage}
 
 
+def by_places(places, **message):
+    """A completion whose tokens are given, each with its likeliest ones."""
+    content = [
+        {
+            "token": token,
+            "logprob": -0.1,
+            "top_logprobs": [{"token": t, "logprob": p} for t, p in likeliest.items()],
+        }
+        for token, likeliest in places
+    ]
+    text = "".join(token for token, _ in places)
+    return completion(text, finish_reason="stop", logprobs={"content": content}, **message)
+
+
 def by_letter(request):
     """Answer with log-probabilities that depend on the question alone."""
     asked = request["messages"][-1]["content"]

@@ -9,7 +9,7 @@ import pytest
 
 from skpref import LLMLabeler, PromptBank
 from skpref._llm._labels import read_labels
-from tests.llm.stub import StubLLM, completion
+from tests.llm.stub import StubLLM, by_places, completion
 
 LABELS = ["refund", "complaint", "late delivery"]
 PROMPT = {"p": "{options} {answer} {utterance}"}
@@ -32,17 +32,7 @@ def tokens_of(lines, sure=0.9):
 
 def by_tokens(lines, **choice):
     """A completion with log-probabilities at each token."""
-    places = tokens_of(lines)
-    content = [
-        {
-            "token": token,
-            "logprob": -0.1,
-            "top_logprobs": [{"token": t, "logprob": p} for t, p in likeliest.items()],
-        }
-        for token, likeliest in places
-    ]
-    text = "".join(token for token, _ in places)
-    return completion(text, finish_reason="stop", logprobs={"content": content}, **choice)
+    return by_places(tokens_of(lines), **choice)
 
 
 def asked(request):

@@ -10,7 +10,7 @@ import pytest
 from skpref import LLMLabeler, PromptBank
 from skpref._llm._lists import MissingLine, count_windows, cut_windows, read_list
 from skpref._llm._requests import Turns
-from tests.llm.stub import StubLLM, completion
+from tests.llm.stub import StubLLM, by_places, completion
 
 CLASSES = ["bad", "good", "neutral"]
 LETTERS = dict(zip(CLASSES, "ABC", strict=True))
@@ -46,16 +46,7 @@ def lines_of(request):
 
 def written(tokens, usage=(100, 20), **choice):
     """A completion whose tokens are given, each with its likeliest ones."""
-    content = [
-        {
-            "token": token,
-            "logprob": -0.1,
-            "top_logprobs": [{"token": t, "logprob": p} for t, p in likeliest.items()],
-        }
-        for token, likeliest in tokens
-    ]
-    text = "".join(token for token, _ in tokens)
-    body = completion(text, finish_reason="stop", logprobs={"content": content})
+    body = by_places(tokens)
     body["choices"][0] |= choice
     body["usage"] = dict(zip(("prompt_tokens", "completion_tokens"), usage, strict=True))
     return body
