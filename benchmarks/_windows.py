@@ -1,4 +1,4 @@
-"""Networks of an utterance and the turns before it, which the levers try."""
+"""Networks that the levers try: of the turns before an utterance, and one beside a linear one."""
 
 import torch
 from torch import Tensor, nn
@@ -75,3 +75,20 @@ class Attention(Window):
         fit = fit.masked_fill(known[:, 1:, 0] == 0, -torch.inf)
         share = torch.cat([fit, torch.zeros_like(fit[:, :1])], dim=1).softmax(dim=1)[:, :-1]
         return (share.unsqueeze(2) * self.value(before)).sum(dim=1)
+
+
+class Beside(nn.Module):
+    """A hidden layer beside linear scores, which start at zero."""
+
+    def __init__(self, n_features, n_outputs, hidden_units=128, dropout=0.3):
+        super().__init__()
+        self.hidden = nn.Sequential(
+            nn.Linear(n_features, hidden_units), nn.ReLU(), nn.Dropout(dropout)
+        )
+        self.output = nn.Linear(n_features + hidden_units, n_outputs)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Score the rows of `X`, shape (n_rows, n_features), as (n_rows, n_outputs)."""
+        return self.output(torch.cat([X, self.hidden(X)], dim=1))

@@ -106,7 +106,6 @@ def score_fold(X, chats, labelled, test, seed: int) -> dict:
     """Fit the classifier without some sessions, and score it on them."""
     truth, train = chats.frame["label"].to_numpy(str), ~test
     model = PairwisePreferenceClassifier(
-        "linear",
         calibrator=LLMScoreCalibrator("auto"),
         decision="macro_f1",
         classes=chats.classes,

@@ -59,8 +59,6 @@ def make_classifier(kind: str, data, seed: int):
     if kind == "human labels":
         return LogisticRegression(C=10, max_iter=1000)
     return PairwisePreferenceClassifier(
-        "linear",
-        solver="lbfgs",
         pairwise_weight=0,
         smoother="passthrough",
         classes=np.arange(len(data.classes)),

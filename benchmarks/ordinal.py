@@ -56,9 +56,7 @@ STEPS = (1, 2)
 
 def classifier(classes, seed: int) -> PairwisePreferenceClassifier:
     """Return the linear classifier by L-BFGS, which is fast to fit, on given classes."""
-    return PairwisePreferenceClassifier(
-        "linear", solver="lbfgs", classes=list(classes), random_state=seed
-    )
+    return PairwisePreferenceClassifier(classes=list(classes), random_state=seed)
 
 
 def from_labels(data, y, rows, seed: int, kind: str):  # noqa: ARG001

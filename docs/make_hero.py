@@ -66,7 +66,7 @@ def main():
     here = chats.groups == choose_chat(chats.frame)
     X = np.hstack([chats.embeddings, DialogueFeatures().fit_transform(chats.frame)])
     clf = PairwisePreferenceClassifier(
-        "linear", calibrator=LLMScoreCalibrator("auto"), classes=chats.classes, random_state=0
+        calibrator=LLMScoreCalibrator("auto"), classes=chats.classes, random_state=0
     )
     clf.fit(
         X[~here],

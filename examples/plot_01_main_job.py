@@ -40,7 +40,7 @@ for row in chats.frame.head(6).itertuples():
 extra = DialogueFeatures().fit(chats.frame)
 X = np.hstack([chats.embeddings, extra.transform(chats.frame)]).astype(np.float32)
 classifier = PairwisePreferenceClassifier(
-    "linear", calibrator=LLMScoreCalibrator("auto"), classes=chats.classes, random_state=0
+    calibrator=LLMScoreCalibrator("auto"), classes=chats.classes, random_state=0
 )
 labelled = np.isin(chats.groups, chats.groups[[label is not None for label in chats.y]])
 

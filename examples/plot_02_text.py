@@ -40,7 +40,7 @@ train, test = next(GroupShuffleSplit(test_size=0.25, random_state=0).split(frame
 # its embeddings in a folder that all folds and settings share.
 cache = TemporaryDirectory()
 embed = make_pipeline(DialogueContext(), SentenceEncoder(cache=cache.name))
-classifier = PairwisePreferenceClassifier("linear", classes=chats.classes, random_state=0)
+classifier = PairwisePreferenceClassifier(classes=chats.classes, random_state=0)
 pipe = Pipeline([("features", make_union(embed, DialogueFeatures())), ("classifier", classifier)])
 n_turns = "features__pipeline__dialoguecontext__n_turns"
 with sklearn.config_context(enable_metadata_routing=True):

@@ -112,7 +112,7 @@ embed = make_pipeline(DialogueContext(n_turns=0), SentenceEncoder())
 X = make_union(embed, DialogueFeatures()).fit_transform(frame)
 sessions = frame["session_id"].to_numpy()
 test = np.isin(sessions, np.unique(sessions)[-len(np.unique(sessions)) // 4 :])
-clf = PairwisePreferenceClassifier("linear", classes=labeler.classes_, random_state=0)
+clf = PairwisePreferenceClassifier(classes=labeler.classes_, random_state=0)
 clf.fit(X[~test], frame["label"][~test], groups=sessions[~test], llm_scores=scores[~test])
 print(f"accuracy on unseen sessions: {accuracy_score(truth[test], clf.predict(X[test])):.3f}")
 

@@ -62,8 +62,6 @@ pipe = Pipeline(
         (
             "clf",
             PairwisePreferenceClassifier(
-                "linear",
-                solver="lbfgs",
                 calibrator=LLMScoreCalibrator(),
                 smoother=KNNLabelSmoother(),
                 classes=chats.classes,

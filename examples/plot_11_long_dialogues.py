@@ -28,7 +28,7 @@ from skpref.metrics import within_session_concordance
 lengths = [20, 100, 500, 2000, 20_000]
 data = make_dialogues(n_sessions=1, session_length=20_000, random_state=0)
 settings = {"calibrator": LLMScoreCalibrator("batch"), "smoother": "passthrough", "random_state": 0}
-PairwisePreferenceClassifier(max_epochs=1, **settings).fit(
+PairwisePreferenceClassifier("mlp", max_epochs=1, **settings).fit(
     data.X, None, groups=np.arange(20_000) // 20, llm_scores=data.llm_scores
 )  # warm-up
 seconds, n_pairs = [], []
@@ -36,7 +36,9 @@ for length in lengths:
     groups = np.arange(20_000) // length
     epochs = []
     for max_epochs in (1, 11):
-        clf = PairwisePreferenceClassifier(max_epochs=max_epochs, batch_size=2000, **settings)
+        clf = PairwisePreferenceClassifier(
+            "mlp", max_epochs=max_epochs, batch_size=2000, **settings
+        )
         start = time.perf_counter()
         clf.fit(data.X, None, groups=groups, llm_scores=data.llm_scores)
         epochs.append(time.perf_counter() - start)
@@ -66,9 +68,7 @@ for seed in range(4):
     for i, length in enumerate(parts):
         part = dialogue * 1000 + turn // length
         for j, pointwise_weight in enumerate([0.0, 1.0]):
-            clf = PairwisePreferenceClassifier(
-                "linear", solver="lbfgs", pointwise_weight=pointwise_weight, **settings
-            )
+            clf = PairwisePreferenceClassifier(pointwise_weight=pointwise_weight, **settings)
             clf.fit(long.X[train], None, groups=part[train], llm_scores=llm_scores[train])
             score = clf.decision_function(long.X[test])
             order[j, i, seed] = within_session_concordance(

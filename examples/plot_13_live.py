@@ -30,7 +30,7 @@ live = (groups >= "chat-140") & (groups < "chat-150")
 speaker = DialogueFeatures().fit(frame[~live])
 X = np.hstack([chats.embeddings[~live], speaker.transform(frame[~live])])
 clf = PairwisePreferenceClassifier(
-    "linear", calibrator=LLMScoreCalibrator("auto"), classes=chats.classes, random_state=0
+    calibrator=LLMScoreCalibrator("auto"), classes=chats.classes, random_state=0
 )
 clf.fit(X, chats.y[~live], groups=groups[~live], llm_scores=chats.llm_scores[~live])
 encoder = SentenceEncoder(device="cpu").fit(["warm up"])

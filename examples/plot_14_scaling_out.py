@@ -33,7 +33,7 @@ def score_and_trace(estimator, X, y):
 def make_search(**params):
     """Make the search that all runs use."""
     clf = PairwisePreferenceClassifier(
-        calibrator=LLMScoreCalibrator(), classes=[0, 1], max_epochs=20, random_state=0
+        calibrator=LLMScoreCalibrator(), classes=[0, 1], random_state=0
     )
     grid = {"calibrator__method": ["mean", "log_pool"], "margin_scale": [1.0, 2.0, 5.0]}
     return GridSearchCV(clf, grid, cv=GroupKFold(3), scoring=score_and_trace, refit=False, **params)

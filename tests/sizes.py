@@ -134,7 +134,7 @@ def frames_to_the_loss():
     from skpref.datasets import make_dialogues
 
     data = make_dialogues(n_sessions=10, session_length=(4, 8), random_state=0)
-    clf = PairwisePreferenceClassifier(max_epochs=1, random_state=0)
+    clf = PairwisePreferenceClassifier("mlp", max_epochs=1, random_state=0)
     fit = type(clf).fit.__code__
     while hasattr(wrapped := type(clf).fit, "__wrapped__") and fit is wrapped.__code__:
         fit = wrapped.__wrapped__.__code__

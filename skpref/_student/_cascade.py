@@ -271,7 +271,7 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
     >>> data = make_dialogues(n_sessions=60, labelled_fraction=0.4, random_state=0)
     >>> train = np.isin(data.groups, np.unique(data.groups)[:40])
     >>> cascade = LLMCascadeClassifier(
-    ...     PairwisePreferenceClassifier("linear", random_state=0), llm_share=0.2
+    ...     PairwisePreferenceClassifier(random_state=0), llm_share=0.2
     ... )
     >>> cascade = cascade.fit(
     ...     data.X[train], data.y[train], groups=data.groups[train],

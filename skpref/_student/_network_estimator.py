@@ -151,7 +151,7 @@ class NetworkEstimator(DocLinkMixin, BaseEstimator, metaclass=ABCMeta):
         >>> from tempfile import TemporaryDirectory
         >>> from skpref import PairwisePreferenceClassifier
         >>> X, y = [[0.0], [1.0], [2.0], [3.0]], ["no", "no", "yes", "yes"]
-        >>> clf = PairwisePreferenceClassifier("linear", random_state=0).fit(X, y)
+        >>> clf = PairwisePreferenceClassifier(random_state=0).fit(X, y)
         >>> with TemporaryDirectory() as folder:
         ...     clf.save_pretrained(folder)
         ...     again = PairwisePreferenceClassifier.from_pretrained(folder)
@@ -233,7 +233,7 @@ class NetworkEstimator(DocLinkMixin, BaseEstimator, metaclass=ABCMeta):
         --------
         >>> from skpref import PairwisePreferenceClassifier
         >>> X, y = [[0.0], [1.0], [2.0], [3.0]], ["no", "no", "yes", "yes"]
-        >>> clf = PairwisePreferenceClassifier("linear", random_state=0).fit(X, y)
+        >>> clf = PairwisePreferenceClassifier(random_state=0).fit(X, y)
         >>> clf.to_onnx("student.onnx")  # doctest: +SKIP
         >>> import onnxruntime  # doctest: +SKIP
         >>> session = onnxruntime.InferenceSession("student.onnx")  # doctest: +SKIP

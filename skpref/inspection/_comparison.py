@@ -391,7 +391,7 @@ def compare_with_distillation(
     >>> from skpref.datasets import make_dialogues
     >>> from skpref.inspection import compare_with_distillation
     >>> data = make_dialogues(60, labelled_fraction=0.5, random_state=0)
-    >>> clf = PairwisePreferenceClassifier("linear", solver="lbfgs", random_state=0)
+    >>> clf = PairwisePreferenceClassifier(random_state=0)
     >>> comparison = compare_with_distillation(
     ...     clf, data.X, data.y, data.groups, data.llm_scores, cv=3, random_state=0
     ... )

@@ -35,6 +35,7 @@ from skpref._torch._modules import MLP
 from skpref._torch._scoring import ROWS
 from skpref.datasets import make_dialogues
 from skpref.metrics import within_session_concordance
+from tests.helpers import fast, fit
 
 
 @pytest.fixture(scope="module")
@@ -45,19 +46,6 @@ def data():
 @pytest.fixture(scope="module")
 def data3():
     return make_dialogues(n_sessions=60, session_length=(4, 15), n_classes=3, random_state=0)
-
-
-def fast(**params):
-    """A classifier that trains in a fraction of a second."""
-    return PairwisePreferenceClassifier(
-        **{"max_epochs": 8, "lr": 0.01, "random_state": 0, "batch_size": 64} | params
-    )
-
-
-def fit(clf, data, rows=slice(None), **changes):
-    given = {"y": data.y, "groups": data.groups, "llm_scores": data.llm_scores} | changes
-    given = {k: v if v is None else v[rows] for k, v in given.items()}
-    return clf.fit(data.X[rows], given.pop("y"), **given)
 
 
 # --- what it learns -------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def test_accuracy_does_not_depend_on_the_units(module, change):
 
 def test_training_continues_in_these_units(tmp_path):
     far, truth = 100 * X + 1000, DIALOGUES.y_true
-    clf = PairwisePreferenceClassifier(random_state=0)
+    clf = PairwisePreferenceClassifier("mlp", random_state=0)
     for _ in range(25):
         clf.partial_fit(far[TRAIN], truth[TRAIN], classes=[0, 1])
     assert clf.score(far[~TRAIN], truth[~TRAIN]) > 0.8
@@ -153,6 +153,6 @@ def test_training_continues_in_these_units(tmp_path):
 
 
 def test_early_stopping_watches_rows_in_the_same_units():
-    clf = fit(100 * X + 1000, DIALOGUES.y_true, early_stopping=True)
+    clf = fit(100 * X + 1000, DIALOGUES.y_true, module="mlp", early_stopping=True)
     assert clf.score(100 * X[~TRAIN] + 1000, DIALOGUES.y_true[~TRAIN]) > 0.8
     assert clf.history_[-1]["valid_loss"] < 1.2 * clf.history_[-1]["train_loss"] + 0.2

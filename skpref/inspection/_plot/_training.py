@@ -42,7 +42,7 @@ class TrainingCurveDisplay:
     --------
     >>> from skpref import PairwisePreferenceClassifier, TrainingCurveDisplay
     >>> X, y = [[0.0], [1.0], [2.0], [3.0]], ["no", "no", "yes", "yes"]
-    >>> clf = PairwisePreferenceClassifier("linear", random_state=0).fit(X, y)
+    >>> clf = PairwisePreferenceClassifier(random_state=0).fit(X, y)
     >>> TrainingCurveDisplay.from_estimator(clf)  # doctest: +SKIP
     """
 
