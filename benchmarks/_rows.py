@@ -58,8 +58,9 @@ OURS = ["skpref, default", "skpref, no pairs", "skpref"]
 DISTILLED = [name for name in ROWS if name.startswith("distillation")]
 
 # Ten times the default, so that the effect of a change in the pairs can be seen.
-HEAVY_PAIRS = {"pairwise_weight": 1.0}
-# One change each to skpref with pairs that weigh as much as the cross-entropy, tried on dev.
+HEAVY_PAIRS = {"module": "mlp", "pairwise_weight": 1.0}
+# One change each to a hidden layer trained on pairs that weigh as much as the cross-entropy, on
+# dev.
 LEVERS = {
     "as it is": {},
     "no pairs": {"pairwise_weight": 0.0},

@@ -184,6 +184,7 @@ def measure_long(name, setting, data_dir) -> dict:
     y = np.where(np.isin(data.groups, np.unique(data.groups[train])[:2]) & train, data.y, -1)
     classes = np.arange(data.llm_scores.shape[2])
     model = PairwisePreferenceClassifier(
+        "mlp",
         classes=classes,
         smoother="passthrough",  # only training is compared
         max_epochs=3,

@@ -93,7 +93,7 @@ def tokens(sizes) -> Iterator[dict]:
 def moved(sizes) -> Iterator[dict]:
     """Largest difference in probabilities of a classifier trained on CUDA and loaded on the CPU."""
     data = make_dialogues(n_sessions=sizes[0] // 20, random_state=0)
-    clf = PairwisePreferenceClassifier(device="cuda", random_state=0)
+    clf = PairwisePreferenceClassifier("mlp", device="cuda", random_state=0)
     clf.fit(data.X, data.y, groups=data.groups, llm_scores=data.llm_scores)
     with TemporaryDirectory() as folder:
         clf.save_pretrained(Path(folder) / "model")

@@ -624,7 +624,7 @@ def prepare_prediction(n):
     from skpref import PairwisePreferenceClassifier
 
     X, _, y, groups = training_data(2000)
-    clf = PairwisePreferenceClassifier(max_epochs=1, smoother="passthrough", random_state=0)
+    clf = PairwisePreferenceClassifier("mlp", max_epochs=1, smoother="passthrough", random_state=0)
     clf.fit(X, y, groups=groups)
     rows = training_data(n)[0]
     clf.predict_proba(rows[:10])

@@ -99,6 +99,10 @@ def test_answer_that_is_no_refusal_is_read():
         ({"B": 0.8, "x": 0.05, "I": 0.02}, ["bad", "good", "so"], "ABC", [0.02, 0.8, 0.02], 0.8),
         ({"x": 0.02, "B": 0.8, "A": 0.1}, ["bad", "good", "so"], "ABC", [0.1, 0.8, 0.02], 0.9),
         ({"A": 0.5, "B": 0.0, "x": 0.3}, NAMES, "AB", [0.5, 0.0], 0.5),
+        # Or its share of what is left, if that is less.
+        ({"B": 0.6, "x": 0.31}, ["a", "b", "c", "d"], "ABCD", [0.03, 0.6, 0.03, 0.03], 0.6),
+        # A token that is a name to the letter is not one that differs by case.
+        ({"x": 0.2, "X": 0.6}, ["x", "X"], "AB", [0.2, 0.6], 0.8),
         # Rounding does not make more than 1 of all.
         ({"A": 0.7, "B": 0.3000001}, NAMES, "AB", [0.7, 0.3000001], 1.0),
     ],
@@ -309,7 +313,8 @@ def test_options_that_are_not_listed_share_what_is_left(k):
 
 
 @pytest.mark.parametrize(
-    ("name", "word"), [("answered", "Answer"), ("theft", "The"), ("basedness", "Based")]
+    ("name", "word"),
+    [("answered", "Answer"), ("answers given", "Answer"), ("theft", "The"), ("basedness", "Based")],
 )
 def test_the_first_word_of_a_talkative_answer_is_no_class(name, word):
     names = sorted([name, "open"])
@@ -319,9 +324,13 @@ def test_the_first_word_of_a_talkative_answer_is_no_class(name, word):
 
 
 def test_probabilities_in_place_of_their_logarithms_are_refused():
-    body = completion("A", {"A": 0.9, "B": 0.1})
-    answer = read_answer(body, "logprobs", NAMES, ["A", "B"])
-    assert_nothing(answer, "log-probabilities above 0, the highest 0.9")
+    for highest in (0.0015, 0.9, 1):
+        body = completion("A", {"A": highest, "B": 0.0})
+        answer = read_answer(body, "logprobs", NAMES, ["A", "B"])
+        assert_nothing(answer, f"log-probabilities above 0, the highest {highest}")
+    # Rounding above 0 is none.
+    body = completion("A", {"A": 0.0005, "B": -9.0})
+    assert read_answer(body, "logprobs", NAMES, ["A", "B"]).scores.argmax() == 0
 
 
 @pytest.mark.slow
@@ -343,9 +352,22 @@ def test_whole_answer_goes_before_names_in_it():
     assert label("choose (x|y) here", ["(x|y)", "z"]) == "(x|y)"
 
 
+def test_a_label_that_is_an_object_is_decoded():
+    names = ["bar", "caf\u00e9"]
+    assert label('{"label": "caf\\u00e9"}', names) == "caf\u00e9"
+    assert label('{"label": "bar", "not": "caf\\u00e9"}', names) == "bar"
+    assert label('{"label": "bar", "or": "caf\u00e9"}', names).startswith("several options")
+
+
+def test_a_denial_counts_near_the_name_wherever_that_stands():
+    assert "not plainly stated" in label("I would not say good. " + "More words. " * 40)
+    assert label("Not a word of it is new, " + "and so on, " * 40 + "so good") == "good"
+
+
 def test_several_labels_or_none_or_parts_of_words_give_no_scores():
     for text in ("good or bad", "Not good but bad.", "good-bad", "bad\ngood"):
         assert label(text) == f"several options in {text!r}"
+    assert label("-1a", ["1a", "2b"]) == "no option in '-1a'"
     for text in ("goodness", "ungood", "good_ness", "badgood", "goo", "", " ", "I'm sorry."):
         assert label(text) == f"no option in {text!r}"
 
