@@ -4,20 +4,20 @@ from sklearn.model_selection import ParameterGrid
 
 from benchmarks._pair_variants import LogOddsClassifier
 
-# Networks are trained by these optimisers: all six, or the first three with two other values.
-OPTIMISERS = [
-    {"lr": 1e-3, "weight_decay": 1e-4},
-    {"lr": 1e-3, "weight_decay": 1e-3},
-    {"lr": 3e-4, "weight_decay": 1e-3},
-    {"lr": 3e-4, "weight_decay": 1e-4},
-    {"lr": 3e-3, "weight_decay": 1e-4},
-    {"lr": 3e-3, "weight_decay": 1e-3},
+# A row tries all six of these networks, or the first three with two values of something else.
+NETWORKS = [
+    {"module": "linear", "weight_decay": 1e-3},
+    {"module": "linear", "weight_decay": 1e-4},
+    {"module": "mlp", "weight_decay": 1e-3},
+    {"module": "linear", "weight_decay": 3e-4},
+    {"module": "mlp", "weight_decay": 1e-4},
+    {"module": "mlp", "weight_decay": 1e-3, "module__dropout": 0.3},
 ]
 
 
-def grid(optimisers=OPTIMISERS[:3], **values) -> list[dict]:
-    """Combine each optimiser with each combination of the values."""
-    return [o | v for v in ParameterGrid(values) for o in optimisers]
+def grid(networks=NETWORKS[:3], **values) -> list[dict]:
+    """Combine each network with each combination of the values."""
+    return [n | v for v in ParameterGrid(values) for n in networks]
 
 
 # Distillation without skpref: human labels in place of soft labels, and offsets refitted.
@@ -28,8 +28,9 @@ DISTILL = {
     "stage2": ["offsets"],
 }
 REWARD = DISTILL | {"loss": ["logistic"], "pointwise_weight": [0.0], "pairwise_weight": [1.0]}
-POINTWISE = grid(OPTIMISERS, **DISTILL)
+POINTWISE = grid(NETWORKS, **DISTILL)
 BALANCED = [s | {"class_weight": "balanced"} for s in POINTWISE]
+GCE = [{"lr": lr, "weight_decay": w} for lr, w in ((1e-3, 1e-4), (1e-3, 1e-3), (3e-4, 1e-3))]
 TREES = {"learning_rate": 0.3, "n_estimators": 30, "colsample_bytree": 0.5}
 # Row -> (how it is made, settings tried on dev).
 ROWS = {
@@ -40,18 +41,18 @@ ROWS = {
     "distillation, balanced": ("classifier", BALANCED),
     "distillation, label smoothing": ("classifier", grid(**DISTILL, label_smoothing=[0.1, 0.3])),
     "distillation, confidence-weighted": ("classifier", grid(**DISTILL, confidence=[1.0, 2.0])),
-    "generalised cross-entropy": ("gce", grid(q=[0.3, 0.7])),
+    "generalised cross-entropy": ("gce", grid(GCE, q=[0.3, 0.7])),
     "Dawid-Skene, distilled": ("classifier", [s | {"dawid_skene": True} for s in POINTWISE]),
     "CleanLearning": ("clean", [{"C": c} for c in (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)]),
     "XGBoost rank:pairwise": (
         "trees",
         [TREES | {"max_depth": d, "reg_lambda": r} for d in (3, 6) for r in (1.0, 10.0, 100.0)],
     ),
-    "reward model": ("classifier", grid(OPTIMISERS, **REWARD | {"margin_scale": [1e-6]})),
+    "reward model": ("classifier", grid(NETWORKS, **REWARD | {"margin_scale": [1e-6]})),
     "reward model, margin": ("classifier", grid(**REWARD | {"margin_scale": [1.0, 4.0]})),
     "skpref, default": ("classifier", [{}]),
     "skpref, no pairs": ("classifier", [{"pairwise_weight": 0.0}]),
-    "skpref": ("classifier", grid(pairwise_weight=[0.3, 1.0])),
+    "skpref": ("classifier", grid(pairwise_weight=[0.1, 1.0])),
 }
 OURS = ["skpref, default", "skpref, no pairs", "skpref"]
 # The one of these that is best on dev is the "best-tuned distillation" of a task.
@@ -69,7 +70,7 @@ LEVERS = {
     "no pairs, labels in stage 1": {"pairwise_weight": 0.0, "labels_in_stage_1": True},
     "labels in stage 1": {"labels_in_stage_1": True},
     "pairs alone": {"pointwise_weight": 0.0},
-    "pairwise_weight 0.1 (the default)": {"pairwise_weight": 0.1},
+    "pairwise_weight 0.1": {"pairwise_weight": 0.1},
     "pairwise_weight 0.3": {"pairwise_weight": 0.3},
     "pairwise_weight 3": {"pairwise_weight": 3.0},
     "pairwise_weight chosen on labelled sessions": {"pairwise_weight": "chosen"},

@@ -10,6 +10,7 @@ from joblib import Memory
 from sklearn.decomposition import PCA
 from sklearn.utils import Bunch
 
+from skpref import DialogueFeatures
 from skpref.datasets import load_support_chats
 
 # Train sessions beyond this many are left out, so that a run on two cores ends in an hour.
@@ -220,6 +221,20 @@ def load_components(name: str, data_dir: str, cache_dir: str, n_turns: int = 2) 
     data.X = data.X[:, : data.X.shape[1] // 3 * (n_turns + 1)]
     reducer = PCA(N_COMPONENTS, random_state=0).fit(data.X[data.split == "train"])
     data.X = reducer.transform(data.X)
+    return data
+
+
+@cache
+def load_features(name: str, data_dir: str, cache_dir: str) -> Bunch:
+    """Read a task once per process, with the features of the study.
+
+    These are the embedding of the utterance alone, and `DialogueFeatures`.
+    """
+    data = load_task(name, Path(data_dir), Path(cache_dir))
+    seen = data.frame["session_id"].isin(data.groups[data.split == "train"]).to_numpy()
+    extra = DialogueFeatures().fit(data.frame[seen]).transform(data.frame)[data.used]
+    alone = data.X[:, : data.X.shape[1] // 3]
+    data.X = np.hstack([alone, extra]).astype(np.float32)
     return data
 
 

@@ -32,16 +32,17 @@ from benchmarks._common import (
 from benchmarks._rows import HEAVY_PAIRS, LEVERS, ROWS
 from benchmarks._runs import METRICS, RULES, draw_labels, make_soft_labels, run_row, score
 from benchmarks._study_report import report, run_path, tuned_path
-from benchmarks._tasks import TASKS, load_components, load_task
+from benchmarks._tasks import TASKS, load_components, load_features, load_task
 
 BUDGETS = [0, 50, 100, 200, 500, 1000]
 TUNING_LABELS = 200
 TUNING_SEEDS = (1000, 1001)
 LEVER_BUDGETS = (100, 500)
 LEVERS_INTRODUCTION = (
-    "`python -m benchmarks.study --levers`: one change each to skpref with `pairwise_weight=1`, on "
-    "the dev sessions of nine tasks; difference to that in points, mean over tasks and seeds (each "
-    "seed in brackets), decided by argmax. The last column counts the tasks that gain or lose more "
+    "`python -m benchmarks.study --levers`: one change each to skpref with a hidden layer and "
+    "`pairwise_weight=1` on the embeddings of three turns, on the dev sessions of nine tasks; "
+    "difference to that in points, mean over tasks and seeds (each seed in brackets), decided by "
+    "argmax. The last column counts the tasks that gain or lose more "
     "than half a point of macro-F1."
 )
 
@@ -63,7 +64,7 @@ def embed(args) -> None:
 def tune_unit(task, seed, rows, paths) -> dict:
     """Score every setting of some rows on dev with one seed."""
     limit_threads()
-    data = load_components(task, *paths)
+    data = load_features(task, *paths)
     y = draw_labels(data, TUNING_LABELS, seed)
     found = {}
     with quiet():
@@ -112,7 +113,7 @@ def is_usable(row, n_labels) -> bool:
 def run_unit(task, n_labels, seed, chosen, paths) -> dict:
     """Train rows with the settings chosen for them, and predict the test sessions."""
     limit_threads()
-    data = load_components(task, *paths)
+    data = load_features(task, *paths)
     y = draw_labels(data, n_labels, seed)
     predictions = {}
     with quiet():
