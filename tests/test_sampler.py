@@ -557,6 +557,11 @@ def test_fit_resample_refuses_soft_labels_of_several_classes():
         IntraSessionPairSampler().fit_resample([[1.0], [2.0]], [[0, 1], [1, 0]], ["a", "a"])
 
 
+def test_scores_of_three_dimensions_are_refused():
+    with pytest.raises(ValueError, match=re.escape("y has 3 dimensions; pass scores of shape")):
+        IntraSessionPairSampler().sample(np.zeros((2, 1, 2)), ["a", "a"])
+
+
 def test_different_lengths_are_an_error():
     with pytest.raises(ValueError, match=re.escape("groups has 1 entries but there are 2 rows")):
         IntraSessionPairSampler().sample([1.0, 2.0], ["a"])
