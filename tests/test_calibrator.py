@@ -469,6 +469,9 @@ def test_classes_come_from_the_parameter_then_the_labels_then_the_scores(
         ((6, 2, 2, 2), [0, 1] * 3, None, "llm_scores has 4 dimensions, not 2 or 3."),
         ((6, 2), [0, 1], None, "y has 2 entries but llm_scores has 6 rows"),
         ((6, 2), [0.5, 1.7] * 3, None, "Unknown label type"),
+        # Several labels per row.
+        ((6, 2, 2), np.eye(6)[:, :4], None, "llm_scores has shape (6, 2, 2) but y has 4 labels"),
+        ((6, 2, 2), np.eye(4)[:, :2], None, "y has 4 entries but llm_scores has 6 rows"),
     ],
 )
 def test_inconsistent_shapes_and_classes_are_refused(shape, y, classes, message):
@@ -490,7 +493,7 @@ def test_transform_refuses_scores_in_another_form_than_in_fit():
 def test_infinite_and_entirely_missing_scores_are_refused(shape):
     scores = np.full(shape, 0.5)
     scores[0, 0] = np.inf
-    with pytest.raises(ValueError, match="inf"):
+    with pytest.raises(ValueError, match=r"llm_scores.*inf"):
         LLMScoreCalibrator().fit(scores, [0, 1] * 3)
     with pytest.raises(ValueError, match="llm_scores has no row with a score"):
         LLMScoreCalibrator().fit(np.full(shape, np.nan), [0, 1] * 3)
