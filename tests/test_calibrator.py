@@ -18,6 +18,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
+from sklearn.utils import get_tags
 
 from skpref._calibrator import LLMScoreCalibrator
 from tests.helpers import raises
@@ -487,6 +488,12 @@ def test_transform_refuses_scores_in_another_form_than_in_fit():
         calibrator.transform(scores)
     with pytest.raises(ValueError, match="X has 2 features"):
         calibrator.transform(scores[:, :2, 1])
+
+
+def test_scores_that_are_no_numbers_are_named():
+    with pytest.raises(ValueError, match="llm_scores cannot be read as numbers"):
+        LLMScoreCalibrator().fit([["no", "yes"]] * 2, [0, 1])
+    assert get_tags(LLMScoreCalibrator()).input_tags.three_d_array
 
 
 @pytest.mark.parametrize("shape", [(6, 2), (6, 2, 2)])
