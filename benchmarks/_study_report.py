@@ -246,6 +246,7 @@ def report(args) -> None:
     """Write the tables, the plot and a line per run."""
     runs, counts, counts_of_last = read_runs(args)
     args.tasks = [t for t in args.tasks if t in set(runs["task"])]
+    args.budgets = [n for n in args.budgets if n in set(runs["n_labels"])]
     args.out.mkdir(parents=True, exist_ok=True)
     runs.to_parquet(args.out / "study.parquet", compression="zstd")
     rows = [r for r in args.rows if r in set(runs["row"])]
