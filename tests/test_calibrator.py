@@ -493,7 +493,21 @@ def test_transform_refuses_scores_in_another_form_than_in_fit():
 def test_scores_that_are_no_numbers_are_named():
     with pytest.raises(ValueError, match="llm_scores cannot be read as numbers"):
         LLMScoreCalibrator().fit([["no", "yes"]] * 2, [0, 1])
+
+
+def test_tags_tell_the_form_of_the_input():
     assert get_tags(LLMScoreCalibrator()).input_tags.three_d_array
+    for n_classes in (2, 3):
+        tags = get_tags(LLMScoreCalibrator(classes=range(n_classes)))
+        assert tags.classifier_tags.multi_class == (n_classes > 2)
+
+
+def test_a_fit_by_another_method_leaves_nothing_of_the_last():
+    scores, y = simulate(n_classes=3)
+    for other in METHODS:
+        calibrator = LLMScoreCalibrator(other).fit(scores, y)
+        again = calibrator.set_params(method="mean").fit(scores, y)
+        assert vars(again).keys() == vars(LLMScoreCalibrator("mean").fit(scores, y)).keys()
 
 
 @pytest.mark.parametrize("shape", [(6, 2), (6, 2, 2)])
