@@ -677,7 +677,7 @@ def test_sessions_of_one_size_are_dealt_by_their_content(method, seed, hard):
 
 
 def brier(prob, y):
-    return ((prob - np.eye(3)[y]) ** 2).sum(axis=1).mean()
+    return ((prob - np.eye(prob.shape[1])[y]) ** 2).sum(axis=1).mean()
 
 
 def test_auto_takes_another_method_only_if_it_is_clearly_better():
@@ -695,6 +695,20 @@ def test_auto_takes_another_method_only_if_it_is_clearly_better():
     assert brier(prob, y) < 0.9 * brier(default, y)
     few = np.where(groups < 3, y, -1)
     assert LLMScoreCalibrator("auto").fit(scores[:, None], few, groups).method_ == "log_pool"
+
+
+def test_auto_takes_another_method_for_two_classes():
+    rng = np.random.default_rng(0)
+    y, groups = rng.integers(2, size=600), np.arange(600) // 10
+    # The LLM is cautious about one class alone.
+    score = np.clip(
+        rng.normal(np.where(y == 1, 0.52, 0.45), np.where(y == 1, 0.2, 0.03)), 0.01, 0.99
+    )
+    calibrator = LLMScoreCalibrator("auto")
+    prob = calibrator.fit_transform(score[:, None], y, groups)
+    assert calibrator.method_ != "log_pool"
+    default = LLMScoreCalibrator().fit_transform(score[:, None], y, groups)
+    assert brier(prob, y) < 0.9 * brier(default, y)
 
 
 def test_auto_with_labels_of_one_session_is_the_default():
