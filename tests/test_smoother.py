@@ -22,6 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
+from sklearn.utils import get_tags
 
 from skpref import KNNLabelSmoother, _neighbors, _smoother
 from skpref._smoother import _SPARSE_METRICS
@@ -131,6 +132,18 @@ def test_transform_of_training_rows_equals_fit_transform():
     np.testing.assert_array_equal(smoother.transform(X), smoothed)
     np.testing.assert_array_equal(smoother.transform(X[7:9]), smoothed[7:9])
     np.testing.assert_array_equal(smoother.transform(sparse.csr_array(X)), smoothed)
+    # New rows among them change nothing.
+    new = X[:5] + 0.01
+    both = smoother.transform(np.vstack([X, new]))
+    np.testing.assert_array_equal(both, np.vstack([smoothed, smoother.transform(new)]))
+
+
+def test_masked_features_are_refused():
+    X, y, _ = soft_data()
+    masked = np.ma.masked_array(X, mask=np.arange(X.size).reshape(X.shape) == 3)
+    with pytest.raises(ValueError, match="masked"):
+        KNNLabelSmoother().fit(masked, y)
+    assert get_tags(KNNLabelSmoother()).target_tags.two_d_labels
 
 
 def test_duplicates_of_a_row_vote_for_it_but_the_row_itself_does_not():
