@@ -243,7 +243,7 @@ NOTES = {
 def report(part, found: pd.DataFrame, out) -> None:
     """Write the section of a part: the mean over tasks, then macro-F1 by task."""
     keys = ["lever", "labels", "task"]
-    metrics = METRICS[: 3 if part == "features" else None]
+    metrics = METRICS[:3] if part == "features" else METRICS
     means = found.groupby(keys, sort=False)[metrics].mean()
     alone = means.xs(ALONE)
     change = 100 * pd.concat({name: means.loc[name] - alone for name in found["lever"].unique()})
