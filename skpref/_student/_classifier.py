@@ -95,7 +95,8 @@ class PairwisePreferenceClassifier(BasePreferenceClassifier):
     max_epochs : int, default=30
         Passes over the sessions in stage 1.
     lr : float, default=0.001
-        Learning rate of Adam.
+        Learning rate of Adam. ``module="linear"`` takes 0.01 or more if `partial_fit` or early
+        stopping train it on few rows.
     batch_size : int, default=256
         Utterances per step: whole sessions are packed up to that many. A longer session is a step
         of its own, unless it holds more than a tenth of all utterances: then it is divided at
