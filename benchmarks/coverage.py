@@ -202,4 +202,7 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
+    # Other processes find the functions by the name of the module, not as parts of __main__.
+    from benchmarks.coverage import main
+
     main()
