@@ -160,6 +160,21 @@ def embed_with_context(frame: pd.DataFrame, cache: Path) -> np.ndarray:
     return np.hstack(parts)
 
 
+def first_turns(X: np.ndarray, n_turns: int) -> np.ndarray:
+    """Return the part of `embed_with_context` with a number of turns before the utterance."""
+    return X[:, : X.shape[1] // 3 * (n_turns + 1)]
+
+
+def dialogue_features(data: Bunch, train: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return `DialogueFeatures` of the used rows, learnt on the sessions of some of them.
+
+    Also returns how many of the columns, the first ones, are speakers.
+    """
+    seen = data.frame["session_id"].isin(data.groups[train]).to_numpy()
+    made = DialogueFeatures().fit(data.frame[seen])
+    return made.transform(data.frame)[data.used], len(made.speakers_)
+
+
 def load_task(name: str, data_dir: Path, cache: Path) -> Bunch:
     """Read, embed and split one task.
 
@@ -218,7 +233,7 @@ def load_task(name: str, data_dir: Path, cache: Path) -> Bunch:
 def load_components(name: str, data_dir: str, cache_dir: str, n_turns: int = 2) -> Bunch:
     """Read a task once per process, its features as principal components, which are fast to fit."""
     data = load_task(name, Path(data_dir), Path(cache_dir))
-    data.X = data.X[:, : data.X.shape[1] // 3 * (n_turns + 1)]
+    data.X = first_turns(data.X, n_turns)
     reducer = PCA(N_COMPONENTS, random_state=0).fit(data.X[data.split == "train"])
     data.X = reducer.transform(data.X)
     return data
@@ -231,10 +246,8 @@ def load_features(name: str, data_dir: str, cache_dir: str) -> Bunch:
     These are the embedding of the utterance alone, and `DialogueFeatures`.
     """
     data = load_task(name, Path(data_dir), Path(cache_dir))
-    seen = data.frame["session_id"].isin(data.groups[data.split == "train"]).to_numpy()
-    extra = DialogueFeatures().fit(data.frame[seen]).transform(data.frame)[data.used]
-    alone = data.X[:, : data.X.shape[1] // 3]
-    data.X = np.hstack([alone, extra]).astype(np.float32)
+    extra, _ = dialogue_features(data, data.split == "train")
+    data.X = np.hstack([first_turns(data.X, 0), extra]).astype(np.float32)
     return data
 
 

@@ -46,7 +46,7 @@ N_FOLDS = 4
 N_TIMED = 64
 INTRODUCTION = (
     "`python -m benchmarks.encoders`: on the support chats, "
-    "`PairwisePreferenceClassifier('linear')` with `LLMScoreCalibrator('auto')` on the embeddings "
+    "`PairwisePreferenceClassifier` with `LLMScoreCalibrator('auto')` on the embeddings "
     "of the utterance alone, beside `DialogueFeatures`; 16 labelled chats, mean of four folds of "
     "unseen chats. Macro-F1 is that of `decision='macro_f1'`, accuracy that of `'argmax'`. "
     "Milliseconds are the median on one core, for one utterance at a time and for batches of 32."

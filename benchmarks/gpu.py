@@ -19,7 +19,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from benchmarks._common import CACHE, add_out_option, quiet, table, write_lines
 from benchmarks._runs import draw_labels
-from benchmarks._tasks import load_task
+from benchmarks._tasks import first_turns, load_task
 from benchmarks._timing import alternate, devices, environment, to_the_end
 from benchmarks.finetune import BUDGETS, Setting, matmul_ceiling, session_net, throughput
 from benchmarks.speed import clustered_rows, exact_loss, prepare_epochs
@@ -108,7 +108,7 @@ def frozen_or_not(data_dir, cache) -> Iterator[dict]:
         data = load_task(task, data_dir, cache)
         train, dev = data.split == "train", (data.split == "dev") & (data.y >= 0)
         words, classes = data.frame["text"].to_numpy(str)[data.used], np.arange(len(data.classes))
-        alone = data.X[:, : data.X.shape[1] // 3]
+        alone = first_turns(data.X, 0)
         options = {"classes": classes, "decision": "macro_f1", "random_state": 0}
         for n_labels in BUDGETS_OF_LABELS:
             y = draw_labels(data, n_labels, 1000)[train]

@@ -36,9 +36,15 @@ from benchmarks._common import (
     write_section,
 )
 from benchmarks._runs import draw_labels
-from benchmarks._tasks import TASKS, embed_with_context, load_task
+from benchmarks._tasks import (
+    TASKS,
+    dialogue_features,
+    embed_with_context,
+    first_turns,
+    load_task,
+)
 from benchmarks._windows import Attention, Beside, GatedSum, Recurrent
-from skpref import DialogueFeatures, LLMScoreCalibrator, PairwisePreferenceClassifier
+from skpref import LLMScoreCalibrator, PairwisePreferenceClassifier
 from skpref.datasets import load_support_chats
 from skpref.metrics import within_session_concordance
 
@@ -101,7 +107,7 @@ def run_unit(task, n_labels, seed, variants, paths) -> Iterator[tuple[str, dict]
     with quiet():
         soft = calibrator.fit_transform(data.llm_scores[train], y[train], data.groups[train])
         for name, (n_turns, change) in variants.items():
-            X = data.X[:, : data.X.shape[1] // 3 * (n_turns + 1)]
+            X = first_turns(data.X, n_turns)
             X = X * np.float32((change := dict(change)).pop("norm", 1.0))
             if change.pop("standardised", False):
                 X = StandardScaler().fit(X[train]).transform(X).astype(np.float32)
@@ -156,8 +162,7 @@ def run(part, args) -> pd.DataFrame:
 def feature_blocks(data: Bunch, train: np.ndarray) -> dict[str, np.ndarray]:
     """Return the features of each variant: embeddings, and columns of `DialogueFeatures`."""
     seen = data.frame["session_id"].isin(data.groups[train]).to_numpy()
-    made = DialogueFeatures().fit(data.frame[seen])
-    extra, n_speakers = made.transform(data.frame)[data.used], len(made.speakers_)
+    extra, n_speakers = dialogue_features(data, train)
     chosen = {
         ALONE: [],
         "speaker": [extra[:, :n_speakers]],
@@ -189,7 +194,7 @@ def load_embedded(task, args) -> tuple[Bunch, list]:
         data = load_task(task, args.data_dir, args.cache)
         has_label = data.y >= 0
         folds = [[np.flatnonzero((data.split == s) & has_label) for s in ("train", "dev")]]
-    data.X = data.X[:, : data.X.shape[1] // 3]
+    data.X = first_turns(data.X, 0)
     return data, list(folds)
 
 

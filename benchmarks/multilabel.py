@@ -36,7 +36,7 @@ from benchmarks._common import (
     write_json,
     write_lines,
 )
-from benchmarks._tasks import embed_with_context
+from benchmarks._tasks import embed_with_context, first_turns
 from skpref import LLMScoreCalibrator, PairwisePreferenceClassifier
 
 N_LABELS = 200
@@ -86,7 +86,7 @@ def load_task(task: str, data_dir: str, cache_dir: str) -> Bunch:
     labels, y, scores = TASKS[task](frame)
     known = ~np.isnan(y).any(axis=1)
     return Bunch(
-        X=X[known, : X.shape[1] // 3].astype(np.float32),  # the utterance alone
+        X=first_turns(X, 0)[known].astype(np.float32),
         y=y[known].astype(int),
         labels=labels,
         llm_scores=None if scores is None else scores[known],

@@ -45,10 +45,10 @@ for name, plan in plans.items():
     print(f"{name}: {plan.message}\n")
 
 # %%
-# Six prompts that show context and examples read 1,770 tokens for an utterance, whole chats 39.
-# Many providers take half for batches, which are answered within a day (``batch=True``). Before you
-# choose, compare qualities on a sample of labelled chats: the errors of one call are shared by its
-# chat, and one prompt has nothing to be averaged with.
+# Examples, context and instructions are read again for each utterance, unless whole chats are
+# asked. Many providers take half for batches, which are answered within a day (``batch=True``).
+# Before you choose, compare qualities on a sample of labelled chats: the errors of one call are
+# shared by its chat, and one prompt has nothing to be averaged with.
 per_call = 100_000 / len(chats.frame)
 dollars = pd.DataFrame(
     {

@@ -565,7 +565,7 @@ def test_scores_of_three_dimensions_are_refused():
 def test_different_lengths_are_an_error():
     with pytest.raises(ValueError, match=re.escape("groups has 1 entries but there are 2 rows")):
         IntraSessionPairSampler().sample([1.0, 2.0], ["a"])
-    with pytest.raises(ValueError, match=r"numbers of samples: y has . entries but X"):
+    with pytest.raises(ValueError, match=r"inconsistent numbers of samples: y has . entries but X"):
         IntraSessionPairSampler().fit([[1.0], [2.0]], [1.0])
 
 
