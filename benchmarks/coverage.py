@@ -144,8 +144,8 @@ def draw(name: str, seed: int, data_dir: str) -> dict:
     return found
 
 
-def report(results: dict[str, list[dict]], out: Path) -> None:
-    """Write the table."""
+def page(results: dict[str, list[dict]]) -> list[str]:
+    """Return the lines of the page."""
     header = [
         "data",
         "draws",
@@ -182,8 +182,7 @@ def report(results: dict[str, list[dict]], out: Path) -> None:
     )
     header_of_targets = ["data", "draws", "max_error", "promised", "asked", "error", "broken"]
     text = ["# Coverage of the bound", "", introduction, "", *markdown_table(header, lines)]
-    text += ["", of_targets, "", *markdown_table(header_of_targets, promised)]
-    write_lines(out / "coverage.md", text)
+    return [*text, "", of_targets, "", *markdown_table(header_of_targets, promised)]
 
 
 def main(argv=None) -> None:
@@ -198,7 +197,7 @@ def main(argv=None) -> None:
         units = [(name, seed, str(args.data_dir)) for seed in range(args.draws)]
         results[name] = list(run_parallel(draw, units, args.jobs, name))
         write_json(args.out / "coverage.json", results)
-    report(results, args.out)
+    write_lines(args.out / "coverage.md", page(results))
 
 
 if __name__ == "__main__":

@@ -155,8 +155,8 @@ def measure(encoder, chats) -> dict:
 # --- running ------------------------------------------------------------------------------------
 
 
-def report(found: dict, out: Path) -> None:
-    """Write the table."""
+def page(found: dict) -> list[str]:
+    """Return the lines of the page."""
     columns = list(next(iter(found.values())))
     digits = {"dimensions": "{:.0f}", "ms, one": "{:.2f}", "ms, in batches": "{:.2f}"}
     rows = [
@@ -164,7 +164,7 @@ def report(found: dict, out: Path) -> None:
         for name, values in sorted(found.items(), key=lambda item: item[1]["ms, one"])
     ]
     table = markdown_table(["encoder", *columns], rows)
-    write_lines(out / "encoders.md", ["# Encoders", "", INTRODUCTION, "", *table])
+    return ["# Encoders", "", INTRODUCTION, "", *table]
 
 
 def parse_args(argv=None):
@@ -192,7 +192,7 @@ def main(argv=None) -> None:
             with quiet():
                 found[name] = measure(choose_encoder(name, args.model, args.cache), chats)
             write_json(path, found)
-    report(found, args.out)
+    write_lines(args.out / "encoders.md", page(found))
 
 
 if __name__ == "__main__":

@@ -64,9 +64,11 @@ for low, share in zip(edges, correct, strict=False):
     print(f"margin from {low:.3f}: {share:.3f} correct")
 print(f"largest minus smallest margins: {correct[-1] - correct[0]:+.3f}")
 
+# sphinx_gallery_thumbnail_number = 2
 figure, axis = plt.subplots(figsize=(6.5, 3.8), layout="constrained")
 axis.plot(middle, correct, marker="o")
 axis.axhline(0.5, color="black", linestyle=":", linewidth=1)
 axis.annotate("chance", (middle[-1], 0.5), ha="right", va="bottom")
 axis.set(xlabel="margin of the LLM's soft labels", ylabel="share of pairs in the correct order")
+axis.set_title("People confirm the pairs of which the LLM is sure")
 plt.show()

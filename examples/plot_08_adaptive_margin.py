@@ -58,20 +58,28 @@ for scale, row in zip(SCALES, paired, strict=True):
 
 # %%
 # The loss of a pair as a function of the difference of the network's scores.
-figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+# sphinx_gallery_thumbnail_number = 2
+figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
 apart = np.linspace(-1.5, 3, 200)
 for gap, colour in [(0.1, "tab:blue"), (0.5, "tab:orange"), (0.9, "tab:red")]:
     cost = np.maximum(2.0 * gap - apart, 0) ** 2
-    left.plot(apart, cost, color=colour, label=f"adaptive, LLM's gap {gap}")
-left.plot(apart, np.maximum(2.0 - apart, 0) ** 2, color="black", linestyle="--", label="fixed")
-left.set(xlabel="winner's score minus loser's", ylabel="squared hinge, margin_scale=2", ylim=(0, 6))
-left.legend()
+    axis.plot(apart, cost, color=colour, label=f"adaptive, LLM's gap {gap}")
+axis.plot(apart, np.maximum(2.0 - apart, 0) ** 2, color="black", linestyle="--", label="fixed")
+axis.set(xlabel="winner's score minus loser's", ylabel="squared hinge, margin_scale=2", ylim=(0, 6))
+axis.set_title("The closer the LLM's scores, the less is asked of the network's")
+axis.legend(title="margin")
+plt.show()
+
+# %%
+# What the order gains by it.
+figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
 for margin, values in order.items():
-    right.errorbar(
+    axis.errorbar(
         SCALES, values.mean(axis=1), yerr=values.std(axis=1), marker="o", capsize=3, label=margin
     )
-right.set(xscale="log", xlabel="margin_scale", ylabel="concordance within test sessions")
-right.set_xticks(SCALES, SCALES)
-right.minorticks_off()
-right.legend()
+axis.set(xscale="log", xlabel="margin_scale", ylabel="concordance within test sessions")
+axis.set_title("Adaptive and fixed margins of several sizes")
+axis.set_xticks(SCALES, SCALES)
+axis.minorticks_off()
+axis.legend(title="margin")
 plt.show()

@@ -62,6 +62,15 @@ with sklearn.config_context(enable_metadata_routing=True):
 
 # %%
 # Concordance within unseen sessions, mean and standard deviation over five data sets.
+figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
+for name, values in order.items():
+    axis.errorbar(
+        weights, values.mean(axis=1), yerr=values.std(axis=1), marker="o", capsize=3, label=name
+    )
+axis.set(xlabel="weight of the mood", ylabel="concordance within sessions", xticks=weights)
+axis.set_title("A mood that a session shares misleads a classifier of rows")
+axis.legend(title="learned from")
+plt.show()
 for i, weight in enumerate(weights):
     both = ", ".join(f"{name} {v[i].mean():.3f} ± {v[i].std():.3f}" for name, v in order.items())
     print(f"weight of the mood {weight:.0f}: {both}")
@@ -70,19 +79,14 @@ for i, weight in enumerate(weights):
 # The coefficients learned with the largest weight of the mood. Within a session the mood is
 # constant, so the true coefficients of the last three features are 0.
 learned = {"rows": rows.coef_[0], "pairs": ranker[-1].coef_[0]}
-figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-for name, values in order.items():
-    left.errorbar(
-        weights, values.mean(axis=1), yerr=values.std(axis=1), marker="o", capsize=3, label=name
-    )
-left.set(xlabel="weight of the mood", ylabel="concordance within sessions", xticks=weights)
-left.legend(title="learned from")
+figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
 position = np.arange(8)
 for offset, (name, values) in zip([-0.27, 0.0], learned.items(), strict=True):
-    right.bar(position + offset, values, width=0.25, label=name)
-right.bar(position + 0.27, coef, width=0.25, color="0.6", label="truth")
-right.axvspan(4.5, 7.5, color="0.5", alpha=0.12)
-right.axhline(0, color="black", linewidth=0.8)
-right.set(xlabel="feature (shaded: mood of the session)", ylabel="coefficient", xticks=position)
-right.legend()
+    axis.bar(position + offset, values, width=0.25, label=name)
+axis.bar(position + 0.27, coef, width=0.25, color="0.6", label="truth")
+axis.axvspan(4.5, 7.5, color="0.5", alpha=0.12)
+axis.axhline(0, color="black", linewidth=0.8)
+axis.set(xlabel="feature (shaded: mood of the session)", ylabel="coefficient", xticks=position)
+axis.set_title("In a difference of two turns the mood cancels")
+axis.legend(title="learned from")
 plt.show()

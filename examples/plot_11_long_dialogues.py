@@ -2,17 +2,17 @@
 Long dialogues
 ==============
 
-The left plot shows the time of one pass over 20,000 utterances, divided into sessions of 20 to
+The first figure shows the time of one pass over 20,000 utterances, divided into sessions of 20 to
 20,000. The number of pairs grows a thousandfold but the time does not, because the pairs are never
 listed.
 
-The right plot shows a possible problem. In a long call the bias of the LLM drifts, so that distant
-utterances are as hard to compare as utterances of different sessions. As a remedy, pass the ids of
-parts of a dialogue as `groups`. How long should the parts be? Here the drift is a random walk, with
-many features and few dialogues. Whole dialogues contain wrong pairs, parts of two utterances leave
-few pairs, and lengths in between are best; adding cross-entropy to the pairs changes little. There
-are only two training dialogues: over many, errors of a drift average out, and the length matters
-less.
+The second figure shows a possible problem. In a long call the bias of the LLM drifts, so that
+distant utterances are as hard to compare as utterances of different sessions. As a remedy, pass the
+ids of parts of a dialogue as `groups`. How long should the parts be? Here the drift is a random
+walk, with many features and few dialogues. Whole dialogues contain wrong pairs, parts of two
+utterances leave few pairs, and lengths in between are best; adding cross-entropy to the pairs
+changes little. There are only two training dialogues: over many, errors of a drift average out, and
+the length matters less.
 """
 
 import time
@@ -45,6 +45,20 @@ for length in lengths:
     seconds.append((epochs[1] - epochs[0]) / 10)
     n_pairs.append(20_000 * (length - 1) / 2)
     print(f"sessions of {length:6d}: {n_pairs[-1]:13,.0f} pairs, {seconds[-1]:.3f} s per epoch")
+
+figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
+axis.plot(lengths, seconds, marker="o", label="seconds per epoch")
+axis.plot(
+    lengths,
+    np.array(n_pairs) * seconds[0] / n_pairs[0],
+    color="0.6",
+    linestyle="--",
+    label="if time grew like the pairs",
+)
+axis.set(xscale="log", yscale="log", xlabel="utterances per session", ylabel="seconds")
+axis.set_title("All pairs of 20,000 utterances, in sessions of any length")
+axis.legend()
+plt.show()
 
 # %%
 # Five dialogues of 600 utterances in which the LLM's bias drifts; two for training, without labels.
@@ -80,23 +94,14 @@ for i, length in enumerate(parts):
 
 # %%
 # The order is scored against the true classes, over whole dialogues not used for training.
-figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-left.plot(lengths, seconds, marker="o", label="seconds per epoch")
-left.plot(
-    lengths,
-    np.array(n_pairs) * seconds[0] / n_pairs[0],
-    color="0.6",
-    linestyle="--",
-    label="if time grew like the pairs",
-)
-left.set(xscale="log", yscale="log", xlabel="utterances per session", ylabel="seconds")
-left.legend()
+figure, axis = plt.subplots(figsize=(6.5, 4), layout="constrained")
 for j, label in enumerate(["pairs alone", "with cross-entropy"]):
-    right.errorbar(
+    axis.errorbar(
         parts, order[j].mean(axis=1), yerr=order[j].std(axis=1), marker="o", capsize=3, label=label
     )
-right.set(xscale="log", xlabel="utterances per part", ylabel="concordance in whole dialogues")
-right.set_xticks(parts, parts)
-right.minorticks_off()
-right.legend()
+axis.set(xscale="log", xlabel="utterances per part", ylabel="concordance in whole dialogues")
+axis.set_title("Where the LLM's bias drifts, compare within parts of a dialogue")
+axis.set_xticks(parts, parts)
+axis.minorticks_off()
+axis.legend(title="trained on")
 plt.show()

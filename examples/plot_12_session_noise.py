@@ -42,6 +42,7 @@ for kind in ("within", "across"):
     axis.plot(biases, error, marker="o", label=f"{kind} sessions")
     axis.fill_between(biases, low, high, alpha=0.2)
 axis.set(xlabel="bias of the sessions", ylabel="pairs in wrong order", ylim=(0, None))
+axis.set_title("A bias of whole sessions spoils the order across them alone")
 axis.legend()
 plt.show()
 
@@ -64,7 +65,8 @@ print(fill(few.message, 90))
 # %%
 # The share of pairs in the wrong order by the difference of their scores. At 0.5 the order is
 # random.
-PreferenceNoiseDisplay(noise).plot()
+display = PreferenceNoiseDisplay(noise).plot()
+display.ax_.set_title("Support chats: hardly any difference")
 plt.show()
 
 # %%

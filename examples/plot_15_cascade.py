@@ -66,7 +66,8 @@ for i in np.flatnonzero(ask & (alone != pooled))[:6]:
 
 # %%
 # What other shares would give.
-CascadeCurveDisplay.from_estimator(
+display = CascadeCurveDisplay.from_estimator(
     cascade, X[test], truth[test], chats.groups[test], chats.llm_scores[test], random_state=0
 )
+display.ax_.set_title("A few questions to the LLM gain most of what it can give")
 plt.show()

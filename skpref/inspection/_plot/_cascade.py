@@ -116,7 +116,7 @@ class CascadeCurveDisplay:
             curve.quality[0], color=ORANGE, linestyle="--", label="classifier alone"
         )
         self.llm_line_ = ax.axhline(
-            curve.llm, color=GREEN, linestyle="-.", label="LLM alone, asked about all"
+            curve.llm, color=GREEN, linestyle="-.", label="LLM alone"
         )
         if self.llm_share is not None:
             height = np.interp(self.llm_share, curve.share, curve.quality)
