@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
+from skpref._calibrator import LLMScoreCalibrator
+from skpref._indicator import is_multilabel, read_indicator
 from skpref._sessions import won_and_compared
 from skpref._sklearn import Interval, StrOptions, validate_params
 from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
-from skpref._validation import check_groups
+from skpref._validation import check_groups, check_llm_scores, plain_output
 from skpref.inspection._bootstrap import (
     MIN_SESSIONS,
     percentile_interval,
@@ -39,9 +41,15 @@ class _LabelledRows(NamedTuple):
     """Labelled rows with scores, ordered by content; one column for each class compared."""
 
     score: FloatArray
+    label: IntArray  # (n_rows,), or (n_rows, n_labels) and -1 where unknown
     positive: BoolArray
+    negative: BoolArray  # neither where a label is unknown
     session: IntArray  # ascending
     length: IntArray  # rows of each session, labelled or not
+
+    def columns(self):
+        """Yield score, positive and negative of each class."""
+        return zip(self.score.T, self.positive.T, self.negative.T, strict=True)
 
 
 class _DrawnPairs(NamedTuple):
@@ -55,6 +63,9 @@ class _DrawnPairs(NamedTuple):
 
 def _label_rows(llm_scores, y, groups, classes, layout) -> _LabelledRows:
     """Check the input and return the rows that pairs are made of."""
+    if is_multilabel(y, classes, llm_scores):
+        score, codes = _read_several_labels(llm_scores, y, classes)
+        return _order_rows(score, codes, codes == 1, codes == 0, check_groups(groups, len(score)))
     per_class = layout == "classes"
     scores, classes, codes = read_scores(llm_scores, y, classes, per_class=per_class)
     session = check_groups(groups, len(scores))
@@ -66,22 +77,56 @@ def _label_rows(llm_scores, y, groups, classes, layout) -> _LabelledRows:
             f"y has {n_present} classes on the {usable.sum()} labelled rows with scores, so no two "
             "rows can be compared; label rows of at least two classes."
         )
-    length = np.bincount(session)
-    used, session = np.unique(session[usable], return_inverse=True)
-    score, codes, length = score[usable], codes[usable], length[used]
-    order, rank = order_by_content(np.column_stack([codes, score]), session, length)
-    score, codes = score[order], codes[order]
     # Of two classes both have the same pairs.
     compared = [1] if len(classes) == 2 else list(range(len(classes)))
-    positive = codes[:, None] == np.array(compared)
-    return _LabelledRows(score[:, compared], positive, rank[session][order], np.sort(length))
+    positive = usable[:, None] & (codes[:, None] == np.array(compared))
+    negative = usable[:, None] & ~positive
+    return _order_rows(score[:, compared], codes, positive, negative, session)
+
+
+def _read_several_labels(llm_scores, y, classes) -> tuple[FloatArray, IntArray]:
+    """Return score and code of each label, -1 where there is no score, either."""
+    labels, codes = read_indicator(y, classes)
+    scores = check_llm_scores(llm_scores, len(codes))
+    scores = scores[:, None] if scores.ndim == 2 else scores
+    calibrator = plain_output(LLMScoreCalibrator("mean", classes=labels))
+    score = calibrator.fit(scores, codes).transform(scores)
+    codes = np.where(np.isnan(score), -1, codes)
+    if not ((codes == 1).any(axis=0) & (codes == 0).any(axis=0)).any():
+        raise ValueError(
+            "y has no label that applies to one row with scores and not to another, so no two rows "
+            "can be compared; label more rows."
+        )
+    return score, codes
+
+
+def _order_rows(
+    score: FloatArray,
+    label: IntArray,
+    positive: BoolArray,
+    negative: BoolArray,
+    session: IntArray,
+) -> _LabelledRows:
+    """Return the rows that are of use, ordered by content."""
+    known = positive | negative
+    rows = np.flatnonzero(known.any(axis=1))
+    length = np.bincount(session)
+    used, session = np.unique(session[rows], return_inverse=True)
+    score = np.where(known, score, 0.0)  # that of an unknown label is in no pair
+    content = np.column_stack([label, score])[rows]
+    order, rank = order_by_content(content, session, length[used])
+    parts = (part[rows[order]] for part in (score, label, positive, negative))
+    return _LabelledRows(*parts, rank[session][order], np.sort(length[used]))
 
 
 def _count_within(rows: _LabelledRows) -> tuple[FloatArray, FloatArray]:
     """Return the wrong pairs and all pairs of each session, summed over classes."""
     wrong, n_pairs = np.zeros(len(rows.length)), np.zeros(len(rows.length))
-    for score, positive in zip(rows.score.T, rows.positive.T, strict=True):
-        won, compared = won_and_compared(rows.session, positive, score, len(rows.length))
+    for score, positive, negative in rows.columns():
+        known = positive | negative
+        won, compared = won_and_compared(
+            rows.session[known], positive[known], score[known], len(rows.length)
+        )
         wrong += compared - won
         n_pairs += compared
     return wrong, n_pairs
@@ -92,10 +137,10 @@ class _PairCounter:
 
     def __init__(self, rows: _LabelledRows) -> None:
         self.columns = []
-        for score, positive in zip(rows.score.T, rows.positive.T, strict=True):
+        for score, positive, negative in rows.columns():
             order = np.argsort(score, kind="stable")
             tie = np.cumsum(np.diff(score[order], prepend=score[order[0]]) > 0)
-            self.columns.append((rows.session[order], positive[order], tie))
+            self.columns.append((rows.session[order], positive[order], negative[order], tie))
 
     def count(self, weight: FloatArray) -> tuple[float, float]:
         """Return the weight of the wrong pairs, and of all pairs.
@@ -103,10 +148,10 @@ class _PairCounter:
         The weight of a pair is the product of the weights of its two sessions.
         """
         wrong = total = 0.0
-        for session, positive, tie in self.columns:
+        for session, positive, negative, tie in self.columns:
             row_weight = weight[session]
             for_class = np.bincount(tie, weights=row_weight * positive)
-            against = np.bincount(tie, weights=row_weight * ~positive)
+            against = np.bincount(tie, weights=row_weight * negative)
             higher = against.sum() - np.cumsum(against)
             wrong += float(for_class @ (higher + against / 2))
             total += float(for_class.sum() * against.sum())
@@ -123,7 +168,7 @@ def _draw_pairs(
     """
     n_sessions = len(rows.length)
     for_class = [np.flatnonzero(p) for p in rows.positive.T]
-    against = [np.flatnonzero(~p) for p in rows.positive.T]
+    against = [np.flatnonzero(n) for n in rows.negative.T]
     sizes = [np.bincount(rows.session[a], minlength=n_sessions) for a in against]
     # The partners of a row are numbered: the block of its session, or all rows around that block.
     block = [s[rows.session[f]] for s, f in zip(sizes, for_class, strict=True)]
@@ -366,8 +411,10 @@ def preference_noise(
             (n_samples, n_classes)
         Raw LLM scores, which are averaged over the prompts, or one score per class: soft labels,
         or the probabilities of a classifier. Rows without any score (NaN) are left out.
-    y : array-like of shape (n_samples,)
-        Human labels; -1 (numbers), None or NaN marks an unlabelled row.
+    y : array-like of shape (n_samples,) or (n_samples, n_labels)
+        Human labels; -1 (numbers), None or NaN marks an unlabelled row. Two dimensions hold several
+        labels per utterance, as `PairwisePreferenceClassifier` takes them; a pair is then two rows
+        to one of which a label applies.
     groups : array-like of shape (n_samples,)
         Session id of each row: any hashable values, in any order.
     classes : array-like of shape (n_classes,), default=None
@@ -507,9 +554,6 @@ def preference_noise(
     noise.intra_session_helps = (
         "yes" if noise.difference.high < 0 else "no" if noise.difference.low > 0 else "unclear"
     )
-    labels = rows.positive.argmax(axis=1) if rows.positive.shape[1] > 1 else rows.positive[:, 0]
-    noise.shared = share_of_session(
-        rows.score, labels.astype(np.int64), rows.session, n_bootstrap, level, rng
-    )
+    noise.shared = share_of_session(rows.score, rows.label, rows.session, n_bootstrap, level, rng)
     message = _write_message(noise, n_sessions)
     return Report(*_make_table(by_gap, noise.shared), **noise, message=message)

@@ -17,10 +17,10 @@ class _Sums(NamedTuple):
     square: FloatArray
 
 
-def _sum_up(score: FloatArray, label: IntArray, session: IntArray) -> _Sums:
-    shape = (session.max() + 1, label.max() + 1)
+def _sum_up(score: FloatArray, label: IntArray, session: IntArray, n_sessions: int) -> _Sums:
+    shape = (n_sessions, label.max(initial=0) + 1)
     cell = session * shape[1] + label
-    score = score - score.mean(axis=0)  # squares of large numbers would lose digits
+    score = score - score.sum(axis=0) / max(len(score), 1)  # squares of large ones lose digits
 
     def add(weights):
         return np.bincount(cell, weights, shape[0] * shape[1]).reshape(shape)
@@ -29,23 +29,33 @@ def _sum_up(score: FloatArray, label: IntArray, session: IntArray) -> _Sums:
     return _Sums(add(np.ones(len(cell))), *of_scores)
 
 
-def _correlate_within(sums: _Sums, weight: FloatArray) -> float:
-    """Return the intraclass correlation of the error, each session counted `weight` times."""
+def _components(sums: _Sums, weight: FloatArray) -> tuple[float, float] | None:
+    """Return the variance of the error that sessions share, and all, None if neither is defined.
+
+    Each session is counted `weight` times.
+    """
     n_of_label = np.maximum(weight @ sums.n_rows, 1)
     mean = np.tensordot(weight, sums.score, axes=1) / n_of_label[:, None]
     n = sums.n_rows.sum(axis=1)
     error = sums.score.sum(axis=1) - sums.n_rows @ mean
     square = (sums.square - 2 * mean * sums.score + sums.n_rows[:, :, None] * mean**2).sum(axis=1)
-    explained = error**2 / n[:, None]
-    n_rows, n_sessions = weight @ n, weight.sum()
+    explained = error**2 / np.maximum(n, 1)[:, None]
+    n_rows, n_sessions = weight @ n, weight @ (n > 0)
     if n_sessions < 2 or n_rows <= n_sessions:
-        return float("nan")
+        return None
     between = (weight @ explained).sum() / (n_sessions - 1)
     within = (weight @ np.maximum(square - explained, 0)).sum() / (n_rows - n_sessions)
     # The size of a session that counts if they differ.
     size = (n_rows - weight @ n**2 / n_rows) / (n_sessions - 1)
-    total = between + (size - 1) * within
-    return float((between - within) / total) if total > 1e-12 else float("nan")
+    # Mean squares: that between sessions holds `size` times the shared variance.
+    return float((between - within) / size), float((between + (size - 1) * within) / size)
+
+
+def _correlate_within(parts: list[_Sums], weight: FloatArray) -> float:
+    """Return the intraclass correlation of the error, each session counted `weight` times."""
+    found = [c for c in (_components(sums, weight) for sums in parts) if c is not None]
+    shared, total = np.sum(found, axis=0) if found else (0.0, 0.0)
+    return float(shared / total) if total > 1e-12 else float("nan")
 
 
 def share_of_session(
@@ -65,8 +75,8 @@ def share_of_session(
     ----------
     score : ndarray of shape (n_samples, n_scores)
         The scores.
-    label : ndarray of int, shape (n_samples,)
-        Number of the human label.
+    label : ndarray of int, shape (n_samples,) or (n_samples, n_scores)
+        Number of the human label; in two dimensions that of each score, -1 where unknown.
     session : ndarray of int, shape (n_samples,)
         Number of the session, each of which has rows.
     n_bootstrap : int
@@ -81,10 +91,16 @@ def share_of_session(
     Bunch
         The share, low and high.
     """
-    sums = _sum_up(score, label, session)
-    n_sessions = len(sums.n_rows)
+    n_sessions = session.max() + 1
+    if label.ndim == 1:
+        parts = [_sum_up(score, label, session, n_sessions)]
+    else:
+        parts = [
+            _sum_up(score[known, k : k + 1], label[known, k], session[known], n_sessions)
+            for k, known in enumerate(label.T >= 0)
+        ]
     weights = session_weights(n_sessions, n_bootstrap, rng)
-    samples = np.array([_correlate_within(sums, weight) for weight in weights])
+    samples = np.array([_correlate_within(parts, weight) for weight in weights])
     low, high = percentile_interval(samples, level, n_sessions >= MIN_SESSIONS)
-    share = _correlate_within(sums, np.ones(n_sessions))
+    share = _correlate_within(parts, np.ones(n_sessions))
     return Bunch(share=share, low=float(low), high=float(high))

@@ -315,3 +315,52 @@ def test_nothing_warns_about_empty_slices():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         noise_of(np.array([0, 1, 2, 0]), np.eye(3)[[0, 1, 2, 0]], np.array([0, 0, 1, 2]))
+
+
+def several_labels(n=300, n_labels=3, seed=0):
+    rng = np.random.default_rng(seed)
+    codes = (rng.random((n, n_labels)) < [0.5, 0.2, 0.05]).astype(int)
+    scores = np.clip(codes[:, None] + rng.normal(scale=0.6, size=(n, 2, n_labels)), 0, 1)
+    codes[rng.random(codes.shape) < 0.2] = -1
+    scores[rng.random(n) < 0.1] = np.nan
+    return codes, scores, np.repeat(np.arange(n // 10), 10)
+
+
+def test_pairs_of_several_labels_are_those_of_each():
+    codes, scores, groups = several_labels()
+    noise = preference_noise(scores, codes, groups, n_bootstrap=20, random_state=0)
+    apart = [
+        preference_noise(scores[:, :, k], codes[:, k], groups, n_bootstrap=20, random_state=0)
+        for k in range(3)
+    ]
+    for where in ("within", "across"):
+        n_pairs = np.array([part[where].n_pairs for part in apart])
+        error = np.array([part[where].error for part in apart])
+        assert noise[where].n_pairs == n_pairs.sum()
+        assert noise[where].error == pytest.approx(error @ n_pairs / n_pairs.sum())
+    shares = [part.shared.share for part in apart]
+    assert min(shares) < noise.shared.share < max(shares)
+
+
+def test_several_labels_in_a_frame_and_in_any_order():
+    codes, scores, groups = several_labels()
+    usual = preference_noise(scores, codes, groups, n_bootstrap=20, random_state=0)
+    order = np.random.default_rng(1).permutation(len(codes))
+    frame = pd.DataFrame(codes, columns=["asks", "thanks", "swears"]).astype(float)
+    frame = frame.where(frame >= 0)
+    other = preference_noise(
+        scores[order], frame.iloc[order], groups[order], n_bootstrap=20, random_state=0
+    )
+    assert flat(other) == pytest.approx(flat(usual), nan_ok=True)
+    one_score = preference_noise(scores[:, 0], codes, groups, random_state=0)
+    assert 0 < one_score.within.error < 0.5
+
+
+def test_several_labels_that_cannot_be_compared_are_refused():
+    codes, scores, groups = several_labels(30)
+    with pytest.raises(ValueError, match="y has no label that applies to one row"):
+        preference_noise(scores, np.ones_like(codes), groups)
+    with pytest.raises(ValueError, match="llm_scores"):
+        preference_noise(scores[:, :, :2], codes, groups)
+    with pytest.raises(ValueError, match="llm_scores"):
+        preference_noise(scores[:20], codes, groups)

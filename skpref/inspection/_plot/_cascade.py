@@ -115,9 +115,7 @@ class CascadeCurveDisplay:
         self.network_line_ = ax.axhline(
             curve.quality[0], color=ORANGE, linestyle="--", label="classifier alone"
         )
-        self.llm_line_ = ax.axhline(
-            curve.llm, color=GREEN, linestyle="-.", label="LLM alone"
-        )
+        self.llm_line_ = ax.axhline(curve.llm, color=GREEN, linestyle="-.", label="LLM alone")
         if self.llm_share is not None:
             height = np.interp(self.llm_share, curve.share, curve.quality)
             ax.plot([100 * self.llm_share], [height], "o", color=self.line_.get_color())
