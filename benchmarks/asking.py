@@ -8,6 +8,7 @@ if the address is the same.
 """
 
 import argparse
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -41,11 +42,14 @@ WAYS: dict[str, tuple] = {
     "short": ("short", None, {}),
     "whole sessions": ("session", None, {"unit": "session"}),
 }
+# Those whose scores of the support chats are in the package.
+PACKAGED = ["definitions", "context", "six prompts"]
 INTRODUCTION = f"""`python -m benchmarks.asking`: the mood of each utterance, by an LLM. *Six
 prompts* is the default bank; *definitions* and *context* are prompts of it, asked alone (three
 turns of context); *short* shows three labelled utterances of each class; *whole sessions* is
 `unit="session"`, ten utterances a call of which three are shared with the next one. Tokens are
-those that the server counted, per utterance.
+those that the server counted, per utterance; of the scores that the package holds, which show one
+turn of context, those of `LLMLabeler.plan`.
 
 `LLMScoreCalibrator("auto")` is fitted on about {N_LABELS} labels of whole sessions; accuracy and
 macro-F1 are on all other sessions, with 95% intervals by session, and *raw* is the accuracy before
@@ -57,6 +61,7 @@ class Asked(NamedTuple):
 
     frame: pd.DataFrame  # text, session_id, turn, speaker, label
     known: np.ndarray  # whether the label of a row may be used
+    scores: np.ndarray | None = None  # of the six prompts, if the package holds them
 
     @property
     def y(self) -> np.ndarray:
@@ -73,9 +78,9 @@ def take_sessions(frame: pd.DataFrame, n_sessions: int | None) -> pd.DataFrame:
 def support_chats(args) -> Asked:
     """Return the packaged chats, whose labelled sessions come first."""
     chats = load_support_chats()
-    known = pd.Series([label is not None for label in chats.y], index=chats.groups)
     frame = take_sessions(chats.frame, args.sessions)
-    return Asked(frame, known[~known.index.duplicated()][frame["session_id"]].to_numpy())
+    known = np.array([label is not None for label in chats.y])[: len(frame)]
+    return Asked(frame, known, chats.llm_scores[: len(frame)])
 
 
 def meld(args) -> Asked:
@@ -116,11 +121,14 @@ def make_labeler(way: str, args) -> LLMLabeler:
     )
 
 
-def ask(way: str, name: str, asked: Asked, args) -> tuple[np.ndarray, LLMLabeler, dict]:
-    """Return the scores of a way, its labeler, and what was spent, by former runs, too."""
+def ask(way: str, name: str, asked: Asked, args) -> tuple[np.ndarray, dict]:
+    """Return the scores of a way, and its calls and tokens per utterance.
+
+    Tokens are means over all requests that were made for it, also in former runs.
+    """
     labeler = make_labeler(way, args).fit(asked.frame, asked.y)
     path = args.cache / "asking" / "usage.json"
-    key = f"{name}, {way}, {args.model}, {args.sessions}"
+    key = f"{name}, {way}, {args.model}"
     try:
         scores = labeler.transform(asked.frame)
     finally:
@@ -128,7 +136,38 @@ def ask(way: str, name: str, asked: Asked, args) -> tuple[np.ndarray, LLMLabeler
         before = spent.get(key, {})
         spent[key] = {k: before.get(k, 0) + labeler.usage_[k] for k in COUNTED}
         write_json(path, spent)
-    return scores, labeler, spent[key]
+    n_calls = labeler.usage_["requests"] + labeler.usage_["cache_hits"]
+    calls = n_calls / len(asked.frame)
+    per_call = {k: spent[key][k] / spent[key]["requests"] for k in COUNTED[1:]}
+    return scores, {
+        "calls": calls,
+        "read": calls * per_call["prompt_tokens"],
+        "written": calls * per_call["completion_tokens"],
+        "window agreement": labeler.window_agreement_,
+    }
+
+
+def packaged(asked: Asked, args) -> Iterator[tuple[str, np.ndarray, dict]]:
+    """Yield ways whose scores the package holds, and their tokens by plan."""
+    for way in PACKAGED if asked.scores is not None else []:
+        labeler = make_labeler(way, args).set_params(n_context_turns=1, cache=None)
+        plan = labeler.fit(asked.frame, asked.y).plan(asked.frame)
+        n, names = len(asked.frame), list(PromptBank())
+        costs = {
+            "calls": plan.n_requests / n,
+            "read": plan.prompt_tokens / n,
+            "written": plan.completion_tokens / n,
+        }
+        columns = [names.index(prompt) for prompt in labeler.prompt_names_]
+        yield f"{way}, packaged", asked.scores[:, columns], costs
+
+
+def ask_each(name: str, asked: Asked, args) -> Iterator[tuple[str, np.ndarray, dict]]:
+    """Yield the ways to ask, with scores and costs."""
+    yield from packaged(asked, args)
+    for way in args.ways:
+        print(f"{name}: {way}, {len(asked.frame):,} utterances", flush=True)
+        yield way, *ask(way, name, asked, args)
 
 
 def judge(scores: np.ndarray, asked: Asked) -> tuple[dict, np.ndarray]:
@@ -174,26 +213,21 @@ def run(args) -> list[dict]:
     """Ask in each way; return a line for each of them and data set."""
     lines = []
     for name in args.data:
-        asked = DATA[name](args)
+        asked, first = DATA[name](args), None
         sessions = asked.frame["session_id"].to_numpy()[~asked.known]
-        right = {}
-        for way in args.ways:
-            print(f"{name}: {way}, {len(asked.frame):,} utterances", flush=True)
-            scores, labeler, spent = ask(way, name, asked, args)
-            figures, right[way] = judge(scores, asked)
-            lines.append(
-                {
-                    "data": name,
-                    "way": way,
-                    "n_utterances": len(asked.frame),
-                    **spent,
-                    "missing": float(np.isnan(scores).all(axis=(1, 2)).mean()),
-                    "window agreement": labeler.window_agreement_,
-                    **figures,
-                    "gain": gain(right[way], right[args.ways[0]], sessions),
-                }
-            )
-            print(lines[-1], flush=True)
+        for way, scores, costs in ask_each(name, asked, args):
+            figures, right = judge(scores, asked)
+            first = right if first is None else first
+            line = {
+                "data": name,
+                "way": way,
+                **costs,
+                "missing": float(np.isnan(scores).all(axis=(1, 2)).mean()),
+                **figures,
+                "gain": gain(right, first, sessions),
+            }
+            print(line, flush=True)
+            lines.append(line)
     return lines
 
 
@@ -207,22 +241,20 @@ def page(result: dict) -> list[str]:
     """Return the lines of the page."""
     text = ["# Ways to ask an LLM", "", INTRODUCTION, "", f"The model is {result['model']}."]
     for name, some in pd.DataFrame(result["lines"]).groupby("data", sort=False):
-        rows = []
-        for line in some.to_dict("records"):
-            n = line["n_utterances"]
-            rows.append(
-                [
-                    line["way"],
-                    f"{line['requests'] / n:.2f}",
-                    f"{line['prompt_tokens'] / n:,.0f}",
-                    f"{line['completion_tokens'] / n:.1f}",
-                    f"{line['raw']:.3f}",
-                    cell(line["accuracy"], ".3f"),
-                    cell(line["macro-F1"], ".3f"),
-                    cell([100 * x for x in line["gain"]], "+.1f"),
-                    cell(line["shared"], ".2f"),
-                ]
-            )
+        rows = [
+            [
+                line["way"],
+                f"{line['calls']:.2f}",
+                f"{line['read']:,.0f}",
+                f"{line['written']:.1f}",
+                f"{line['raw']:.3f}",
+                cell(line["accuracy"], ".3f"),
+                cell(line["macro-F1"], ".3f"),
+                cell([100 * x for x in line["gain"]], "+.1f"),
+                cell(line["shared"], ".2f"),
+            ]
+            for line in some.to_dict("records")
+        ]
         first = some.iloc[0]
         text += [
             "",
@@ -233,7 +265,7 @@ def page(result: dict) -> list[str]:
             [
                 "way",
                 "calls",
-                "tokens read",
+                "read",
                 "written",
                 "raw",
                 "accuracy",

@@ -9,7 +9,8 @@ from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import check_random_state
 
 from skpref._columns import read_rows
-from skpref._typing import ArrayLike, FloatArray, IntArray, SessionIds
+from skpref._indicator import is_multilabel, read_indicator
+from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
 from skpref._validation import check_groups, check_labels
 
 __all__ = ["LabelledGroupKFold"]
@@ -109,8 +110,8 @@ class LabelledGroupKFold(BaseCrossValidator):
         ----------
         X : array-like of shape (n_samples, n_features)
             Input; only its number of rows matters.
-        y : array-like of shape (n_samples,)
-            Human labels; -1 (numbers), None or NaN marks an unlabelled row.
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            Human labels; -1 (numbers), None or NaN marks an unlabelled row or label.
         groups : array-like of shape (n_samples,)
             Session id of each row.
 
@@ -134,18 +135,17 @@ class LabelledGroupKFold(BaseCrossValidator):
                 "passes groups on as search.fit(X, y, groups=groups)."
             )
         session = check_groups(groups, n_rows)
-        classes, codes = check_labels(y, partial=True)
-        if len(codes) != n_rows:
-            raise ValueError(f"y has {len(codes)} entries but X has {n_rows} rows.")
-        fold = self._assign(session, codes, len(classes))[session]
+        kinds = _kinds_of_labels(y)
+        if len(kinds) != n_rows:
+            raise ValueError(f"y has {len(kinds)} entries but X has {n_rows} rows.")
+        fold = self._assign(session, kinds)[session]
         for k in range(self.n_splits):
             yield np.flatnonzero(fold != k), np.flatnonzero(fold == k)
 
-    def _assign(self, session: IntArray, codes: IntArray, n_classes: int) -> IntArray:
+    def _assign(self, session: IntArray, kinds: BoolArray) -> IntArray:
         """Return the fold of each session."""
         n_sessions = session.max(initial=-1) + 1
-        labels = np.zeros((n_sessions, n_classes))
-        np.add.at(labels, (session[codes >= 0], codes[codes >= 0]), 1)
+        labels = np.stack([np.bincount(session, kind, n_sessions) for kind in kinds.T], axis=1)
         n_labels, n_rows = labels.sum(axis=1), np.bincount(session, minlength=n_sessions)
         if (n_labelled := np.count_nonzero(n_labels)) < self.n_splits:
             raise ValueError(
@@ -158,10 +158,22 @@ class LabelledGroupKFold(BaseCrossValidator):
         by_size = order[np.lexsort((-n_rows[order], -n_labels[order]))]
         share = labels / np.maximum(labels.sum(axis=0), 1)
         fold = np.empty(n_sessions, dtype=np.int64)
-        folds = _Folds(self.n_splits, n_classes)
+        folds = _Folds(self.n_splits, labels.shape[1])
         for s in by_size:
             fold[s] = folds.put(share[s], n_labels[s], n_rows[s])
         return fold
+
+
+def _kinds_of_labels(y: ArrayLike) -> BoolArray:
+    """Return for each row which kinds of labels it has: of each class, none for an unlabelled row.
+
+    Of several labels per row, each that applies is a kind, and that none applies is another.
+    """
+    if is_multilabel(y):
+        codes = read_indicator(y)[1]
+        return np.column_stack([codes == 1, codes.max(axis=1) == 0])
+    classes, codes = check_labels(y, partial=True)
+    return codes[:, None] == np.arange(max(len(classes), 1))
 
 
 class _Folds:

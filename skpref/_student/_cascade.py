@@ -13,6 +13,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
 from skpref._columns import read_rows
+from skpref._indicator import is_multilabel, read_indicator
 from skpref._pipelines import last_step
 from skpref._pools import number_by_content
 from skpref._progress import auto_bar, wants_lines
@@ -33,11 +34,13 @@ from skpref._student._deferral import (
     learn_gain,
     learn_voices,
     make_rules,
+    was_asked,
 )
 from skpref._student._output import labelled_accuracy
 from skpref._student._training_set import calibrate, make_calibrator
 from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
 from skpref._validation import (
+    ScoreOrder,
     check_groups,
     check_labels,
     check_llm_scores,
@@ -58,10 +61,24 @@ class Rows(NamedTuple):
     """The arguments of `fit`, read."""
 
     X: Any
-    codes: IntArray
+    codes: IntArray  # (n_rows,), or (n_rows, n_labels) of several labels
     session: IntArray
     scores: FloatArray
     classes: np.ndarray
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether any number of the classes may apply to a row."""
+        return self.codes.ndim == 2
+
+    def labels(self, chosen: IntArray) -> np.ndarray:
+        """Return the labels of some rows as a classifier takes them."""
+        codes = self.codes[chosen]
+        return codes if self.multilabel else labels_of_codes(codes, self.classes)
+
+    def are_labelled(self) -> BoolArray:
+        """Return which rows have a label, all of them if there are several."""
+        return self.codes.min(axis=1) >= 0 if self.multilabel else self.codes >= 0
 
 
 # --- the classifier, on rows that it has not seen ------------------------------------------------
@@ -83,8 +100,8 @@ def _fit_on(classifier: Any, rows: Rows, chosen: IntArray) -> Any:
         return classifier
     wanted = get_routing_for_object(classifier).consumes("fit", ["groups", "llm_scores"])
     if "llm_scores" not in wanted:
-        chosen = chosen[rows.codes[chosen] >= 0]
-    labels = labels_of_codes(rows.codes[chosen], rows.classes)
+        chosen = chosen[rows.are_labelled()[chosen]]
+    labels = rows.labels(chosen)
     given = {"groups": rows.session, "llm_scores": rows.scores}
     metadata = {name: given[name][chosen] for name in wanted}
     if "llm_scores" not in wanted:
@@ -92,8 +109,10 @@ def _fit_on(classifier: Any, rows: Rows, chosen: IntArray) -> Any:
     return classifier.fit(_safe_indexing(rows.X, chosen), labels, **metadata)
 
 
-def _probabilities(classifier: Any, X: Any, classes: np.ndarray) -> FloatArray:
-    """Return the classifier's probabilities of the given classes."""
+def _probabilities(classifier: Any, X: Any, classes: np.ndarray, multilabel: bool) -> FloatArray:
+    """Return the classifier's probabilities of the given classes, or of each of several labels."""
+    if multilabel:
+        return _label_probabilities(classifier, X, classes)
     given = read_numbers(classifier.predict_proba(X), "the output of predict_proba")
     known = np.asarray(classifier.classes_).tolist()
     if unknown := set(known) - set(classes.tolist()):
@@ -107,17 +126,41 @@ def _probabilities(classifier: Any, X: Any, classes: np.ndarray) -> FloatArray:
     return prob
 
 
+def _label_probabilities(classifier: Any, X: Any, labels: np.ndarray) -> FloatArray:
+    """Return the probability that each label applies."""
+    given = classifier.predict_proba(X)
+    if isinstance(given, list):  # a table of each label, as of forests
+        if any(np.shape(table)[1] != 2 for table in given):
+            raise ValueError(
+                "classifier has seen a label that applies to all rows or to none, and gives no "
+                "probability for it; pass one that does, such as OneVsRestClassifier."
+            )
+        given = np.column_stack([table[:, 1] for table in given])
+    prob = read_numbers(given, "the output of predict_proba").astype(np.float64)
+    if prob.ndim != 2 or prob.shape[1] != len(labels):
+        raise ValueError(
+            f"classifier gives probabilities of shape {prob.shape}, but y has {len(labels)} "
+            "labels; pass a classifier of several labels."
+        )
+    known = list(classifier.classes_)
+    by_name = all(np.ndim(name) == 0 for name in known) and set(known) == set(labels.tolist())
+    return prob[:, [known.index(name) for name in labels.tolist()]] if by_name else prob
+
+
 def _predict_unseen(classifier: Any, rows: Rows, train: IntArray, test: IntArray) -> FloatArray:
     with sklearn.config_context(enable_metadata_routing=True, transform_output="default"):
         fitted = _fit_on(classifier, rows, train)
-        return _probabilities(fitted, _safe_indexing(rows.X, test), rows.classes)
+        return _probabilities(fitted, _safe_indexing(rows.X, test), rows.classes, rows.multilabel)
 
 
 def _split(rows: Rows, cv: int) -> list[tuple[IntArray, IntArray]]:
     """Return training and test rows, the same for any order of the rows and names of sessions."""
-    n_folds = min(cv, len(np.unique(rows.session[rows.codes >= 0])))
+    n_folds = min(cv, len(np.unique(rows.session[_has_label(rows.codes)])))
     scores = rows.scores.reshape(*rows.scores.shape[:2], -1).astype(np.float64)
-    number = number_by_content(lambda part: scores[part], [slice(None)], rows.codes, rows.session)
+    pattern = rows.codes
+    if rows.multilabel:
+        pattern = np.unique(rows.codes, axis=0, return_inverse=True)[1].ravel()
+    number = number_by_content(lambda part: scores[part], [slice(None)], pattern, rows.session)
     order = np.argsort(number, kind="stable")
     folds = LabelledGroupKFold(n_folds).split(order, rows.codes[order], number[order])
     return [(np.sort(order[train]), np.sort(order[test])) for train, test in folds]
@@ -150,7 +193,7 @@ def cross_fit(
     """
     everything = np.arange(len(rows.codes))
     if isinstance(classifier, FrozenEstimator):
-        return _probabilities(classifier, rows.X, rows.classes), classifier
+        return _probabilities(classifier, rows.X, rows.classes, rows.multilabel), classifier
     folds = _split(rows, cv)
     n_folds = len(folds)
     predictions = Parallel(n_jobs=n_jobs, return_as="generator")(
@@ -217,7 +260,10 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Class labels, sorted.
+        Class labels, sorted; with several labels per utterance, their names in the order of the
+        columns.
+    multilabel_ : bool
+        Whether several labels may apply to an utterance.
     classifier_ : classifier or Pipeline
         The classifier, fitted on all rows.
     calibrator_ : LLMScoreCalibrator
@@ -231,7 +277,8 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
     llm_share_ : float
         Share of the training rows about which it would be asked.
     error_bound_ : float
-        Upper confidence bound on the share of wrong answers.
+        Upper confidence bound on the share of wrong answers. With several labels per utterance each
+        of them is an answer.
     deferred_ : ndarray of bool, shape (n_samples,)
         Rows of the last call of `predict` or `predict_proba` that the LLM should be asked about,
         but that had no score: the classifier alone has answered them.
@@ -346,14 +393,16 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
         ----------
         X : {array-like, sparse matrix, frame} of shape (n_samples, n_features) or list of str
             Input of the classifier, one row per utterance.
-        y : array-like of shape (n_samples,)
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
             Human labels; -1 (numbers), None or NaN marks an unlabelled row. At least two sessions
-            must have labels.
+            must have labels. Two dimensions hold several labels per utterance, as in
+            :class:`PairwisePreferenceClassifier`.
         groups : array-like of shape (n_samples,)
             Session id of each row.
         llm_scores : array-like of shape (n_samples, n_prompts, n_classes) or \
                 (n_samples, n_prompts), default=None
-            Raw LLM scores, NaN if missing. None asks the labeler about all rows.
+            Raw LLM scores, NaN if missing. None asks the labeler about all rows. With several
+            labels, the probability that each applies.
 
         Returns
         -------
@@ -378,10 +427,11 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
         self._voices, alone, pooled = learn_voices(
             network, llm, rows.codes, rows.session, rows.classes, self.decision
         )
-        asked = ~np.isnan(llm[:, 0])
+        asked = was_asked(llm)
         self._gain = learn_gain(alone, pooled, asked)
         rule = self._choose_rule(alone, pooled, asked, rows)
         self.classes_, self.pool_ = rows.classes, self._voices.pooled.pool
+        self.multilabel_ = rows.multilabel
         self.threshold_, self.llm_share_ = rule.threshold, rule.share
         self.error_bound_ = rule.error.upper(self.confidence)
         self._last_call = {"deferred": np.zeros(0, dtype=bool)}
@@ -416,17 +466,9 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
         classes = self.classes
         if classes is None:
             classes = getattr(last_step(self.classifier)[1], "classes", None)
-        found, codes = check_labels(y, classes=classes, partial=True)
-        check_same_length(len(codes), "y", n_rows, "X")
-        n_scores = scores.shape[2] if scores.ndim == 3 else 2
-        sorted_classes, self._columns = score_order(found, classes, n_scores)
-        rows = Rows(
-            X,
-            codes,
-            check_groups(groups, n_rows),
-            sort_scores(scores, self._columns),
-            sorted_classes,
-        )
+        codes, order, scores = _read_labels(y, classes, scores, n_rows)
+        self._columns = order.columns
+        rows = Rows(X, codes, check_groups(groups, n_rows), scores, order.classes)
         _check_enough_labels(rows)
         return rows
 
@@ -492,6 +534,7 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
         -------
         ndarray of shape (n_samples, n_classes)
             Pooled probabilities of rows with scores; the classifier's own, calibrated, of others.
+            With several labels, the probability that each applies.
         """
         return self._answer(X, llm_scores)[0]
 
@@ -508,11 +551,11 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
 
         Returns
         -------
-        ndarray of shape (n_samples,)
-            Class labels.
+        ndarray of shape (n_samples,) or (n_samples, n_labels)
+            Class labels; with several labels per row, 1 where a label applies and 0 where not.
         """
         codes = self._answer(X, llm_scores)[1]
-        return self.classes_[codes]
+        return codes if self.multilabel_ else self.classes_[codes]
 
     def score(
         self,
@@ -527,8 +570,9 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
         ----------
         X : {array-like, sparse matrix, frame} of shape (n_samples, n_features) or list of str
             Input of the classifier.
-        y : array-like of shape (n_samples,)
-            Human labels; rows without one do not count.
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            Human labels; rows without one do not count. A row of several labels is right if all its
+            known ones are.
         sample_weight : array-like of shape (n_samples,), default=None
             Row weights.
         llm_scores : array-like of shape (n_samples, n_prompts, n_classes) or \
@@ -555,12 +599,15 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
         """Return the opinion of the classifier alone, and its own probabilities."""
         check_is_fitted(self)
         with sklearn.config_context(transform_output="default"):
-            network = _probabilities(self.classifier_, X, self.classes_)
+            network = _probabilities(self.classifier_, X, self.classes_, self.multilabel_)
         return self._voices.alone.opinion(network), network
 
     def _answer_llm(self, llm_scores: ArrayLike, n_rows: int) -> Opinion:
         """Return the opinion of the LLM alone, NaN in rows without scores."""
-        scores = sort_scores(check_llm_scores(llm_scores, n_rows), self._columns)
+        scores = check_llm_scores(llm_scores, n_rows)
+        if self.multilabel_ and scores.ndim == 2:
+            scores = scores[:, None]
+        scores = sort_scores(scores, self._columns)
         if scores.shape[1:] != self._shape_of_scores:
             raise ValueError(
                 f"llm_scores has shape {scores.shape}, but the cascade was fitted on rows of shape "
@@ -568,7 +615,7 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
                 "a prompt was not asked."
             )
         llm = read_numbers(self.calibrator_.transform(scores), "the output of calibrator")
-        return Opinion(llm, self._voices.llm_offsets)
+        return Opinion(llm, self._voices.llm_offsets, self.multilabel_)
 
     def _expect_gain(self, alone: Opinion) -> FloatArray:
         return expected_gain(self._gain, alone)
@@ -578,7 +625,7 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
     ) -> tuple[FloatArray, IntArray]:
         """Return probabilities and class positions, pooled in rows that the LLM has scored."""
         prob, codes = alone.prob.copy(), alone.choose()
-        asked = ~np.isnan(llm[:, 0])
+        asked = was_asked(llm)
         if asked.any():
             pooled = self._voices.pooled.opinion(network[asked], llm[asked])
             prob[asked], codes[asked] = pooled.prob, pooled.choose()
@@ -593,7 +640,7 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
         llm = np.full_like(network, np.nan)
         if llm_scores is not None:
             llm = self._answer_llm(llm_scores, len(network)).prob
-        self._last_call["deferred"] = ask & np.isnan(llm[:, 0])
+        self._last_call["deferred"] = ask & ~was_asked(llm)
         return self._answer_pooled(alone, network, llm)
 
     def __sklearn_tags__(self):
@@ -604,10 +651,37 @@ class LLMCascadeClassifier(DocLinkMixin, MetaEstimatorMixin, ClassifierMixin, Ba
         return tags
 
 
+def _read_labels(
+    y: ArrayLike, classes: ArrayLike | None, scores: FloatArray, n_rows: int
+) -> tuple[IntArray, ScoreOrder, FloatArray]:
+    """Return labels as codes, the classes, and the scores in the order of the classes."""
+    if is_multilabel(y, classes, scores):
+        labels, codes = read_indicator(y, classes)
+        check_same_length(len(codes), "y", n_rows, "X")
+        scores = scores[:, None] if scores.ndim == 2 else scores
+        return codes, ScoreOrder(labels, np.arange(len(labels))), scores
+    labels, codes = check_labels(y, classes=classes, partial=True)
+    check_same_length(len(codes), "y", n_rows, "X")
+    order = score_order(labels, classes, scores.shape[2] if scores.ndim == 3 else 2)
+    return codes, order, sort_scores(scores, order.columns)
+
+
+def _has_label(codes: IntArray) -> BoolArray:
+    """Return which rows have a label, any of them if there are several."""
+    return codes.max(axis=1) >= 0 if codes.ndim == 2 else codes >= 0
+
+
 def _check_enough_labels(rows: Rows) -> None:
     """Raise unless pool and bound can be learnt."""
     known = rows.codes >= 0
-    n_sessions, n_classes = len(np.unique(rows.session[known])), len(np.unique(rows.codes[known]))
+    n_sessions, n_classes = (
+        len(np.unique(part)) for part in (rows.session[_has_label(rows.codes)], rows.codes[known])
+    )
+    if n_classes == 1 and rows.multilabel:
+        raise ValueError(
+            f"y is {rows.codes[known][0]} for all known labels; the cascade needs a label that "
+            "applies to some rows and not to others."
+        )
     if n_classes == 1:
         raise ValueError(
             f"y has one class only ({rows.classes[rows.codes[known][0]]!r}) on its labelled rows; "

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import entr
+from scipy.special import entr, logit
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import SplineTransformer, StandardScaler
 
 from skpref._calibrator import LLMScoreCalibrator
 from skpref._student._error_bound import ClusteredRate, clustered_rate, sessions_needed
-from skpref._student._output import expected_f1_offsets
+from skpref._student._output import expected_f1_offsets, f1_shift
 from skpref._student._training_set import calibrate, labels_in_place
 from skpref._typing import BoolArray, FloatArray, IntArray
 from skpref._validation import plain_output
@@ -23,23 +23,58 @@ def _log(prob: FloatArray) -> FloatArray:
     return np.log(np.maximum(prob, _LEAST))
 
 
+def _logit(prob: FloatArray) -> FloatArray:
+    return logit(np.clip(prob, _LEAST, 1 - _LEAST))
+
+
 class Opinion(NamedTuple):
-    """Probabilities, and the shift of their logarithms with which a class is chosen.
+    """Probabilities, and the shift with which classes are chosen.
 
     Parameters
     ----------
     prob : ndarray of shape (n_rows, n_classes)
         Probabilities.
     offsets : ndarray of shape (n_classes,)
-        The shift.
+        Shift of the log-probabilities, or of the logits of several labels.
+    multilabel : bool, default=False
+        Whether the classes are labels, any number of which may apply to a row.
     """
 
     prob: FloatArray
     offsets: FloatArray
+    multilabel: bool = False
 
     def choose(self) -> IntArray:
-        """Return the position of the class that is chosen for each row."""
+        """Return the position of the class of each row, or 1 where a label applies and 0 where not.
+
+        Returns
+        -------
+        ndarray of int, shape (n_rows,) or (n_rows, n_labels)
+            The choice.
+        """
+        if self.multilabel:
+            return (_logit(self.prob) + self.offsets > 0).astype(np.int64)
         return (_log(self.prob) + self.offsets).argmax(axis=1)
+
+    def worth(self, chosen: IntArray) -> FloatArray:
+        """Return the probability that a choice is right, weighted as the decision does.
+
+        Parameters
+        ----------
+        chosen : ndarray of int, shape (n_rows,) or (n_rows, n_labels)
+            A choice.
+
+        Returns
+        -------
+        ndarray of shape (n_rows,)
+            The probability; of several labels the mean.
+        """
+        if self.multilabel:
+            weight = np.exp(self.offsets)
+            applies, absent = self.prob * weight, 1 - self.prob
+            return np.mean(np.where(chosen == 1, applies, absent) / np.maximum(weight, 1), axis=1)
+        value = self.prob * np.exp(self.offsets - self.offsets.max())
+        return value[np.arange(len(value)), chosen]
 
 
 class Voice(NamedTuple):
@@ -50,7 +85,7 @@ class Voice(NamedTuple):
     pool : LLMScoreCalibrator
         The fitted pool.
     offsets : ndarray of shape (n_classes,)
-        Shift of the log-probabilities.
+        Shift of the opinion.
     """
 
     pool: Any
@@ -69,7 +104,8 @@ class Voice(NamedTuple):
         Opinion
             The opinion.
         """
-        return Opinion(self.pool.transform(np.stack(sources, axis=1)), self.offsets)
+        prob = self.pool.transform(np.stack(sources, axis=1))
+        return Opinion(prob, self.offsets, self.pool.multilabel_)
 
 
 def _learn_pool(
@@ -81,9 +117,9 @@ def _learn_pool(
 
 
 def decision_offsets(
-    prob: FloatArray, best_guess: FloatArray, decision: str, rows: BoolArray
+    prob: FloatArray, best_guess: FloatArray, decision: str, rows: BoolArray, multilabel: bool
 ) -> FloatArray:
-    """Return the shift of the log-probabilities with which a class is chosen.
+    """Return the shift with which classes are chosen.
 
     Parameters
     ----------
@@ -95,6 +131,8 @@ def decision_offsets(
         How a class is chosen.
     rows : ndarray of bool, shape (n_rows,)
         Rows that count.
+    multilabel : bool
+        Whether the classes are labels, any number of which may apply to a row.
 
     Returns
     -------
@@ -103,7 +141,11 @@ def decision_offsets(
     """
     if decision == "argmax":
         return np.zeros(prob.shape[1])
-    return expected_f1_offsets(_log(prob[rows]), best_guess[rows], np.ones(rows.sum()))
+    if not multilabel:
+        return expected_f1_offsets(_log(prob[rows]), best_guess[rows], np.ones(rows.sum()))
+    known = rows[:, None] & ~np.isnan(prob) & ~np.isnan(best_guess)
+    columns = zip(_logit(prob).T, best_guess.T, known.T, strict=True)
+    return np.array([f1_shift(p[k], guess[k], np.ones(k.sum())) for p, guess, k in columns])
 
 
 class Voices(NamedTuple):
@@ -114,7 +156,7 @@ class Voices(NamedTuple):
     alone, pooled : Voice
         From the probabilities of the classifier, and of both, to an opinion.
     llm_offsets : ndarray of shape (n_classes,)
-        Shift of the log-probabilities of the LLM.
+        Shift of the opinion of the LLM.
     """
 
     alone: Voice
@@ -138,8 +180,8 @@ def learn_voices(
         The classifier's probabilities of rows that it was not trained on.
     llm : ndarray of shape (n_rows, n_classes)
         The LLM's calibrated probabilities, cross-fitted; NaN where it was not asked.
-    codes : ndarray of int, shape (n_rows,)
-        Human labels as class positions, -1 where unlabelled.
+    codes : ndarray of int, shape (n_rows,) or (n_rows, n_labels)
+        Human labels as class positions, or 1 and 0 for several labels; -1 where unlabelled.
     session : ndarray of int, shape (n_rows,)
         Session codes.
     classes : ndarray of shape (n_classes,)
@@ -156,14 +198,34 @@ def learn_voices(
     """
     one, one_pool = _learn_pool([network], codes, session, classes)
     both, both_pool = _learn_pool([network, llm], codes, session, classes)
-    best_guess, asked = labels_in_place(both, codes), ~np.isnan(llm[:, 0])
-    offsets = [decision_offsets(p, best_guess, decision, asked) for p in (one, both, llm)]
+    best_guess, several = labels_in_place(both, codes), codes.ndim == 2
+    asked = was_asked(llm)
+    offsets = [decision_offsets(p, best_guess, decision, asked, several) for p in (one, both, llm)]
     voices = Voices(Voice(one_pool, offsets[0]), Voice(both_pool, offsets[1]), offsets[2])
-    return voices, Opinion(one, offsets[0]), Opinion(both, offsets[1])
+    return voices, Opinion(one, offsets[0], several), Opinion(both, offsets[1], several)
 
 
-def _features(prob: FloatArray) -> FloatArray:
+def was_asked(llm: FloatArray) -> BoolArray:
+    """Return which rows the LLM has said something about.
+
+    Parameters
+    ----------
+    llm : ndarray of shape (n_rows, n_classes)
+        Its probabilities, NaN where it has not.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_rows,)
+        True if any class has a probability.
+    """
+    return np.asarray(~np.isnan(llm).all(axis=1))
+
+
+def _features(alone: Opinion) -> FloatArray:
     """Return what is known of a row before the LLM is asked."""
+    prob = alone.prob
+    if alone.multilabel:
+        return np.column_stack([_logit(prob), (entr(prob) + entr(1 - prob)).sum(axis=1)])
     top = np.sort(prob, axis=1)[:, :-3:-1]
     return np.column_stack([_log(prob), top, top[:, 0] - top[:, 1], entr(prob).sum(axis=1)])
 
@@ -172,8 +234,9 @@ def learn_gain(alone: Opinion, pooled: Opinion, asked: BoolArray) -> Any:
     """Learn the gain to be expected from asking the LLM.
 
     The gain of a row is how much more probable, for the pool, its own choice is than that of the
-    classifier alone; for ``decision="macro_f1"`` with a weight of each class. It needs no human
-    label, so it is learnt from all rows that have scores.
+    classifier alone; for ``decision="macro_f1"`` with a weight of each class, and with several
+    labels the mean over them. It needs no human label, so it is learnt from all rows that have
+    scores.
 
     Parameters
     ----------
@@ -187,15 +250,13 @@ def learn_gain(alone: Opinion, pooled: Opinion, asked: BoolArray) -> Any:
     regressor
         From what `expected_gain` knows of a row to the gain.
     """
-    value = pooled.prob * np.exp(pooled.offsets - pooled.offsets.max())
-    rows = np.arange(len(value))
-    gain = value[rows, pooled.choose()] - value[rows, alone.choose()]
+    gain = pooled.worth(pooled.choose()) - pooled.worth(alone.choose())
     model = make_pipeline(
         StandardScaler(),
         SplineTransformer(knots="quantile", extrapolation="constant"),
         Ridge(),
     )
-    return plain_output(model).fit(_features(alone.prob[asked]), gain[asked])
+    return plain_output(model).fit(_features(alone)[asked], gain[asked])
 
 
 def expected_gain(model: Any, alone: Opinion) -> FloatArray:
@@ -213,7 +274,7 @@ def expected_gain(model: Any, alone: Opinion) -> FloatArray:
     ndarray of shape (n_rows,)
         The gain.
     """
-    return model.predict(_features(alone.prob))
+    return model.predict(_features(alone))
 
 
 class Rule(NamedTuple):
@@ -243,8 +304,8 @@ def make_rules(
         Gain to be expected from asking about each.
     has_scores : ndarray of bool, shape (n_rows,)
         Whether the LLM scored each row.
-    codes : ndarray of int, shape (n_rows,)
-        Human labels as class positions, -1 where unlabelled.
+    codes : ndarray of int, shape (n_rows,) or (n_rows, n_labels)
+        Human labels as class positions, or 1 and 0 for several labels; -1 where unlabelled.
     session : ndarray of int, shape (n_rows,)
         Session codes.
     shares : sequence of float
@@ -256,13 +317,14 @@ def make_rules(
         The rules, with the error on the labelled rows.
     """
     known = codes >= 0
+    row = np.nonzero(known)[0]  # of each label
     wrong = [opinion.choose()[known] != codes[known] for opinion in (alone, pooled)]
     rules = []
     for share in shares:
         threshold = float(np.quantile(gain, 1 - share)) if 0 < share < 1 else np.inf
         threshold = -np.inf if share == 1 else threshold
         ask = (gain > threshold) & has_scores
-        error = clustered_rate(np.where(ask[known], *wrong[::-1]), session[known])
+        error = clustered_rate(np.where(ask[row], *wrong[::-1]), session[row])
         rules.append(Rule(threshold, float(np.mean(gain > threshold)), error))
     return rules
 

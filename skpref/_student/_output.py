@@ -214,11 +214,26 @@ def label_f1_shifts(logits: FloatArray, class_weight: FloatArray, weight: FloatA
     """
     absent, present = np.log(np.maximum(class_weight, 1e-12)).T
     expected = expit(logits - present + absent)
-    return np.array([_f1_shift(*pair, weight) for pair in zip(logits.T, expected.T, strict=True)])
+    return np.array([f1_shift(*pair, weight) for pair in zip(logits.T, expected.T, strict=True)])
 
 
-def _f1_shift(logit: FloatArray, expected: FloatArray, weight: FloatArray) -> float:
-    """Return the shift of a logit whose sign decides that maximises F1; 0 if none is better."""
+def f1_shift(logit: FloatArray, expected: FloatArray, weight: FloatArray) -> float:
+    """Return the shift of a logit whose sign decides that maximises F1; 0 if none is better.
+
+    Parameters
+    ----------
+    logit : ndarray of shape (n_rows,)
+        Logits of a label.
+    expected : ndarray of shape (n_rows,)
+        Probability that the label applies.
+    weight : ndarray of shape (n_rows,)
+        Weight of each row.
+
+    Returns
+    -------
+    float
+        The shift.
+    """
     order = np.argsort(-logit, kind="stable")
     logit, expected, weight = logit[order], expected[order], weight[order]
     hits, n_chosen = np.cumsum(weight * expected), np.cumsum(weight)

@@ -115,8 +115,15 @@ def _order_rows(
     score = np.where(known, score, 0.0)  # that of an unknown label is in no pair
     content = np.column_stack([label, score])[rows]
     order, rank = order_by_content(content, session, length[used])
-    parts = (part[rows[order]] for part in (score, label, positive, negative))
-    return _LabelledRows(*parts, rank[session][order], np.sort(length[used]))
+    rows = rows[order]
+    return _LabelledRows(
+        score[rows],
+        label[rows],
+        positive[rows],
+        negative[rows],
+        rank[session][order],
+        np.sort(length[used]),
+    )
 
 
 def _count_within(rows: _LabelledRows) -> tuple[FloatArray, FloatArray]:

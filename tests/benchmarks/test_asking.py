@@ -48,10 +48,17 @@ def test_each_way_is_asked_judged_and_resumed(server, tmp_path):
     options = ["--base-url", server.url, "--model", "stub", "--sessions", "24", "--ways", WAYS]
     asking.main([*options, "--data", "support chats", *folders])
     first, n_asked = (tmp_path / "asking.json").read_text(), len(server.requests)
-    short, lists = json.loads(first)["lines"]
-    assert short["requests"] + lists["requests"] == n_asked
-    assert 0.9 < short["requests"] / short["n_utterances"] <= 1
+    lines = json.loads(first)["lines"]
+    assert [line["way"] for line in lines] == [
+        *(f"{way}, packaged" for way in asking.PACKAGED),
+        "short",
+        "whole sessions",
+    ]
+    short, lists = lines[-2:]
+    assert short["calls"] == 1
+    assert short["read"] == pytest.approx(10)  # tokens that the server counts for any request
+    assert (short["calls"] + lists["calls"]) * 360 == pytest.approx(n_asked)
     asking.main([*options, "--data", "support chats", *folders])
     assert len(server.requests) == n_asked
     assert (tmp_path / "asking.json").read_text() == first
-    assert "| short | 1.00 |" in (tmp_path / "asking.md").read_text()
+    assert "| short | 1.00 | 10 |" in (tmp_path / "asking.md").read_text()
