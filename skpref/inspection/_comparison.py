@@ -10,6 +10,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.parallel import Parallel, delayed
 
 from skpref._columns import read_rows
+from skpref._indicator import is_multilabel
 from skpref._progress import auto_bar, wants_lines
 from skpref._sessions import won_and_compared
 from skpref._sklearn import HasMethods, Interval, StrOptions, validate_params
@@ -31,7 +32,7 @@ from skpref.inspection._report import (
     join_names,
     points,
 )
-from skpref.inspection._scores import log_losses, read_scores
+from skpref.inspection._scores import log_losses, read_label_scores, read_scores
 
 _METRICS = {
     "macro_f1": "macro-F1",
@@ -126,6 +127,27 @@ class SessionCounts(NamedTuple):
         return np.array([macro_f1, accuracy, concordance, log_loss], dtype=np.float64)
 
 
+class LabelCounts(NamedTuple):
+    """Sums over the rows of each session for several labels per row, unknown ones left out."""
+
+    confusion: FloatArray  # (n_sessions, n_labels, 2, 2): label, prediction
+    won: FloatArray
+    compared: FloatArray
+    loss: FloatArray
+
+    def metrics(self, weight: FloatArray) -> FloatArray:
+        """Return the metrics in the order of `_METRICS`, given a weight for each session."""
+        confusion = np.tensordot(weight, self.confusion, axes=1)
+        n_known = confusion.sum()
+        true_or_predicted = confusion[:, 1].sum(axis=1) + confusion[:, :, 1].sum(axis=1)
+        f1 = ratio(2 * confusion[:, 1, 1], true_or_predicted)
+        macro_f1 = np.nanmean(f1) if (true_or_predicted > 0).any() else np.nan
+        accuracy = ratio(np.trace(confusion, axis1=1, axis2=2).sum(), n_known)
+        concordance = ratio(weight @ self.won, weight @ self.compared)
+        log_loss = ratio(weight @ self.loss, n_known)
+        return np.array([macro_f1, accuracy, concordance, log_loss], dtype=np.float64)
+
+
 def count_by_session(
     prob: FloatArray,
     codes: IntArray,
@@ -170,6 +192,47 @@ def count_by_session(
     )
 
 
+def count_labels_by_session(
+    prob: FloatArray,
+    codes: IntArray,
+    session: IntArray,
+    n_sessions: int,
+    predicted: IntArray | None = None,
+) -> LabelCounts:
+    """Sum up what the metrics need over the rows of each session, several labels per row.
+
+    Parameters
+    ----------
+    prob : ndarray of shape (n_rows, n_labels)
+        Probability that each label applies.
+    codes : ndarray of int, shape (n_rows, n_labels)
+        Human labels: 1, 0, or -1 if unknown.
+    session : ndarray of int, shape (n_rows,)
+        Session code of each row.
+    n_sessions : int
+        Number of sessions.
+    predicted : ndarray of int, shape (n_rows, n_labels), default=None
+        1 where a label is predicted, else 0. None means a probability above one half.
+
+    Returns
+    -------
+    LabelCounts
+        The sums.
+    """
+    predicted = (prob > 0.5).astype(np.int64) if predicted is None else predicted
+    confusion = np.zeros((n_sessions, codes.shape[1], 2, 2))
+    won, compared, loss = np.zeros((3, n_sessions))
+    for k, rows in enumerate(codes.T >= 0):
+        applies, found, p, of = codes[rows, k], predicted[rows, k], prob[rows, k], session[rows]
+        cell = (of * 2 + applies) * 2 + found
+        confusion[:, k] = np.bincount(cell, minlength=4 * n_sessions).reshape(-1, 2, 2)
+        counts = won_and_compared(of, applies == 1, p, n_sessions)
+        won, compared = won + counts[0], compared + counts[1]
+        losses = log_losses(np.column_stack([1 - p, p]), applies)
+        loss += np.bincount(of, weights=losses, minlength=n_sessions)
+    return LabelCounts(confusion, won, compared, loss)
+
+
 def _evaluate(predictions, data: ComparisonData, tested: IntArray, n_bootstrap, level, rng):
     """Return the metrics of each contender, and the differences of skpref to each other one."""
     codes = data.codes[tested]
@@ -177,19 +240,23 @@ def _evaluate(predictions, data: ComparisonData, tested: IntArray, n_bootstrap, 
     n_sessions = session.max() + 1
     weights = [np.ones(n_sessions), *session_weights(n_sessions, n_bootstrap, rng)]
 
-    def metrics(prob, rows):
-        counts = count_by_session(prob[tested][rows], codes[rows], session[rows], n_sessions)
+    def metrics(prob, rows, codes):
+        count = count_labels_by_session if codes.ndim == 2 else count_by_session
+        counts = count(prob[tested][rows], codes[rows], session[rows], n_sessions)
         return np.array([counts.metrics(weight) for weight in weights])
 
     scores, differences = {}, {}
     for name, prob in predictions.items():
-        rows = ~np.isnan(prob[tested, 0])
+        unknown = np.isnan(prob[tested])
+        rows = ~unknown.all(axis=1)
         if not rows.any():
             continue
-        values = metrics(prob, rows)
+        # Of several labels the LLM may have answered some.
+        known = np.where(unknown, -1, codes) if codes.ndim == 2 else codes
+        values = metrics(prob, rows, known)
         scores[name] = dict(zip(_METRICS, values[0].tolist(), strict=True))
         if name != "skpref":
-            gain = metrics(predictions["skpref"], rows) - values
+            gain = metrics(predictions["skpref"], rows, known) - values
             low, high = percentile_interval(gain[1:], level, n_sessions >= MIN_SESSIONS)
             triples = zip(gain[0].tolist(), low.tolist(), high.tolist(), strict=True)
             differences[name] = dict(zip(_METRICS, triples, strict=True))
@@ -316,8 +383,10 @@ def compare_with_distillation(
         Classifier, or pipeline with one as its last step. It is cloned, not fitted itself.
     X : {array-like, sparse matrix, frame} of shape (n_samples, n_features), or list of str
         Input of the estimator, one row per utterance.
-    y : array-like of shape (n_samples,)
-        Human labels; -1 (numbers), None or NaN marks an unlabelled row.
+    y : array-like of shape (n_samples,) or (n_samples, n_labels)
+        Human labels; -1 (numbers), None or NaN marks an unlabelled row. Two dimensions hold several
+        labels per utterance, each of which is then judged where it is known: macro-F1 is the mean
+        over labels, accuracy the share of right labels.
     groups : array-like of shape (n_samples,)
         Session id of each row: any hashable values, in any order.
     llm_scores : array-like of shape (n_samples, n_prompts, n_classes) or (n_samples, n_prompts)
@@ -402,7 +471,10 @@ def compare_with_distillation(
     True
     """
     _, classifier = find_classifier(estimator)
-    scores, classes, codes = read_scores(llm_scores, y, classifier.classes)
+    several = is_multilabel(y, classifier.classes, llm_scores)
+    read = read_label_scores if several else read_scores
+    scores, classes, codes = read(llm_scores, y, classifier.classes)
+    labelled = codes.max(axis=1) >= 0 if several else codes >= 0
     X, n_rows = read_rows(X)
     if n_rows != len(scores):
         raise ValueError(
@@ -412,7 +484,10 @@ def compare_with_distillation(
     data = ComparisonData(X, codes, check_groups(groups, n_rows), scores, classes)
     rng = check_random_state(random_state)
     contenders = make_contenders(estimator, classes, int(rng.randint(2**31 - 1)))
-    folds = make_folds(cv, codes, classes, data.session)
+    if several:  # to a splitter, all labelled rows are alike
+        folds = make_folds(cv, np.where(labelled, 0, -1), np.zeros(1), data.session)
+    else:
+        folds = make_folds(cv, codes, classes, data.session)
 
     plan = [(k, name) for k in range(len(folds)) for name in contenders]
     results = Parallel(n_jobs=n_jobs, return_as="generator")(
@@ -428,7 +503,7 @@ def compare_with_distillation(
             if wants_lines(verbose):
                 print(f"fold {k + 1}/{len(folds)}, {name}: {seconds:.1f} s")
 
-    tested = np.flatnonzero((fold >= 0) & (codes >= 0))
+    tested = np.flatnonzero((fold >= 0) & labelled)
     metrics, differences, n_sessions = _evaluate(
         predictions, data, tested, n_bootstrap, confidence_level, rng
     )

@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.metadata_routing import get_routing_for_object
 
+from skpref._student._training_set import labels_in_place
 from skpref._typing import FloatArray, IntArray
 from skpref._validation import labels_of_codes, read_numbers
 from skpref.inspection._pipeline import (
@@ -26,7 +27,7 @@ class ComparisonData(NamedTuple):
     """Utterances, labels, sessions and scores that the contenders are compared on."""
 
     X: Any
-    codes: IntArray  # -1 without a human label
+    codes: IntArray  # -1 without a human label; two dimensions of several labels
     session: IntArray
     llm_scores: FloatArray
     classes: np.ndarray
@@ -36,8 +37,9 @@ class ComparisonData(NamedTuple):
         return _take_rows(self.X, rows)
 
     def labels(self, rows: IntArray) -> np.ndarray:
-        """Return the labels of rows, None for no label whatever their type."""
-        return labels_of_codes(self.codes[rows], self.classes)
+        """Return the labels of rows, None for no label whatever their type; of several, codes."""
+        codes = self.codes[rows]
+        return codes if codes.ndim == 2 else labels_of_codes(codes, self.classes)
 
 
 def _take_rows(X: Any, rows: IntArray) -> Any:
@@ -211,8 +213,16 @@ def _fit_logistic_regression(estimator: Any, data: ComparisonData, train, test) 
             X_train = steps.fit_transform(X_train, data.labels(train), **params)
             X_test = steps.transform(X_test)
     codes = data.codes[train]
+    if codes.ndim == 2:
+        tables = [_learn_classes(X_train, of_label, X_test, len(test), 2) for of_label in codes.T]
+        return np.column_stack([table[:, 1] for table in tables])
+    return _learn_classes(X_train, codes, X_test, len(test), len(data.classes))
+
+
+def _learn_classes(X_train: Any, codes: IntArray, X_test: Any, n_test: int, n_classes: int):
+    """Fit a logistic regression; return the probabilities of the test rows."""
     present = np.unique(codes[codes >= 0])
-    prob = np.zeros((len(test), len(data.classes)))
+    prob = np.zeros((n_test, n_classes))
     prob[:, present] = 1.0
     if len(present) > 1:
         model = LogisticRegression(max_iter=1000)
@@ -227,14 +237,15 @@ def _fit_texts_on_labels(estimator: Any, data: ComparisonData, train: IntArray) 
     n_scored = np.count_nonzero(~np.isnan(scores.reshape(len(scores), -1)).all(axis=1))
     # An unlabelled row of a labelled session trains nothing, but steps before the classifier may
     # look at it as a neighbour.
-    train = train[np.isin(session, session[data.codes[train] >= 0])]
-    times = round(n_scored / np.count_nonzero(data.codes[train] >= 0))
+    codes = data.codes if data.codes.ndim == 1 else data.codes.max(axis=1)
+    train = train[np.isin(session, session[codes[train] >= 0])]
+    times = round(n_scored / np.count_nonzero(codes[train] >= 0))
     prefix, classifier = find_classifier(estimator)
+    unknown = np.full((len(train), len(data.classes)), np.nan)
     estimator.set_params(**{f"{prefix}max_epochs": classifier.max_epochs * max(times, 1)})
-    one_hot = np.vstack([np.eye(len(data.classes)), np.full(len(data.classes), np.nan)])
     estimator.fit(
         data.features(train),
         data.labels(train),
         groups=data.session[train],
-        llm_scores=one_hot[data.codes[train]][:, None],
+        llm_scores=labels_in_place(unknown, data.codes[train])[:, None],
     )

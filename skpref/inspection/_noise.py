@@ -7,11 +7,11 @@ import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
 from skpref._calibrator import LLMScoreCalibrator
-from skpref._indicator import is_multilabel, read_indicator
+from skpref._indicator import is_multilabel
 from skpref._sessions import won_and_compared
 from skpref._sklearn import Interval, StrOptions, validate_params
 from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
-from skpref._validation import check_groups, check_llm_scores, plain_output
+from skpref._validation import check_groups, plain_output
 from skpref.inspection._bootstrap import (
     MIN_SESSIONS,
     percentile_interval,
@@ -29,6 +29,7 @@ from skpref.inspection._scores import (
     assign_bins,
     order_by_content,
     quantile_edges,
+    read_label_scores,
     read_scores,
     score_per_class,
 )
@@ -86,9 +87,7 @@ def _label_rows(llm_scores, y, groups, classes, layout) -> _LabelledRows:
 
 def _read_several_labels(llm_scores, y, classes) -> tuple[FloatArray, IntArray]:
     """Return score and code of each label, -1 where there is no score, either."""
-    labels, codes = read_indicator(y, classes)
-    scores = check_llm_scores(llm_scores, len(codes))
-    scores = scores[:, None] if scores.ndim == 2 else scores
+    scores, labels, codes = read_label_scores(llm_scores, y, classes)
     calibrator = plain_output(LLMScoreCalibrator("mean", classes=labels))
     score = calibrator.fit(scores, codes).transform(scores)
     codes = np.where(np.isnan(score), -1, codes)

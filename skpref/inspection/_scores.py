@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from skpref._calibrator import LLMScoreCalibrator
+from skpref._indicator import read_indicator
 from skpref._student._training_set import calibrate
 from skpref._typing import ArrayLike, FloatArray, IntArray
 from skpref._validation import (
@@ -80,6 +81,45 @@ def read_scores(
     if per_class and scores.shape[1] == len(present):
         return scores[:, order.columns], order.classes, codes
     return sort_scores(scores, order.columns), order.classes, codes
+
+
+def read_label_scores(
+    llm_scores: ArrayLike, y: ArrayLike, labels: ArrayLike | None
+) -> tuple[FloatArray, np.ndarray, IntArray]:
+    """Check LLM scores and human labels against each other, several labels per utterance.
+
+    Parameters
+    ----------
+    llm_scores : array-like of shape (n_samples, n_prompts, n_labels) or (n_samples, n_labels)
+        Scores of each label, NaN if missing.
+    y : array-like of shape (n_samples, n_labels)
+        Human labels.
+    labels : array-like of shape (n_labels,) or None
+        Names of the labels.
+
+    Returns
+    -------
+    scores : ndarray of float64, shape (n_samples, n_prompts, n_labels)
+        The scores.
+    labels : ndarray of shape (n_labels,)
+        Names of the labels.
+    codes : ndarray of int, shape (n_samples, n_labels)
+        1, 0, or -1 where unknown.
+
+    Raises
+    ------
+    ValueError
+        If scores and labels do not match.
+    """
+    names, codes = read_indicator(y, labels)
+    scores = check_llm_scores(llm_scores, len(codes)).astype(np.float64)
+    scores = scores[:, None] if scores.ndim == 2 else scores
+    if scores.shape[2] != len(names):
+        raise ValueError(
+            f"llm_scores has scores of {scores.shape[2]} labels but y has {len(names)} "
+            f"({names.tolist()!r}); pass (n_utterances, n_prompts, {len(names)})."
+        )
+    return scores, names, codes
 
 
 def _are_soft_labels(scores: FloatArray, n_classes: int) -> bool:

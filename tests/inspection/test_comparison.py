@@ -21,6 +21,7 @@ from skpref import (
 from skpref.datasets import make_dialogues
 from skpref.inspection import compare_with_distillation
 from skpref.metrics import within_session_concordance
+from tests.inspection.helpers import flat
 
 NAMES = [
     "skpref",
@@ -316,3 +317,50 @@ def test_splitter_may_leave_rows_untested():
     assert f"On {np.sum(tested & (data.y >= 0))} human labels" in result.message
     assert all(np.isnan(low) for _, low, _ in result.differences["distillation"].values())
     assert "sessions are too few to show whether pairs pay" in result.message
+
+
+# --- several labels per utterance ---------------------------------------------------------------
+
+
+def several_labels(n_sessions=40, size=10, seed=0):
+    rng = np.random.default_rng(seed)
+    truth = (rng.random((n_sessions * size, 3)) < [0.5, 0.3, 0.15]).astype(int)
+    log_odds = 3 * (truth[:, None] - 0.5) + rng.normal(0, 2, (len(truth), 2, 3))
+    X = truth + rng.normal(0, 0.7, truth.shape)
+    y = truth.copy()
+    groups = np.repeat(np.arange(n_sessions), size)
+    y[groups % 2 == 1] = -1
+    y[rng.random(y.shape) < 0.1] = -1
+    scores = 1 / (1 + np.exp(-log_odds))
+    scores[rng.random(scores.shape[0]) < 0.1, :, 2] = np.nan
+    return X, y, groups, scores
+
+
+def test_several_labels_are_judged_where_they_are_known():
+    X, y, groups, scores = several_labels()
+    clf = PairwisePreferenceClassifier(classes=["asks", "thanks", "swears"], random_state=0)
+    found = compare_with_distillation(clf, X, y, groups, scores, n_bootstrap=50, random_state=0)
+    assert found.classes.tolist() == ["asks", "thanks", "swears"]
+    for name, prob in found.predictions.items():
+        assert prob.shape == y.shape
+        known = (y >= 0) & ~np.isnan(prob)
+        chosen = prob > 0.5
+        f1 = [f1_score(y[k, j], chosen[k, j]) for j, k in enumerate(known.T)]
+        of_name = found.scores[name]
+        assert of_name["macro_f1"] == pytest.approx(np.mean(f1))
+        assert of_name["accuracy"] == pytest.approx(np.mean((chosen == y)[known]))
+        assert of_name["log_loss"] == pytest.approx(
+            log_loss(y[known], prob[known], labels=[0, 1]), abs=1e-6
+        )
+        assert 0.5 < of_name["concordance"] < 1
+    assert np.isnan(found.predictions["LLM scores, calibrated"][:, 2]).any()
+    assert "human labels of 20 sessions" in found.message
+    again = compare_with_distillation(clf, X, y, groups, scores, n_bootstrap=50, random_state=0)
+    assert flat(again.scores) == pytest.approx(flat(found.scores))
+
+
+def test_several_labels_with_other_scores_are_refused():
+    X, y, groups, scores = several_labels(10)
+    clf = PairwisePreferenceClassifier(random_state=0)
+    with pytest.raises(ValueError, match="llm_scores has scores of 2 labels but y has 3"):
+        compare_with_distillation(clf, X, y, groups, scores[:, :, :2])

@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
 
-from skpref import CascadeCurveDisplay, LLMCascadeClassifier
+from skpref import CascadeCurveDisplay, LLMCascadeClassifier, PairwisePreferenceClassifier
 from skpref.datasets import make_dialogues
 
 pytest.importorskip("matplotlib")
@@ -81,3 +81,24 @@ def test_bad_options_are_named(cascade, data, params, message):
 def test_another_estimator_is_refused(data):
     with pytest.raises(ValueError, match="estimator must be an LLMCascadeClassifier"):
         draw(LogisticRegression(), data)
+
+
+def test_curve_of_several_labels():
+    rng = np.random.default_rng(0)
+    truth = (rng.random((400, 2)) < [0.5, 0.2]).astype(int)
+    groups = np.repeat(np.arange(40), 10)
+    scores = np.clip(truth[:, None] + rng.normal(0, 0.4, (400, 2, 2)), 0, 1)
+    X = truth + rng.normal(0, 0.8, truth.shape)
+    cascade = LLMCascadeClassifier(PairwisePreferenceClassifier(random_state=0), llm_share=0.3)
+    cascade.fit(X, truth, groups=groups, llm_scores=scores)
+    for metric, score in {
+        "macro_f1": lambda y, found: f1_score(y, found, average="macro"),
+        "accuracy": lambda y, found: np.mean(y == found),
+    }.items():
+        curve = CascadeCurveDisplay.from_estimator(
+            cascade, X, truth, groups, scores, metric=metric, n_bootstrap=5, random_state=0
+        ).curve
+        alone, pooled = cascade.predict(X), cascade.predict(X, llm_scores=scores)
+        assert curve.quality[0] == pytest.approx(score(truth, alone))
+        assert curve.quality[-1] == pytest.approx(score(truth, pooled))
+        assert curve.low[5] <= curve.quality[5] <= curve.high[5]

@@ -6,11 +6,12 @@ import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from skpref._indicator import read_indicator
 from skpref._student._cascade import LLMCascadeClassifier
 from skpref._typing import ArrayLike, FloatArray, IntArray, SessionIds
 from skpref._validation import check_groups, check_same_length, read_truth
 from skpref.inspection._bootstrap import MIN_SESSIONS, percentile_interval, session_weights
-from skpref.inspection._comparison import count_by_session
+from skpref.inspection._comparison import count_by_session, count_labels_by_session
 from skpref.inspection._plot._style import BLUE, GREEN, ORANGE, add_legend, get_axes, style_axes
 
 # Position among the metrics of `SessionCounts.metrics`, and name on the axis.
@@ -158,8 +159,9 @@ class CascadeCurveDisplay:
             Fitted cascade.
         X : {array-like, sparse matrix, frame} of shape (n_samples, n_features) or list of str
             Input of the cascade, of sessions that it was not fitted on.
-        y : array-like of shape (n_samples,)
-            Human labels; -1 (numbers), None or NaN marks an unlabelled row.
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            Human labels; -1 (numbers), None or NaN marks an unlabelled row. Of several labels per
+            row, "macro_f1" is the mean over labels and "accuracy" the share of right labels.
         groups : array-like of shape (n_samples,)
             Session id of each row.
         llm_scores : array-like of shape (n_samples, n_prompts, n_classes) or (n_samples, n_prompts)
@@ -207,8 +209,11 @@ class CascadeCurveDisplay:
         weights = [np.ones(n_sessions), *session_weights(n_sessions, n_bootstrap, rng)]
 
         def quality(chosen):
-            one_hot = np.eye(len(estimator.classes_))[chosen]
-            counts = count_by_session(one_hot, codes, session, n_sessions)
+            if estimator.multilabel_:
+                counts = count_labels_by_session(chosen, codes, session, n_sessions, chosen)
+            else:
+                one_hot = np.eye(len(estimator.classes_))[chosen]
+                counts = count_by_session(one_hot, codes, session, n_sessions)
             return [counts.metrics(weight)[position] for weight in weights]
 
         found = np.array([quality(chosen) for chosen in choices])
@@ -226,17 +231,24 @@ def _choices(
     """Return labels and sessions of the labelled rows, and the classes chosen at each share."""
     alone, network = cascade._answer_alone(X)
     n_rows = len(network)
-    codes = read_truth(y, cascade.classes_)
+    several = cascade.multilabel_
+    codes = read_indicator(y, cascade.classes_)[1] if several else read_truth(y, cascade.classes_)
     check_same_length(len(codes), "y", n_rows, "X")
-    session, known = check_groups(groups, n_rows), codes >= 0
+    session = check_groups(groups, n_rows)
+    known = codes.max(axis=1) >= 0 if several else codes >= 0
     if not known.any():
         raise ValueError("y has no labelled row to judge the cascade by.")
     llm, of_network = cascade._answer_llm(llm_scores, n_rows), alone.choose()
     pooled = cascade._answer_pooled(alone, network, llm.prob)[1]
-    of_llm = np.where(np.isnan(llm.prob[:, 0]), of_network, llm.choose())
+    silent = np.isnan(llm.prob) if several else np.isnan(llm.prob[:, 0])
+    of_llm = np.where(silent, of_network, llm.choose())
     by_gain = np.argsort(-cascade._expect_gain(alone), kind="stable")
     rank = np.empty(n_rows)
     rank[by_gain] = (np.arange(n_rows) + 0.5) / n_rows
-    choices = [np.where(rank < share, pooled, of_network)[known] for share in _SHARES]
+    choices = []
+    for share in _SHARES:
+        chosen, ask = of_network.copy(), rank < share
+        chosen[ask] = pooled[ask]
+        choices.append(chosen[known])
     _, session = np.unique(session[known], return_inverse=True)
     return codes[known], session, choices, of_llm[known]
