@@ -30,6 +30,7 @@ from skpref.datasets._support_chats import DEFINITIONS
 from skpref.inspection import performance_report, preference_noise
 from skpref.inspection._bootstrap import session_weights
 
+METRICS = ("accuracy", "macro-F1", "concordance")
 CLASSES = sorted(DEFINITIONS)
 MOOD = {"task": "the mood of the speaker", "definitions": DEFINITIONS}
 N_LABELS = 225  # as many as the support chats have
@@ -51,9 +52,10 @@ turns of context); *short* shows three labelled utterances of each class; *whole
 those that the server counted, per utterance; of the scores that the package holds, which show one
 turn of context, those of `LLMLabeler.plan`.
 
-`LLMScoreCalibrator("auto")` is fitted on about {N_LABELS} labels of whole sessions; accuracy and
-macro-F1 are on all other sessions, with 95% intervals by session, and *raw* is the accuracy before
-calibration. *Shared* is the share of the error that a session shares (`preference_noise`)."""
+`LLMScoreCalibrator("auto")` is fitted on about {N_LABELS} labels of whole sessions; accuracy,
+macro-F1 and the order within sessions are on all other sessions, with 95% intervals by session,
+and *raw* is the accuracy before calibration. *Shared* is the share of the error that a session
+shares (`preference_noise`)."""
 
 
 class Asked(NamedTuple):
@@ -180,12 +182,17 @@ def judge(scores: np.ndarray, asked: Asked) -> tuple[dict, np.ndarray]:
     prob = np.nan_to_num(calibrator.transform(scores), nan=1 / 3)
     found = np.array(CLASSES, dtype=object)[prob.argmax(axis=1)]
     table = performance_report(
-        found[test], truth[test], sessions[test], n_bootstrap=1000, random_state=0
+        prob[test],
+        truth[test],
+        sessions[test],
+        classes=CLASSES,
+        n_bootstrap=1000,
+        random_state=0,
     ).table
     figures = {
         metric: [float(table[end][i]) for end in ("value", "low", "high")]
         for i, metric in enumerate(table.metric)
-        if metric in ("accuracy", "macro-F1")
+        if metric in METRICS
     }
     shared = preference_noise(scores[test], truth[test], sessions[test], random_state=0).shared
     raw_right = np.array(CLASSES, dtype=object)[raw.argmax(axis=1)] == truth
@@ -248,8 +255,7 @@ def page(result: dict) -> list[str]:
                 f"{line['read']:,.0f}",
                 f"{line['written']:.1f}",
                 f"{line['raw']:.3f}",
-                cell(line["accuracy"], ".3f"),
-                cell(line["macro-F1"], ".3f"),
+                *(cell(line[metric], ".3f") for metric in METRICS),
                 cell([100 * x for x in line["gain"]], "+.1f"),
                 cell(line["shared"], ".2f"),
             ]
@@ -268,8 +274,7 @@ def page(result: dict) -> list[str]:
                 "read",
                 "written",
                 "raw",
-                "accuracy",
-                "macro-F1",
+                *METRICS,
                 f"accuracy minus that of {first['way']}, points",
                 "shared",
             ],

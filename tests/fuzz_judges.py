@@ -237,6 +237,17 @@ class Folds(Subject):
             ensure(any(known), "a label in each fold")
 
 
+def _with_several_labels(data, gaps: int):
+    """The data with a column of `y` per label, some unknown, and scores of two prompts."""
+    truth = (data.soft > 1 / (2 * len(data.classes))).astype(int)
+    place = np.add.outer(np.arange(len(truth)), np.arange(truth.shape[1]))
+    scored = _scored(data)
+    scores = np.where(scored[:, None], 1 / (1 + np.exp(-4 * data.soft + 1)), np.nan)
+    scores = np.where(place[:, None] % 7 == 0, np.nan, np.stack([scores, scores**2], axis=1))
+    y = np.where(place % 5 >= gaps, truth, -1)
+    return data._replace(truth=truth, y=y, llm_scores=scores)
+
+
 class SeveralLabels(Classifier):
     """The classifier with a column of `y` per label."""
 
@@ -270,14 +281,10 @@ class SeveralLabels(Classifier):
     def adapt(self, data, setting):
         if data.truth.ndim == 2:
             return data
-        truth = (data.soft > 1 / (2 * len(data.classes))).astype(int)
-        place = np.add.outer(np.arange(len(truth)), np.arange(truth.shape[1]))
-        known = place % 5 >= setting.options["gaps"]
-        scored = _scored(data)
-        scores = np.where(scored[:, None], 1 / (1 + np.exp(-4 * data.soft + 1)), np.nan)
-        scores = np.where(place[:, None] % 7 == 0, np.nan, np.stack([scores, scores**2], axis=1))
-        y = np.where(known, truth, -1) if setting.options["scores"] else truth
-        return super().adapt(data._replace(truth=truth, y=y, llm_scores=scores), setting)
+        data = _with_several_labels(data, setting.options["gaps"])
+        if not setting.options["scores"]:
+            data = data._replace(y=data.truth)
+        return super().adapt(data, setting)
 
     def refusals(self, setting, data):
         quiet = data._replace(score_kind="probability")
@@ -313,4 +320,48 @@ class SeveralLabels(Classifier):
         return data._replace(y=kinds[kind]), f"y {kind}", ("y", "llm_scores")
 
 
-JUDGES = [Cascade(), Quality(), Suspects(), Forecast(), Folds(), SeveralLabels()]
+class CascadeOfLabels(Cascade):
+    """The cascade with a column of `y` per label."""
+
+    extremes = ()
+
+    def own(self, rng, data):
+        quick = PairwisePreferenceClassifier("linear", max_iter=15, random_state=0, verbose=0)
+        return super().own(rng, data) | {
+            "classifier": lambda rng: quick,
+            "calibrator": lambda rng: None,
+            "classes": lambda rng: None,
+        }
+
+    def draw(self, rng, data):
+        drawn = super().draw(rng, data)
+        return drawn._replace(
+            params=drawn.params | {"classifier": self.own(rng, data)["classifier"](rng)}
+        )
+
+    def adapt(self, data, setting):
+        if data.truth.ndim == 2:
+            return data
+        return super().adapt(_with_several_labels(data, 1), setting)
+
+    def refusals(self, setting, data):
+        return [*super().refusals(setting, data), (True, "known labels")]
+
+    def check(self, model, data, setting, out):
+        ensure(out["proba"].shape == data.truth.shape, "a probability of each label")
+        ensure(((out["proba"] >= 0) & (out["proba"] <= 1)).all(), "probabilities from 0 to 1")
+        ensure(np.isin(out["predict"], [0, 1]).all(), "an indicator")
+        model.predict(data.X)
+        ensure((model.deferred_ == model.defer(data.X)).all(), "deferred_ without scores is defer")
+        ensure(0 <= model.score(data.X, data.truth) <= 1, "a score")
+
+
+JUDGES = [
+    Cascade(),
+    Quality(),
+    Suspects(),
+    Forecast(),
+    Folds(),
+    SeveralLabels(),
+    CascadeOfLabels(),
+]
