@@ -1,6 +1,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn
 from hypothesis import given, settings
@@ -202,3 +203,42 @@ def test_groups_reach_the_splitter_without_routing(few):
         search = GridSearchCV(LogisticRegression(), {"C": [1.0]}, cv=LabelledGroupKFold(4))
         search.fit(few.X, few.y_true, groups=few.groups)
     assert np.isfinite(search.best_score_)
+
+
+def test_several_labels_are_spread_over_the_folds():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(30), 5)
+    y = (rng.random((150, 3)) < [0.5, 0.1, 0.02]).astype(int)
+    y[groups % 3 == 0] = -1
+    y[rng.random(y.shape) < 0.1] = -1
+    y[groups == 1, 2] = 1  # a rare label in two sessions
+    y[groups == 2, 2] = 1
+    folds = list(LabelledGroupKFold(5).split(y, y, groups))
+    assert sorted(row for _, test in folds for row in test) == list(range(150))
+    for train, test in folds:
+        assert not set(groups[train]) & set(groups[test])
+        assert (y[test] >= 0).any()
+    where = [k for k, (_, test) in enumerate(folds) for s in (1, 2) if s in groups[test]]
+    assert len(set(where)) == 2
+    frame = pd.DataFrame(y, columns=["a", "b", "c"]).astype(float).replace(-1, np.nan)
+    again = list(LabelledGroupKFold(5).split(y, frame, groups))
+    assert all((a[1] == b[1]).all() for a, b in zip(folds, again, strict=True))
+    with pytest.raises(ValueError, match="n_splits=5 but only 1 sessions"):
+        next(LabelledGroupKFold(5).split(y, np.where(groups[:, None] == 1, y, -1), groups))
+
+
+def test_search_over_several_labels():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(20), 5)
+    X = rng.normal(size=(100, 3))
+    y = (X[:, :2] > 0.3).astype(int)
+    y[groups > 12] = -1
+    scores = np.clip(y + rng.normal(0, 0.3, y.shape), 0, 1)[:, None]
+    search = GridSearchCV(
+        PairwisePreferenceClassifier(random_state=0),
+        {"pairwise_weight": [0.0, 0.1]},
+        cv=LabelledGroupKFold(3),
+    )
+    with sklearn.config_context(enable_metadata_routing=True):
+        search.fit(X, y, groups=groups, llm_scores=scores)
+    assert not np.isnan(search.cv_results_["mean_test_score"]).any()
