@@ -76,7 +76,11 @@ class Rows(NamedTuple):
         codes = self.codes[chosen]
         return codes if self.multilabel else labels_of_codes(codes, self.classes)
 
-    def are_labelled(self) -> BoolArray:
+    def labelled(self) -> BoolArray:
+        """Return which rows have a label, any if there are several."""
+        return self.codes.max(axis=1) >= 0 if self.multilabel else self.codes >= 0
+
+    def labelled_wholly(self) -> BoolArray:
         """Return which rows have a label, all of them if there are several."""
         return self.codes.min(axis=1) >= 0 if self.multilabel else self.codes >= 0
 
@@ -100,7 +104,12 @@ def _fit_on(classifier: Any, rows: Rows, chosen: IntArray) -> Any:
         return classifier
     wanted = get_routing_for_object(classifier).consumes("fit", ["groups", "llm_scores"])
     if "llm_scores" not in wanted:
-        chosen = chosen[rows.are_labelled()[chosen]]
+        chosen = chosen[rows.labelled_wholly()[chosen]]
+        if not len(chosen):
+            raise ValueError(
+                "y has no row in some fold all of whose labels are known, and classifier takes no "
+                "llm_scores to learn from; pass one that does, or label rows wholly."
+            )
     labels = rows.labels(chosen)
     given = {"groups": rows.session, "llm_scores": rows.scores}
     metadata = {name: given[name][chosen] for name in wanted}
@@ -155,7 +164,7 @@ def _predict_unseen(classifier: Any, rows: Rows, train: IntArray, test: IntArray
 
 def _split(rows: Rows, cv: int) -> list[tuple[IntArray, IntArray]]:
     """Return training and test rows, the same for any order of the rows and names of sessions."""
-    n_folds = min(cv, len(np.unique(rows.session[_has_label(rows.codes)])))
+    n_folds = min(cv, len(np.unique(rows.session[rows.labelled()])))
     scores = rows.scores.reshape(*rows.scores.shape[:2], -1).astype(np.float64)
     pattern = rows.codes
     if rows.multilabel:
@@ -666,17 +675,11 @@ def _read_labels(
     return codes, order, sort_scores(scores, order.columns)
 
 
-def _has_label(codes: IntArray) -> BoolArray:
-    """Return which rows have a label, any of them if there are several."""
-    return codes.max(axis=1) >= 0 if codes.ndim == 2 else codes >= 0
-
-
 def _check_enough_labels(rows: Rows) -> None:
     """Raise unless pool and bound can be learnt."""
     known = rows.codes >= 0
-    n_sessions, n_classes = (
-        len(np.unique(part)) for part in (rows.session[_has_label(rows.codes)], rows.codes[known])
-    )
+    n_sessions = len(np.unique(rows.session[rows.labelled()]))
+    n_classes = len(np.unique(rows.codes[known]))
     if n_classes == 1 and rows.multilabel:
         raise ValueError(
             f"y is {rows.codes[known][0]} for all known labels; the cascade needs a label that "

@@ -166,6 +166,9 @@ def test_bad_input_is_refused_by_name(data):
         fit(Bunch(**(data | {"llm_scores": data.llm_scores[:, :, :2]})))
     with pytest.raises(ValueError, match="y has 3 columns"):
         fit(data, data.y, classes=["a", "b"])
+    gaps = np.where(np.arange(3) == np.arange(len(data.y))[:, None] % 3, -1, data.y)
+    with pytest.raises(ValueError, match="y has no row in some fold all of whose labels"):
+        fit(data, gaps)
     one_session = np.where(data.groups[:, None] == "call 0", data.y, -1)
     with pytest.raises(ValueError, match="y has labels in 1 sessions"):
         fit(data, one_session)
