@@ -8,6 +8,7 @@ from scipy import stats
 from sklearn.utils import Bunch, check_random_state
 
 from skpref._columns import is_table, read_column
+from skpref._indicator import is_multilabel, read_indicator
 from skpref._sklearn import HasMethods, Interval, validate_params
 from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
 from skpref._validation import (
@@ -22,7 +23,12 @@ from skpref.inspection._bootstrap import (
     ratio,
     session_weights,
 )
-from skpref.inspection._comparison import SessionCounts, count_by_session
+from skpref.inspection._comparison import (
+    LabelCounts,
+    SessionCounts,
+    count_by_session,
+    count_labels_by_session,
+)
 from skpref.inspection._report import Report, caution_if_few, format_interval, join_names, percent
 from skpref.inspection._scores import check_probabilities
 from skpref.metrics import _bin_confidence
@@ -30,10 +36,12 @@ from skpref.metrics import _bin_confidence
 _N_BINS = 15  # of the calibration error, as in `expected_calibration_error`
 _OVERALL = ["accuracy", "macro-F1", "concordance", "ECE"]
 _ECE = 3
+_NEEDS_X = "predictions is an estimator, so X is needed as well; pass X=..., the rows of y."
+_HAS_X = "X is given, but predictions is no estimator; leave X out."
 
 
 class _Predictions(NamedTuple):
-    """Predictions of all rows."""
+    """Predictions of all rows; of several labels per row, `predicted` is 1, 0 or -1."""
 
     classes: np.ndarray
     predicted: IntArray  # class position, -1 without a prediction
@@ -48,9 +56,7 @@ class _Predictions(NamedTuple):
 def _ask_estimator(estimator: Any, X: Any) -> _Predictions:
     """Let a fitted classifier predict."""
     if X is None:
-        raise ValueError(
-            "predictions is an estimator, so X is needed as well; pass X=..., the rows of y."
-        )
+        raise ValueError(_NEEDS_X)
     classes, found = np.asarray(estimator.classes_), estimator.predict(X)
     if not hasattr(estimator, "predict_proba"):
         return _read_labels(found, classes)
@@ -87,7 +93,7 @@ def _read_predictions(predictions: Any, present: np.ndarray, X: Any, classes: An
             raise ValueError("classes is given, but an estimator knows its classes; leave it out.")
         return _ask_estimator(predictions, X)
     if X is not None:
-        raise ValueError("X is given, but predictions is no estimator; leave X out.")
+        raise ValueError(_HAS_X)
     if is_table(predictions):
         return _read_probabilities(read_numbers(predictions, "predictions"), present)
     column = read_column(predictions, "predictions", entry="prediction")
@@ -109,45 +115,110 @@ def _refuse_other_type(chosen: np.ndarray, present: np.ndarray) -> None:
         )
 
 
+def _read_several_labels(predictions: Any, X: Any, labels: np.ndarray) -> _Predictions:
+    """Return what a fitted classifier, labels or probabilities predict of several labels."""
+    prob = None
+    if hasattr(predictions, "predict"):
+        if X is None:
+            raise ValueError(_NEEDS_X)
+        predicted = _read_table(predictions.predict(X), labels)
+        if hasattr(predictions, "predict_proba"):
+            given = predictions.predict_proba(X)
+            if isinstance(given, list):  # a table of each label, as of forests
+                given = np.column_stack([np.asarray(table)[:, 1] for table in given])
+            prob = _read_table(given, labels)
+    else:
+        if X is not None:
+            raise ValueError(_HAS_X)
+        predicted = _read_table(predictions, labels)
+        if not np.isin(predicted[~np.isnan(predicted)], (-1, 0, 1)).all():
+            prob = predicted
+            predicted = np.where(np.isnan(prob), np.nan, prob > 0.5)
+    if prob is not None and ((prob < 0) | (prob > 1)).any():
+        raise ValueError("predictions has probabilities below 0 or above 1.")
+    codes = np.where(np.isnan(predicted), -1, predicted).astype(np.int64)
+    return _Predictions(labels, codes, prob)
+
+
+def _read_table(values: Any, labels: np.ndarray) -> FloatArray:
+    """Read a number for each label of each row."""
+    table = read_numbers(values, "predictions").astype(np.float64)
+    if table.ndim != 2 or table.shape[1] != len(labels):
+        raise ValueError(
+            f"predictions has shape {table.shape} but y has {len(labels)} labels "
+            f"({labels.tolist()!r}); pass a column for each label."
+        )
+    return table
+
+
 class _Counts(NamedTuple):
     """Sums over the rows of each session, from which all figures are computed."""
 
-    sums: SessionCounts
+    sums: SessionCounts | LabelCounts
+    right: FloatArray  # (n_sessions, n_classes), rows predicted right, by label
+    of_label: FloatArray  # the same of all rows
+    of_prediction: FloatArray  # by predicted label
+    n_rows: FloatArray  # (n_sessions,)
     gap: FloatArray  # (n_sessions, n_bins), accuracy minus confidence
 
     def figures(self, weight: FloatArray) -> FloatArray:
         """Return the overall figures, and recall and precision of each class."""
         macro_f1, accuracy, concordance, _ = self.sums.metrics(weight)
-        confusion = np.tensordot(weight, self.sums.confusion, axes=1)
-        ece = ratio(np.abs(weight @ self.gap).sum(), confusion.sum())
-        right = np.diag(confusion)
-        recall, precision = (ratio(right, confusion.sum(axis=axis)) for axis in (1, 0))
+        ece = ratio(np.abs(weight @ self.gap).sum(), weight @ self.n_rows)
+        right = weight @ self.right
+        recall, precision = (
+            ratio(right, weight @ rows) for rows in (self.of_label, self.of_prediction)
+        )
         return np.r_[accuracy, macro_f1, concordance, ece, recall, precision]
 
     def noise_of_calibration(self, weight: FloatArray) -> float:
         """Return the calibration error of a sample of sessions that are calibrated on the mean."""
         noise = (weight - 1) @ self.gap
-        return float(np.abs(noise).sum() / self.sums.confusion.sum())
+        return float(np.abs(noise).sum() / self.n_rows.sum())
 
     def rows_by_session(self) -> FloatArray:
         """Return the number of rows behind each figure (n_figures, n_sessions)."""
-        of_label, of_prediction = (self.sums.confusion.sum(axis=axis).T for axis in (2, 1))
-        overall = of_label.sum(axis=0)
+        overall = self.n_rows
         compared = np.where(self.sums.compared > 0, overall, 0)
-        return np.vstack([overall, overall, compared, overall, of_label, of_prediction])
+        by_class = self.of_label.T, self.of_prediction.T
+        return np.vstack([overall, overall, compared, overall, *by_class])
 
 
 def _count(found: _Predictions, codes: IntArray, session: IntArray) -> _Counts:
     """Sum up labelled rows; without probabilities the predictions are certain."""
+    if codes.ndim == 2:
+        return _count_labels(found, codes, session)
     n_sessions, n_classes = session.max() + 1, len(found.classes)
     prob = np.eye(n_classes)[found.predicted] if found.prob is None else found.prob
-    confidence = prob.max(axis=1)
+    sums = count_by_session(prob, codes, session, n_sessions, found.predicted)
+    gap = _sum_gaps(prob.max(axis=1), prob.argmax(axis=1) == codes, session, n_sessions)
+    confusion = sums.confusion
+    right = np.diagonal(confusion, axis1=1, axis2=2)
+    by_class = right, confusion.sum(axis=2), confusion.sum(axis=1)
+    return _Counts(sums, *by_class, confusion.sum(axis=(1, 2)), gap)
+
+
+def _count_labels(found: _Predictions, codes: IntArray, session: IntArray) -> _Counts:
+    """Sum up the known labels of rows of several labels."""
+    n_sessions = session.max() + 1
+    prob = found.predicted.astype(np.float64) if found.prob is None else found.prob
+    sums = count_labels_by_session(prob, codes, session, n_sessions, found.predicted)
+    row, label = np.nonzero(codes >= 0)
+    p, truth = prob[row, label], codes[row, label]
+    right = (p > 0.5) == truth
+    gap = _sum_gaps(np.maximum(p, 1 - p), right, session[row], n_sessions)
+    confusion = sums.confusion
+    by_label = confusion[:, :, 1, 1], confusion[:, :, 1].sum(axis=2), confusion[..., 1].sum(axis=2)
+    return _Counts(sums, *by_label, confusion.sum(axis=(1, 2, 3)), gap)
+
+
+def _sum_gaps(
+    confidence: FloatArray, right: BoolArray, session: IntArray, n_sessions: int
+) -> FloatArray:
+    """Return the sums of accuracy minus confidence (n_sessions, n_bins)."""
     cell = session * _N_BINS + _bin_confidence(confidence, _N_BINS, "uniform")
-    gap = (prob.argmax(axis=1) == codes) - confidence
-    return _Counts(
-        count_by_session(prob, codes, session, n_sessions, found.predicted),
-        np.bincount(cell, gap, n_sessions * _N_BINS).reshape(n_sessions, _N_BINS).astype(float),
-    )
+    sums = np.bincount(cell, right - confidence, n_sessions * _N_BINS)
+    return sums.reshape(n_sessions, _N_BINS).astype(float)
 
 
 def _widening(n_sessions: IntArray, level: float) -> FloatArray:
@@ -269,6 +340,26 @@ def _write_lines(table: Bunch) -> list[list[str]]:
     ]
 
 
+def _read(predictions: Any, y: Any, X: Any, classes: Any) -> tuple[IntArray, _Predictions]:
+    """Return labels and predictions."""
+    several = is_multilabel(y, classes)
+    if several:
+        known = getattr(predictions, "classes_", None) if classes is None else classes
+        is_list = known is not None and np.ndim(known) == 1
+        labels, codes = read_indicator(y, known if is_list else None)
+    else:
+        labels, codes = check_labels(y, classes=classes, partial=True)
+    if not (codes >= 0).any():
+        raise ValueError("y has no label; pass the human labels of at least two sessions.")
+    if several:
+        found = _read_several_labels(predictions, X, labels)
+    else:
+        found = _read_predictions(predictions, labels, X, classes)
+        _, codes = check_labels(y, classes=found.classes, partial=True)
+    check_same_length(len(found.predicted), "predictions", len(codes), "y")
+    return codes, found
+
+
 @validate_params(
     {
         "predictions": ["array-like", HasMethods(["predict"])],
@@ -305,9 +396,11 @@ def performance_report(
         without one; or probabilities, NaN in a row without them. Their columns are in the order of
         the sorted classes, as `predict_proba` gives them; one dimension is the probability of the
         second of two classes.
-    y : array-like of shape (n_samples,)
+    y : array-like of shape (n_samples,) or (n_samples, n_labels)
         Human labels that the classifier was not trained on. Unlabelled rows are left out: -1
-        (numbers), None, NaN or NA.
+        (numbers), None, NaN or NA. Two dimensions hold several labels per utterance, 1 or 0 each;
+        predictions then have a column for each label. Accuracy is the share of right labels,
+        macro-F1 the mean over labels, and recall and precision are those of a label that applies.
     groups : array-like of shape (n_samples,)
         Session id of each row: any hashable values, in any order.
     X : {array-like, sparse matrix, frame}, default=None
@@ -338,7 +431,8 @@ def performance_report(
           half of them in one.
         - n_sessions_to_halve : int, number of labelled sessions that would halve the intervals.
         - classes : ndarray of shape (n_classes,), sorted.
-        - confusion : ndarray of int, shape (n_classes, n_classes): label, prediction.
+        - confusion : ndarray of int, shape (n_classes, n_classes): label, prediction; of several
+          labels (n_labels, 2, 2).
         - message : str, the same in words.
         - summary : str, the figures as a table.
 
@@ -387,14 +481,15 @@ def performance_report(
     precision of 0  0.929 (0.894 to 0.961)   268        30
     precision of 1  0.920 (0.884 to 0.954)   226        30
     """
-    present, codes = check_labels(y, classes=classes, partial=True)
-    if not (codes >= 0).any():
-        raise ValueError("y has no label; pass the human labels of at least two sessions.")
-    found = _read_predictions(predictions, present, X, classes)
-    _, codes = check_labels(y, classes=found.classes, partial=True)
-    check_same_length(len(found.predicted), "predictions", len(codes), "y")
+    codes, found = _read(predictions, y, X, classes)
     session = check_groups(groups, len(codes))
-    used = (codes >= 0) & (found.predicted >= 0)
+    n_unlabelled = int(np.sum(codes < 0))
+    n_labelled = codes.size - n_unlabelled
+    if codes.ndim == 2:
+        codes = np.where(found.predicted < 0, -1, codes)
+        used = codes.max(axis=1) >= 0
+    else:
+        used = (codes >= 0) & (found.predicted >= 0)
     _, session = np.unique(session[used], return_inverse=True)
     n_sessions = session.max(initial=-1) + 1
     if n_sessions < 2:
@@ -407,7 +502,6 @@ def performance_report(
     estimates = _estimate(counts, n_bootstrap, confidence_level, rng)
     table = _make_table(estimates, found.classes, found.prob is not None)
     worthless = (table.metric == "recall") & _is_worthless(table)
-    n_unlabelled = int(np.sum(codes < 0))
     return Report(
         ["", f"value ({100 * confidence_level:g}% interval)", "rows", "sessions", "warning"],
         _write_lines(table),
@@ -416,5 +510,5 @@ def performance_report(
         n_sessions_to_halve=4 * n_sessions,
         classes=found.classes,
         confusion=counts.sums.confusion.sum(axis=0).astype(np.int64),
-        message=_write_message(table, n_sessions, n_unlabelled, len(codes) - n_unlabelled),
+        message=_write_message(table, n_sessions, n_unlabelled, n_labelled),
     )

@@ -1,8 +1,16 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    f1_score,
+    precision_score,
+    recall_score,
+)
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.svm import LinearSVC
 
 from skpref.datasets import make_dialogues
@@ -223,3 +231,59 @@ def test_report_names_what_is_wrong(changes, message):
     } | changes
     with raises(message):
         performance_report(**arguments)
+
+
+# --- several labels per utterance ---------------------------------------------------------------
+
+
+def several_labels(n_sessions=30, size=8, seed=0):
+    rng = np.random.default_rng(seed)
+    truth = (rng.random((n_sessions * size, 3)) < [0.5, 0.3, 0.1]).astype(int)
+    prob = np.clip(0.5 + 0.35 * (2 * truth - 1) + rng.normal(0, 0.25, truth.shape), 0.01, 0.99)
+    y = pd.DataFrame(truth, columns=["asks", "thanks", "swears"])
+    y = y.mask(rng.random(y.shape) < 0.2)
+    return y, prob, np.repeat(np.arange(n_sessions), size)
+
+
+def figures(report):
+    table = report.table
+    return {(m, k): v for m, k, v in zip(table.metric, table.label, table.value, strict=True)}
+
+
+def test_several_labels_are_judged_where_they_are_known():
+    y, prob, groups = several_labels()
+    report = performance_report(prob, y, groups, random_state=0)
+    truth, known = y.fillna(-1).to_numpy(int), y.notna().to_numpy()
+    chosen, found = (prob > 0.5).astype(int), figures(report)
+    assert report.classes.tolist() == list(y)
+    assert found["accuracy", None] == pytest.approx((chosen == truth)[known].mean())
+    f1 = []
+    for k, name in enumerate(y):
+        pair = truth[known[:, k], k], chosen[known[:, k], k]
+        assert found["recall", name] == pytest.approx(recall_score(*pair))
+        assert found["precision", name] == pytest.approx(precision_score(*pair))
+        f1.append(f1_score(*pair))
+        assert report.confusion[k].tolist() == confusion_matrix(*pair).tolist()
+    assert found["macro-F1", None] == pytest.approx(np.mean(f1))
+    assert 0 < found["ECE", None] < 0.3
+    assert (report.table.low <= report.table.value).all()
+    assert report.table.n_rows[0] == known.sum()
+
+
+def test_several_labels_by_labels_and_by_estimators():
+    y, prob, groups = several_labels()
+    whole = y.fillna(0).astype(int)
+    usual = figures(performance_report(prob, y, groups, random_state=0))
+    by_label = figures(performance_report((prob > 0.5).astype(int), y, groups, random_state=0))
+    assert {key: usual[key] for key in by_label} == by_label
+    assert ("ECE", None) not in by_label
+    for model in (OneVsRestClassifier(LogisticRegression()), RandomForestClassifier(10)):
+        model.fit(prob, whole)
+        found = figures(performance_report(model, y, groups, X=prob, random_state=0))
+        assert found["accuracy", None] > 0.8
+    with pytest.raises(ValueError, match="predictions has shape"):
+        performance_report(prob[:, :2], y, groups)
+    with pytest.raises(ValueError, match="probabilities below 0 or above 1"):
+        performance_report(3 * prob, y, groups)
+    with pytest.raises(ValueError, match="y has no label"):
+        performance_report(prob, y.mask(y.notna()), groups)
