@@ -32,6 +32,7 @@ def _quick_classifier(data):
 
 class Cascade(Estimator):
     weight = 0.4
+    several_labels = True
     estimator = LLMCascadeClassifier
     arguments = ("X", "y", "groups", "llm_scores")
     by_row = ("proba", "predict", "asked")
@@ -106,6 +107,7 @@ class Quality(Function):
 
     weight = 2
     function = staticmethod(performance_report)
+    several_labels = True
     arguments = ("soft", "y", "groups")
     names = {"soft": ("predictions",)}
     properties = ("row order", "session names", "containers", "threads")
@@ -201,6 +203,7 @@ class Folds(Subject):
     """LabelledGroupKFold."""
 
     weight = 1
+    several_labels = True
     constraints = {"n_splits": [Interval(Integral, 2, None, closed="left")], "shuffle": ["boolean"]}
     arguments = ("y", "groups")
     by_row = ("fold",)

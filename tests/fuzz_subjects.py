@@ -48,6 +48,7 @@ class Subject:
     arguments: tuple = ()  # fields of Data
     names: dict = {}  # what messages call an argument, if not by the name of the field
     legal_anyway: dict = {}  # by argument, what SPOILT holds and this one takes
+    several_labels = False  # whether `y` may have a column for each label
     by_row: tuple = ()  # outputs with an entry per row
     properties: tuple = ()
     extremes: tuple = ()
@@ -81,7 +82,10 @@ class Subject:
 
     def takes_anyway(self, argument, data):
         """What SPOILT holds of an argument and this one takes."""
-        return self.legal_anyway.get(argument, ())
+        legal = self.legal_anyway.get(argument, ())
+        # Two columns of 0 and 1 are two labels for each row.
+        two_labels = self.several_labels and all(c in (0, 1) for c in data.classes)
+        return (*legal, "two columns") if argument == "y" and two_labels else legal
 
     def refusals(self, setting, data):
         """Pairs: whether it holds, and then what the refusal may say."""
@@ -141,13 +145,10 @@ def check_distributions(proba, n, k, nan_rows=None):
 # --- estimators ---
 
 
-def columns_of_labels(data):
-    """Spoilt labels that are legal: two columns of 0 and 1 are two labels for each row."""
-    return ("two columns",) if all(c in (0, 1) for c in data.classes) else ()
-
-
 class Calibrator(Estimator):
     weight = 5
+    several_labels = True
+    legal_anyway = {"y": ("infinite",)}
     estimator = LLMScoreCalibrator
     arguments = ("llm_scores", "y", "groups")
     names = {"llm_scores": ("llm_scores", "X")}
@@ -175,9 +176,6 @@ class Calibrator(Estimator):
 
     def options(self, rng, data):
         return {"without labels": rng.random() < 0.1}
-
-    def takes_anyway(self, argument, data):
-        return ("infinite", *columns_of_labels(data)) if argument == "y" else ()
 
     def used(self, setting):
         return ("llm_scores", "groups") if setting.options["without labels"] else self.arguments
@@ -336,6 +334,7 @@ class Sampler(Estimator):
 
 
 class Classifier(Estimator):
+    several_labels = True
     weight = 5
     estimator = PairwisePreferenceClassifier
     arguments = ("X", "y", "groups", "llm_scores", "sample_weight")
@@ -395,9 +394,6 @@ class Classifier(Estimator):
             params["module"] = "linear"
         drawn = super().draw(rng, data)
         return drawn._replace(params=params | drawn.params)
-
-    def takes_anyway(self, argument, data):
-        return columns_of_labels(data) if argument == "y" else ()
 
     def options(self, rng, data):
         return {
@@ -717,6 +713,7 @@ class CalibrationError(Concordance):
 class Noise(Function):
     weight = 3
     function = staticmethod(preference_noise)
+    several_labels = True
     arguments = ("llm_scores", "y", "groups")
     names = {"llm_scores": ("llm_scores", "layout")}
     properties = (
@@ -801,6 +798,7 @@ class Agreement(Noise):
 class Comparison(Function):
     weight = 0.1
     function = staticmethod(compare_with_distillation)
+    several_labels = True
     arguments = ("X", "y", "groups", "llm_scores")
     properties = ("output",)
     tolerance = 1e-3
