@@ -99,6 +99,10 @@ LIST_ANSWERS = {
         "Answer with one line for each number, in order: the number, a colon, and the {label} of "
         "one option. Write nothing else."
     ),
+    "names": (
+        "Answer with one line for each number, in order: the number, a colon, and one of the "
+        "options word for word. Write nothing else."
+    ),
     "label": (
         "Answer with a JSON object that has, for each number in order, one of the options word "
         'for word, and nothing else: {{"lines": [{{"line": 1, "label": "..."}}, ...]}}'
@@ -409,7 +413,8 @@ class PromptBank(MutableMapping):
         multilabel: bool,
     ) -> Question:
         labels = ["-"] * len(names)
-        if scoring == "logprobs":
+        by_name = scoring == "logprobs" and is_list(template) and _begin_apart(names)
+        if scoring == "logprobs" and not by_name:
             numbers = [str(i) for i in range(1, len(names) + 1)]
             labels = numbers if multilabel else option_labels(names)
         answers, options, definitions = list(names), [], []
@@ -417,7 +422,7 @@ class PromptBank(MutableMapping):
             option = f"{label} {names[k]}" if label == "-" else f"{label}. {names[k]}"
             options.append(option)
             definitions.append(f"{option}: {meanings[k]}" if meanings[k] else option)
-            if scoring == "logprobs":
+            if label != "-":
                 answers[k] = label
         usual = "yes or no" if multilabel and scoring == "label" else 0.0
         shown = json.dumps({names[k]: usual for k in order.tolist()}, ensure_ascii=False)
@@ -428,7 +433,7 @@ class PromptBank(MutableMapping):
             "task": self.task,
             "options": "\n".join(options),
             "definitions": "\n".join(definitions),
-            "answer": forms[scoring].format(label=kind, json=shown),
+            "answer": forms["names" if by_name else scoring].format(label=kind, json=shown),
         }
         system = self.system.format(**values)
         head, marker, item = template.partition("{examples}")
@@ -437,6 +442,15 @@ class PromptBank(MutableMapping):
         # Examples of confidences would be 0 and 1, which teaches to be too sure.
         n_examples = 0 if scoring == "verbalized" else self.n_examples
         return Question(system, head.format(**values), item, values, answers, n_examples)
+
+
+def _begin_apart(names: list[str]) -> bool:
+    """Return whether the first letters of an answer tell which class it names.
+
+    In a list a small model loses track of what its letters stand for (`benchmarks.asking`). The
+    first token of a name is all that is read of it, and may be as short as three letters.
+    """
+    return len({name.casefold()[:3] for name in names}) == len(names)
 
 
 def _read_set(templates: Mapping[str, str] | str | None) -> tuple[Mapping[str, str], int]:

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import (
     _study_report,
+    asking,
     finetune,
     forecast,
     labeling,
@@ -21,7 +22,8 @@ from benchmarks._common import RESULTS, write_lines
 
 
 @pytest.mark.parametrize(
-    "command", [finetune, forecast, labeling, multilabel, ordinal, shared_error, speed, suspects]
+    "command",
+    [asking, finetune, forecast, labeling, multilabel, ordinal, shared_error, speed, suspects],
 )
 def test_page_is_made_from_the_json(command, tmp_path):
     name = command.__name__.rpartition(".")[2]

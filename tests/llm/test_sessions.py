@@ -13,7 +13,6 @@ from skpref._llm._requests import Turns
 from tests.llm.stub import StubLLM, by_places, completion
 
 CLASSES = ["bad", "good", "neutral"]
-LETTERS = dict(zip(CLASSES, "ABC", strict=True))
 
 
 def make_frame(lengths=(25, 4, 1, 10)):
@@ -52,19 +51,19 @@ def written(tokens, usage=(100, 20), **choice):
     return body
 
 
-def letters(pairs, sure=0.8):
-    """The tokens of lines "number: letter"."""
+def answers(pairs, sure=0.8, options=CLASSES):
+    """The tokens of lines "number: name", or letter."""
     tokens = []
-    for number, letter in pairs:
-        others = {f" {other}": np.log((1 - sure) / 2) for other in "ABC" if other != letter}
-        likeliest = {f" {letter}": np.log(sure)} | (others if letter in "ABC" else {})
+    for number, name in pairs:
+        others = {f" {other}": np.log((1 - sure) / 2) for other in options if other != name}
+        likeliest = {f" {name}": np.log(sure)} | (others if name in options else {})
         tokens += [(number, {number: -0.01}), (":", {":": 0.0})]
-        tokens += [(f" {letter}", likeliest), ("\n", {"\n": 0.0})]
+        tokens += [(f" {name}", likeliest), ("\n", {"\n": 0.0})]
     return tokens
 
 
 def answer_list(request):
-    return written(letters([(n, LETTERS[word]) for n, word in lines_of(request)]))
+    return written(answers(lines_of(request)))
 
 
 def make(stub, **params):
@@ -114,8 +113,8 @@ def test_windows_cover_each_session_and_share_turns():
 
 def test_a_shared_turn_gets_the_mean_of_its_windows_and_disagreement_shows(stub):
     def by_place(request):
-        pairs = [(n, "A" if i == 0 else "B") for i, (n, _) in enumerate(lines_of(request))]
-        return written(letters(pairs, sure=0.9))
+        pairs = [(n, "bad" if i == 0 else "good") for i, (n, _) in enumerate(lines_of(request))]
+        return written(answers(pairs, sure=0.9))
 
     stub.answer = by_place
     labeler = make(stub, n_utterances_per_call=5, n_context_turns=1)
@@ -129,15 +128,15 @@ def test_a_shared_turn_gets_the_mean_of_its_windows_and_disagreement_shows(stub)
     ("change", "reason"),
     [
         (lambda pairs: [p for p in pairs if p[0] != "2"], "no line"),
-        (lambda pairs: [*pairs, ("2", "A")], "several lines"),
-        (lambda pairs: [(n, "X" if n == "2" else letter) for n, letter in pairs], "no option"),
+        (lambda pairs: [*pairs, ("2", "bad")], "several lines"),
+        (lambda pairs: [(n, "other" if n == "2" else name) for n, name in pairs], "no option"),
     ],
     ids=["missing", "doubled", "no option"],
 )
 def test_a_line_that_is_missing_or_doubled_is_asked_again_alone(stub, change, reason, tmp_path):
     def answer(request):
-        pairs = [(n, LETTERS[word]) for n, word in lines_of(request)]
-        return written(letters(change(pairs) if len(pairs) > 1 else pairs, sure=0.8))
+        pairs = lines_of(request)
+        return written(answers(change(pairs) if len(pairs) > 1 else pairs, sure=0.8))
 
     stub.answer = answer
     frame = make_frame((6,))
@@ -151,7 +150,7 @@ def test_a_line_that_is_missing_or_doubled_is_asked_again_alone(stub, change, re
     assert labeler.failures_ == []
     labeler.transform(frame)
     assert len(stub.requests) == 2
-    stub.answer = lambda r: written(letters(change([(n, "B") for n, _ in lines_of(r)])))
+    stub.answer = lambda r: written(answers(change([(n, "good") for n, _ in lines_of(r)])))
     with pytest.warns(UserWarning, match=r"1 of 6 answers are missing"):
         scores = make(stub, model="other").fit_transform(frame)
     assert np.isnan(scores[:, 0, 0]).tolist() == [False, True, False, False, False, False]
@@ -159,10 +158,10 @@ def test_a_line_that_is_missing_or_doubled_is_asked_again_alone(stub, change, re
 
 def test_the_lines_before_an_answer_was_cut_off_are_kept(stub):
     def answer(request):
-        pairs = [(n, LETTERS[word]) for n, word in lines_of(request)]
+        pairs = lines_of(request)
         if len(pairs) == 1:
-            return written(letters(pairs))
-        return written(letters(pairs)[: 4 * 3 + 2], finish_reason="length")
+            return written(answers(pairs))
+        return written(answers(pairs)[: 4 * 3 + 2], finish_reason="length")
 
     stub.answer = answer
     scores = make(stub).fit_transform(make_frame((5,)))
@@ -284,12 +283,26 @@ def test_a_run_is_resumed_from_the_cache_and_planned(stub, tmp_path):
 
 
 def test_orders_and_prompts_are_averaged(stub):
-    def first_letter(request):
-        return written(letters([(n, "A") for n, _ in lines_of(request)]))
+    def first_option(request):
+        first = re.search(r"^- (\w+)", request["messages"][-1]["content"], re.M)[1]
+        return written(answers([(n, first) for n, _ in lines_of(request)]))
 
-    stub.answer = first_letter
+    stub.answer = first_option
     scores = make(stub, option_orders="balanced").fit_transform(FRAME)
     np.testing.assert_allclose(scores, 1 / 3)
+
+
+def test_names_that_begin_alike_are_shown_as_letters(stub):
+    stub.answer = lambda r: written(answers([(n, "B") for n, _ in lines_of(r)], 0.9, "AB"))
+    labeler = LLMLabeler(
+        ["disliked", "distrusted"], base_url=stub.url, model="m", unit="session", verbose=False
+    )
+    scores = labeler.fit_transform(FRAME.head(4))
+    np.testing.assert_allclose(scores[:, 0], [[0.1, 0.9]] * 4)
+    asked = stub.requests[0]["messages"][-1]["content"]
+    assert "A. disliked\nB. distrusted" in asked
+    assert "the letter of one option" in asked
+    assert "- bad\n- good" in str(make(stub).fit(FRAME).preview(FRAME, 0))
 
 
 def test_a_preview_shows_the_first_window_of_the_utterance(stub):
