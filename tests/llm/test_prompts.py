@@ -282,5 +282,6 @@ def test_a_notebook_shows_each_prompt_filled_with_an_utterance(templates):
     assert page.count("<h4>") == page.count("My order is late again.") == len(bank)
     assert "{" not in page
     assert "the mood &lt;now&gt;" in page
-    assert "A. bad" in page
-    assert "A. one class" in PromptBank(templates)._repr_html_()
+    mark = "-" if templates == "session" else "A."  # lists name classes that begin apart
+    assert f"{mark} bad" in page
+    assert f"{mark} one class" in PromptBank(templates)._repr_html_()
