@@ -63,16 +63,23 @@ def tfidf():
 
 
 def static(folder: Path):
-    """Return the encoder of a static model: the mean of the vectors of the tokens."""
+    """Return the encoder of a static model: the weighted mean of the vectors of the tokens.
+
+    In models of which the vocabulary is quantised, as by model2vec, tokens share vectors.
+    """
     from safetensors.numpy import load_file
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    vectors = load_file(folder / "model.safetensors")["embeddings"].astype(np.float32)
+    stored = load_file(folder / "model.safetensors")
+    vectors = stored["embeddings"].astype(np.float32)
+    row = stored.get("mapping", np.arange(len(vectors)))
+    weight = stored.get("weights", np.ones(len(row), dtype=np.float32))
 
     def encode(texts):
-        ids = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
-        return np.stack([vectors[i].mean(axis=0) if i else 0 * vectors[0] for i in ids])
+        found = tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        sums = [weight[encoding.ids] @ vectors[row[encoding.ids]] for encoding in found]
+        return np.stack(sums)  # scaled to unit length afterwards
 
     return make_pipeline(FunctionTransformer(encode), Normalizer())
 
