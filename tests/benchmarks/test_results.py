@@ -8,6 +8,7 @@ import pytest
 from benchmarks import (
     _study_report,
     asking,
+    encoders,
     finetune,
     forecast,
     labeling,
@@ -23,7 +24,18 @@ from benchmarks._common import RESULTS, write_lines
 
 @pytest.mark.parametrize(
     "command",
-    [asking, finetune, forecast, labeling, multilabel, ordinal, shared_error, speed, suspects],
+    [
+        asking,
+        encoders,
+        finetune,
+        forecast,
+        labeling,
+        multilabel,
+        ordinal,
+        shared_error,
+        speed,
+        suspects,
+    ],
 )
 def test_page_is_made_from_the_json(command, tmp_path):
     name = command.__name__.rpartition(".")[2]
