@@ -145,7 +145,9 @@ def decision_offsets(
         return expected_f1_offsets(_log(prob[rows]), best_guess[rows], np.ones(rows.sum()))
     known = rows[:, None] & ~np.isnan(prob) & ~np.isnan(best_guess)
     columns = zip(_logit(prob).T, best_guess.T, known.T, strict=True)
-    return np.array([f1_shift(p[k], guess[k], np.ones(k.sum())) for p, guess, k in columns])
+    return np.array(
+        [f1_shift(p[k], guess[k], np.ones(k.sum())) if k.any() else 0.0 for p, guess, k in columns]
+    )
 
 
 class Voices(NamedTuple):

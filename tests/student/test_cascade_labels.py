@@ -96,6 +96,17 @@ def test_single_labels_that_the_llm_did_not_answer_are_the_classifiers(cascade, 
     assert not cascade.deferred_.any()
 
 
+@pytest.mark.parametrize("decision", ["argmax", "macro_f1"])
+def test_a_label_that_the_llm_never_answers_is_the_classifiers(data, test_data, decision):
+    scores = data.llm_scores.copy()
+    scores[:, :, 2] = np.nan
+    cascade = fit(Bunch(**(data | {"llm_scores": scores})), decision=decision)
+    answers = np.where(np.arange(3) == 2, np.nan, test_data.llm_scores)
+    found = cascade.predict_proba(test_data.X, llm_scores=answers)
+    assert found[:, 2] == pytest.approx(cascade.predict_proba(test_data.X)[:, 2], abs=0.2)
+    assert not np.isnan(found).any()
+
+
 def test_order_of_rows_and_names_of_sessions_change_nothing(data, test_data):
     order = np.random.default_rng(0).permutation(len(data.y))
     names = np.unique(data.groups, return_inverse=True)[1]
