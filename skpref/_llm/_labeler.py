@@ -108,7 +108,7 @@ class LLMLabeler(BaseLabeler):
 
         - "logprobs": the probabilities of the first token of the answer. Classes are shown as
           letters or digits, so that names of several tokens do not matter; in the lists of a
-          session by name, if the first three letters tell all names apart.
+          session by name, if the first three letters, all Latin, tell the names apart.
         - "verbalized": confidences that the model writes in a JSON object.
         - "label": the share of each class in `n_samples` answers.
     n_samples : int, default=1

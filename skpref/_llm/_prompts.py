@@ -448,9 +448,10 @@ def _begin_apart(names: list[str]) -> bool:
     """Return whether the first letters of an answer tell which class it names.
 
     In a list a small model loses track of what its letters stand for (`benchmarks.asking`). The
-    first token of a name is all that is read of it, and may be as short as three letters.
+    first token of a name is all that is read of it. Of Latin letters it has three or more.
     """
-    return len({name.casefold()[:3] for name in names}) == len(names)
+    begun = {name.casefold()[:3] for name in names}
+    return len(begun) == len(names) and all(part.isascii() for part in begun)
 
 
 def _read_set(templates: Mapping[str, str] | str | None) -> tuple[Mapping[str, str], int]:

@@ -292,15 +292,14 @@ def test_orders_and_prompts_are_averaged(stub):
     np.testing.assert_allclose(scores, 1 / 3)
 
 
-def test_names_that_begin_alike_are_shown_as_letters(stub):
+@pytest.mark.parametrize("names", [["disliked", "distrusted"], ["плохо", "хорошо"]])
+def test_names_that_one_token_may_not_tell_apart_are_shown_as_letters(stub, names):
     stub.answer = lambda r: written(answers([(n, "B") for n, _ in lines_of(r)], 0.9, "AB"))
-    labeler = LLMLabeler(
-        ["disliked", "distrusted"], base_url=stub.url, model="m", unit="session", verbose=False
-    )
+    labeler = LLMLabeler(names, base_url=stub.url, model="m", unit="session", verbose=False)
     scores = labeler.fit_transform(FRAME.head(4))
     assert (scores[:, 0, 1] > 0.9).all()
     asked = stub.requests[0]["messages"][-1]["content"]
-    assert "A. disliked\nB. distrusted" in asked
+    assert f"A. {names[0]}\nB. {names[1]}" in asked
     assert "the letter of one option" in asked
     assert "- bad\n- good" in str(make(stub).fit(FRAME).preview(FRAME, 0))
 
