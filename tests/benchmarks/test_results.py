@@ -8,6 +8,7 @@ import pytest
 from benchmarks import (
     _study_report,
     asking,
+    coverage,
     encoders,
     finetune,
     forecast,
@@ -26,6 +27,7 @@ from benchmarks._common import RESULTS, write_lines
     "command",
     [
         asking,
+        coverage,
         encoders,
         finetune,
         forecast,
