@@ -205,8 +205,8 @@ def test_session_lists_go_through_batches_and_missing_lines_are_asked_directly(s
     from tests.llm import test_sessions
 
     def lacking(request):
-        pairs = [(n, test_sessions.LETTERS[word]) for n, word in test_sessions.lines_of(request)]
-        return test_sessions.written(test_sessions.letters(pairs[1:] if len(pairs) > 1 else pairs))
+        pairs = test_sessions.lines_of(request)
+        return test_sessions.written(test_sessions.answers(pairs[1:] if len(pairs) > 1 else pairs))
 
     stub.answer = lacking
     labeler = LLMLabeler(
