@@ -1,10 +1,10 @@
 """Ways to ask a real LLM: what they cost, and how good their scores are.
 
-    python -m benchmarks.asking --base-url http://127.0.0.1:18124/v1 --model NAME
+    export URL=http://127.0.0.1:18124/v1
+    python -m benchmarks.asking --base-url $URL --model NAME --data-dir DATA
 
-Asks about the packaged support chats, and about MELD if `--data-dir` is given. Writes
-`results/asking.json` and `asking.md`. A run that was stopped resumes from the folder of `--cache`
-if the address is the same.
+Asks about the packaged support chats and about scenes of MELD. Writes `results/asking.json` and
+`asking.md`. A run that was stopped resumes from the folder of `--cache` if the address is the same.
 """
 
 import argparse
@@ -154,13 +154,13 @@ def packaged(asked: Asked, args) -> Iterator[tuple[str, np.ndarray, dict]]:
     for way in PACKAGED if asked.scores is not None else []:
         labeler = make_labeler(way, args).set_params(n_context_turns=1, cache=None)
         plan = labeler.fit(asked.frame, asked.y).plan(asked.frame)
-        n, names = len(asked.frame), list(PromptBank())
+        n, prompts = len(asked.frame), list(PromptBank())
         costs = {
             "calls": plan.n_requests / n,
             "read": plan.prompt_tokens / n,
             "written": plan.completion_tokens / n,
         }
-        columns = [names.index(prompt) for prompt in labeler.prompt_names_]
+        columns = [prompts.index(prompt) for prompt in labeler.prompt_names_]
         yield f"{way}, packaged", asked.scores[:, columns], costs
 
 

@@ -117,6 +117,37 @@ def _column_names(y: Any) -> np.ndarray | None:
     return np.array(names) if names and is_named else None
 
 
+def join_label_tables(given: Any, name: str) -> Any:
+    """Return the probabilities of several labels as one table.
+
+    Parameters
+    ----------
+    given : array-like of shape (n_samples, n_labels), or list of arrays of shape (n_samples, 2)
+        Output of a `predict_proba`. A list, as forests give it, has a table of 0 and 1 for each
+        label.
+    name : str
+        The argument that the classifier is, for errors.
+
+    Returns
+    -------
+    array-like of shape (n_samples, n_labels)
+        Probability that each label applies.
+
+    Raises
+    ------
+    ValueError
+        If a table has one column, since the label was the same in all rows.
+    """
+    if not isinstance(given, list):
+        return given
+    if any(np.shape(table)[1] != 2 for table in given):
+        raise ValueError(
+            f"{name} has seen a label that applies to all rows or to none, and gives no "
+            "probability for it; pass one that does, such as OneVsRestClassifier."
+        )
+    return np.column_stack([np.asarray(table)[:, 1] for table in given])
+
+
 def soft_of_indicator(codes: IntArray) -> FloatArray:
     """Return labels as probabilities.
 

@@ -13,7 +13,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
 from skpref._columns import read_rows
-from skpref._indicator import is_multilabel, read_indicator
+from skpref._indicator import is_multilabel, join_label_tables, read_indicator
 from skpref._pipelines import last_step
 from skpref._pools import number_by_content
 from skpref._progress import auto_bar, wants_lines
@@ -137,14 +137,7 @@ def _probabilities(classifier: Any, X: Any, classes: np.ndarray, multilabel: boo
 
 def _label_probabilities(classifier: Any, X: Any, labels: np.ndarray) -> FloatArray:
     """Return the probability that each label applies."""
-    given = classifier.predict_proba(X)
-    if isinstance(given, list):  # a table of each label, as of forests
-        if any(np.shape(table)[1] != 2 for table in given):
-            raise ValueError(
-                "classifier has seen a label that applies to all rows or to none, and gives no "
-                "probability for it; pass one that does, such as OneVsRestClassifier."
-            )
-        given = np.column_stack([table[:, 1] for table in given])
+    given = join_label_tables(classifier.predict_proba(X), "classifier")
     prob = read_numbers(given, "the output of predict_proba").astype(np.float64)
     if prob.ndim != 2 or prob.shape[1] != len(labels):
         raise ValueError(

@@ -86,7 +86,7 @@ def _label_rows(llm_scores, y, groups, classes, layout) -> _LabelledRows:
 
 
 def _read_several_labels(llm_scores, y, classes) -> tuple[FloatArray, IntArray]:
-    """Return score and code of each label, -1 where there is no score, either."""
+    """Return score and code of each label, -1 where the label is unknown or has no score."""
     scores, labels, codes = read_label_scores(llm_scores, y, classes)
     calibrator = plain_output(LLMScoreCalibrator("mean", classes=labels))
     score = calibrator.fit(scores, codes).transform(scores)

@@ -8,7 +8,7 @@ from scipy import stats
 from sklearn.utils import Bunch, check_random_state
 
 from skpref._columns import is_table, read_column
-from skpref._indicator import is_multilabel, read_indicator
+from skpref._indicator import is_multilabel, join_label_tables, read_indicator
 from skpref._sklearn import HasMethods, Interval, validate_params
 from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
 from skpref._validation import (
@@ -123,9 +123,7 @@ def _read_several_labels(predictions: Any, X: Any, labels: np.ndarray) -> _Predi
             raise ValueError(_NEEDS_X)
         predicted = _read_table(predictions.predict(X), labels)
         if hasattr(predictions, "predict_proba"):
-            given = predictions.predict_proba(X)
-            if isinstance(given, list):  # a table of each label, as of forests
-                given = np.column_stack([np.asarray(table)[:, 1] for table in given])
+            given = join_label_tables(predictions.predict_proba(X), "predictions")
             prob = _read_table(given, labels)
     else:
         if X is not None:
@@ -344,9 +342,10 @@ def _read(predictions: Any, y: Any, X: Any, classes: Any) -> tuple[IntArray, _Pr
     """Return labels and predictions."""
     several = is_multilabel(y, classes)
     if several:
-        known = getattr(predictions, "classes_", None) if classes is None else classes
-        is_list = known is not None and np.ndim(known) == 1
-        labels, codes = read_indicator(y, known if is_list else None)
+        fitted = getattr(predictions, "classes_", None)
+        if classes is None and isinstance(fitted, np.ndarray):  # forests have those of each label
+            classes = fitted
+        labels, codes = read_indicator(y, classes)
     else:
         labels, codes = check_labels(y, classes=classes, partial=True)
     if not (codes >= 0).any():

@@ -281,6 +281,9 @@ def test_several_labels_by_labels_and_by_estimators():
         model.fit(prob, whole)
         found = figures(performance_report(model, y, groups, X=prob, random_state=0))
         assert found["accuracy", None] > 0.8
+    constant = RandomForestClassifier(2).fit(prob, whole.assign(swears=0))
+    with pytest.raises(ValueError, match="predictions has seen a label that applies to all rows"):
+        performance_report(constant, y, groups, X=prob)
     with pytest.raises(ValueError, match="predictions has shape"):
         performance_report(prob[:, :2], y, groups)
     with pytest.raises(ValueError, match="probabilities below 0 or above 1"):
