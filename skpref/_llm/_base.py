@@ -21,7 +21,15 @@ from skpref._llm._checks import (
     check_unit,
 )
 from skpref._llm._labels import each_label
-from skpref._llm._lists import ListAsker, Window, count_windows, cut_windows, list_settings
+from skpref._llm._lists import (
+    Item,
+    ListAsker,
+    Window,
+    count_windows,
+    cut_windows,
+    list_settings,
+    make_item,
+)
 from skpref._llm._plan import EXACT, Rates, count_requests, find_tokenizer, write_plan
 from skpref._llm._preview import Preview
 from skpref._llm._prompts import PromptBank, Question, class_names, write_questions
@@ -202,16 +210,15 @@ class BaseLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
     def _bank(self) -> PromptBank:
         if isinstance(self.prompts, PromptBank):
             return self.prompts
-        if self.prompts is None and self.multilabel:
-            return PromptBank("multilabel")
-        if self.prompts is None:
-            return PromptBank("session" if self.unit == "session" else "varied")
-        return PromptBank(self.prompts)
+        usual = "multilabel" if self.multilabel else "varied"
+        usual = "session" if self.unit == "session" else usual
+        return PromptBank(usual if self.prompts is None else self.prompts)
 
     def _questions(self) -> list[dict[str, Question]]:
         classes = check_classes(self.classes, self.multilabel).tolist()
         bank = self._bank()
-        check_multilabel(self.multilabel, self.unit, bank)
+        if self.multilabel:
+            check_multilabel(self.unit, self.scoring, bank)
         check_unit(self.unit, bank, self.n_utterances_per_call, self.n_context_turns)
         return write_questions(bank, classes, self.scoring, self.option_orders, self.multilabel)
 
@@ -249,7 +256,7 @@ class BaseLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
     def _asks(self, turns: Turns, questions: list[dict[str, Question]], units) -> Iterator[Ask]:
         if self.unit == "session":
             names = class_names(self.classes_.tolist())
-            asker = ListAsker(turns, self._settings, self.scoring, names)
+            asker = ListAsker(turns, self._settings, names, self._item())
             return asker.asks(units, questions, self.n_samples)
         return write_asks(
             turns,
@@ -266,12 +273,18 @@ class BaseLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
         form = each_label if self.multilabel else one_class
         return form(self.scoring, names, self.top_logprobs)
 
+    def _item(self) -> Item | None:
+        """Return what lists of objects say of a line; None if answers are lines of text."""
+        names = class_names(np.asarray(self.classes).tolist())
+        return (
+            None if self.scoring == "logprobs" else make_item(self.scoring, names, self.multilabel)
+        )
+
     def _settings(self, n_lines: int = 1) -> dict[str, Any]:
         """Return the arguments of each chat completion."""
         settings = {"model": self.model, "temperature": self.temperature}
         if self.unit == "session":
-            names = class_names(np.asarray(self.classes).tolist())
-            settings |= list_settings(self.scoring, names, self.top_logprobs, n_lines)
+            settings |= list_settings(self._item(), self.top_logprobs, n_lines)
         else:
             settings |= self._form().settings
         if self.reasoning_effort is not None:

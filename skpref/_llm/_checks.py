@@ -211,23 +211,24 @@ def check_unit(unit: str, bank: PromptBank, n_utterances_per_call: int, n_shared
         )
 
 
-def check_multilabel(multilabel: bool, unit: str, bank: PromptBank) -> None:
+def check_multilabel(unit: str, scoring: str, bank: PromptBank) -> None:
     """Refuse what cannot be asked of several labels at once.
 
     Parameters
     ----------
-    multilabel : bool
-        The parameter of that name.
     unit : {"utterance", "session"}
+        The parameter of that name.
+    scoring : {"logprobs", "verbalized", "label"}
         The parameter of that name.
     bank : PromptBank
         The prompts.
     """
-    if multilabel and unit == "session":
+    if unit == "session" and scoring == "logprobs":
         raise ValueError(
-            "multilabel=True asks about one utterance at a time; pass unit='utterance'."
+            "scoring='logprobs' reads one label for each line of a session; pass scoring='label' "
+            "or 'verbalized' with unit='session' and multilabel=True, or unit='utterance'."
         )
-    if multilabel and (wrong := [n for n, template in bank.items() if shows_examples(template)]):
+    if wrong := [name for name, template in bank.items() if shows_examples(template)]:
         raise ValueError(
             f"The prompts {wrong} have the field {{examples}}, which show one class each; pass "
             "PromptBank('multilabel', task=...), or templates without it, with multilabel=True."

@@ -85,7 +85,8 @@ class LLMLabeler(BaseLabeler):
     prompts : PromptBank, mapping of str to str or \
             {"varied", "short", "session", "multilabel"}, default=None
         Templates by name; see :class:`PromptBank`, which also sets the task and the definitions
-        of the classes. None is a bank of six, of three with `multilabel`, of one for sessions.
+        of the classes. None is a bank of six, of three with `multilabel`, of one for the lists
+        of ``unit="session"``.
     model : str
         Name of the model at the endpoint.
     base_url : str, default=None
@@ -123,7 +124,8 @@ class LLMLabeler(BaseLabeler):
         Whether any number of the classes may apply to an utterance. One answer then says of each
         whether it does: "logprobs" reads the probability of yes against no in its line,
         "verbalized" the probabilities and "label" the yes or no in a JSON object. Needs prompts
-        without ``{examples}``, and ``unit="utterance"``.
+        without ``{examples}``. With ``unit="session"`` each line is answered by its labels
+        ("label") or the probability of each ("verbalized").
     unit : {"utterance", "session"}, default="utterance"
         What one call asks about. "session" lists the utterances of a session in order and asks
         for a label of each line, for a fraction of the tokens. Errors are then shared within a
@@ -203,7 +205,7 @@ class LLMLabeler(BaseLabeler):
         the mean over labels.
     window_agreement_ : float
         With ``unit="session"``, how often two windows that share an utterance agree in its
-        likeliest class. NaN if no windows do.
+        likeliest class, or with `multilabel` in all its labels. NaN if no windows do.
     n_features_in_ : int
         Number of columns that are read, if `X` is a frame.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -424,7 +426,9 @@ class LLMLabeler(BaseLabeler):
         turns = self._turns(X)[0]
         units = self._units(turns, check_rows(rows, len(turns.lines)))
         n_answers = self.n_samples * len(questions) * count_answers(units, len(turns.lines))
-        record = Record(n_answers, self.prompt_names_, len(self.classes_), self.on_error)
+        record = Record(
+            n_answers, self.prompt_names_, len(self.classes_), self.on_error, self.multilabel
+        )
         n_total = record.n_left
         with progress_bar(n_total, "Asking the LLM", self.verbose) as bar:
             budget = Budget(self.prices, self.max_cost, lambda: record.n_left)

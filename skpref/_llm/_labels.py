@@ -122,6 +122,24 @@ def read_labels(completion: dict, scoring: str, names: list[str], answers: list[
     return Answer(None, reason=reason)
 
 
+def read_probabilities(value: dict[str, Any], names: list[str]) -> Answer:
+    """Read an object that gives labels their probabilities.
+
+    Parameters
+    ----------
+    value : dict
+        The object.
+    names : list of str
+        Names of the labels.
+
+    Returns
+    -------
+    Answer
+        The probabilities, NaN for labels that have none; without scores if no label has one.
+    """
+    return _collect(_read_pairs(list(value.items()), names), len(names))
+
+
 def _collect(claims: list[_Claim], n_labels: int) -> Answer:
     """Keep the labels that are answered once."""
     counts = Counter(claim.label for claim in claims)

@@ -25,6 +25,7 @@ from skpref._llm._completion import (
     is_cut_off,
     is_refused,
 )
+from skpref._llm._labels import read_labels, read_probabilities
 from skpref._llm._prompts import Question, write_list
 from skpref._llm._requests import Turns, object_schema, response_format, write_payload
 from skpref._llm._runner import Ask
@@ -89,15 +90,104 @@ def count_windows(windows: list[Window], n_rows: int) -> IntArray:
     return np.bincount(rows, minlength=n_rows)
 
 
-def list_settings(scoring: str, names: list[str], top_logprobs: int, n_lines: int) -> dict:
+class Item(NamedTuple):
+    """What a JSON object says of a line, beside its number.
+
+    Parameters
+    ----------
+    field : str
+        Its name.
+    schema : dict
+        Its JSON schema.
+    longest : int
+        About the most characters that it takes.
+    usual : object
+        A value of the usual length.
+    read : callable
+        Reads a value.
+    read_alone : callable
+        Reads an answer about one utterance that does not number it.
+    """
+
+    field: str
+    schema: dict[str, Any]
+    longest: int
+    usual: Any
+    read: Callable[[Any], Answer]
+    read_alone: Callable[..., Answer]
+
+
+def make_item(scoring: str, names: list[str], multilabel: bool) -> Item:
+    """Return what objects say of a line.
+
+    Parameters
+    ----------
+    scoring : {"verbalized", "label"}
+        How answers become scores.
+    names : list of str
+        Names of the classes.
+    multilabel : bool
+        Whether any number of them may apply.
+
+    Returns
+    -------
+    Item
+        The name, the form and the reading of it.
+    """
+    name, total = max(names, key=len), sum(len(name) + 8 for name in names)
+    option = {"type": "string", "enum": names}
+    several = {"type": "array", "items": option}
+    numbers = object_schema({key: {"type": "number"} for key in names})
+    likely = dict.fromkeys(names, 0.55)
+    forms: dict[tuple[str, bool], tuple] = {
+        ("label", False): ("label", option, len(name), name, _read_option),
+        ("label", True): ("labels", several, total, [name], _read_several),
+        ("verbalized", False): ("confidences", numbers, total, likely, _read_confidences),
+        ("verbalized", True): ("probabilities", numbers, total, likely, _read_probabilities),
+    }
+    field, schema, longest, usual, read = forms[scoring, multilabel]
+    read_alone = partial(read_labels if multilabel else read_answer, scoring=scoring)
+    return Item(field, schema, longest, usual, partial(read, names=names), read_alone)
+
+
+def _read_confidences(value: Any, names: list[str]) -> Answer:
+    if isinstance(value, dict):
+        return read_confidences([value], str(value), names)
+    return Answer(None, reason=f"no confidences in {value!r:.80}")
+
+
+def _read_probabilities(value: Any, names: list[str]) -> Answer:
+    answer = read_probabilities(value, names) if isinstance(value, dict) else Answer(None)
+    if answer.scores is None:
+        return Answer(None, reason=f"no probabilities in {value!r:.80}")
+    return answer
+
+
+def _read_option(value: Any, names: list[str]) -> Answer:
+    k = match_option(value, names) if isinstance(value, str) else None
+    return Answer(None, reason=f"no label in {value!r:.80}") if k is None else _applies({k}, names)
+
+
+def _read_several(value: Any, names: list[str]) -> Answer:
+    """Read the labels that apply; a name that is none of them may stand for any."""
+    said = value if isinstance(value, list) else [None]
+    found = {match_option(name, names) if isinstance(name, str) else None for name in said}
+    if None in found:
+        return Answer(None, reason=f"no list of the labels in {value!r:.80}")
+    return _applies(found, names)
+
+
+def _applies(found: set, names: list[str]) -> Answer:
+    return Answer(np.isin(np.arange(len(names)), list(found)).astype(np.float64))
+
+
+def list_settings(item: Item | None, top_logprobs: int, n_lines: int) -> dict:
     """Return the arguments of a chat completion that answers with a list.
 
     Parameters
     ----------
-    scoring : {"logprobs", "verbalized", "label"}
-        How answers become scores.
-    names : list of str
-        Names of the classes.
+    item : Item or None
+        What objects say of a line; None reads the log-probabilities of lines of text.
     top_logprobs : int
         Number of the likeliest tokens that are asked for.
     n_lines : int
@@ -108,24 +198,15 @@ def list_settings(scoring: str, names: list[str], top_logprobs: int, n_lines: in
     dict
         The arguments.
     """
-    if scoring == "logprobs":
+    if item is None:
         limit = 16 + 8 * n_lines
         return {"max_tokens": limit, "logprobs": True, "top_logprobs": top_logprobs}
-    value: dict[str, Any] = {"type": "string", "enum": names}
-    longest = max(map(len, names))
-    if scoring == "verbalized":
-        value = object_schema({name: {"type": "number"} for name in names})
-        longest = sum(len(name) + 8 for name in names)
-    field = _FIELD[scoring]
-    line = object_schema({"line": {"type": "integer"}, field: value})
+    line = object_schema({"line": {"type": "integer"}, item.field: item.schema})
     schema = object_schema({"lines": {"type": "array", "items": line}})
     return {
-        "max_tokens": 32 + n_lines * (24 + longest),
+        "max_tokens": 32 + n_lines * (24 + item.longest),
         "response_format": response_format("lines", schema),
     }
-
-
-_FIELD = {"label": "label", "verbalized": "confidences"}
 
 
 class ListAsker(NamedTuple):
@@ -137,16 +218,16 @@ class ListAsker(NamedTuple):
         The utterances.
     settings : callable
         Returns the arguments of a chat completion for a number of lines; None removes one.
-    scoring : {"logprobs", "verbalized", "label"}
-        How answers become scores.
     names : list of str
         Names of the classes.
+    item : Item or None
+        What objects say of a line; None reads the log-probabilities of lines of text.
     """
 
     turns: Turns
     settings: Callable[[int], dict[str, Any]]
-    scoring: str
     names: list[str]
+    item: Item | None
 
     def asks(
         self, windows: list[Window], questions: list[dict[str, Question]], n_samples: int
@@ -179,8 +260,8 @@ class ListAsker(NamedTuple):
         messages = write_list(question, lines, only)
         read = partial(
             read_list,
-            scoring=self.scoring,
             names=self.names,
+            item=self.item,
             answers=question.answers,
             numbers=numbers,
         )
@@ -199,16 +280,19 @@ class ListAsker(NamedTuple):
 
     def _expect(self, question: Question, numbers: list[int]) -> str:
         """Return an answer of the usual length."""
-        longest = max(question.answers, key=len)
-        if self.scoring == "logprobs":
+        if self.item is None:
+            longest = max(question.answers, key=len)
             return "\n".join(f"{number}: {longest}" for number in numbers)
-        value = longest if self.scoring == "label" else dict.fromkeys(self.names, 0.55)
-        lines = [{"line": number, _FIELD[self.scoring]: value} for number in numbers]
+        lines = [{"line": number, self.item.field: self.item.usual} for number in numbers]
         return json.dumps({"lines": lines}, ensure_ascii=False)
 
 
 def read_list(
-    completion: dict, scoring: str, names: list[str], answers: list[str], numbers: list[int]
+    completion: dict,
+    names: list[str],
+    item: Item | None,
+    answers: list[str],
+    numbers: list[int],
 ) -> list[Answer]:
     """Read an answer for each line.
 
@@ -216,10 +300,10 @@ def read_list(
     ----------
     completion : dict
         Chat completion in OpenAI's form.
-    scoring : {"logprobs", "verbalized", "label"}
-        How it is read.
     names : list of str
         Names of the classes.
+    item : Item or None
+        What objects say of a line; None reads the log-probabilities of lines of text.
     answers : list of str
         The text that stands for each class in an answer.
     numbers : list of int
@@ -233,17 +317,18 @@ def read_list(
     Raises
     ------
     NoLogprobs
-        If scoring is "logprobs" and there are none.
+        If log-probabilities are to be read and there are none.
     """
     choice = completion["choices"][0]
     if is_refused(choice):
         return [MissingLine(None, reason="refused")] * len(numbers)
-    if scoring == "logprobs":
+    if item is None:
         found = _read_lines(choice, names, answers)
     else:
-        found = _read_objects(answer_text(choice), scoring, names)
+        found = _read_objects(answer_text(choice), item, numbers)
     if not found and len(numbers) == 1:  # the label without a number
-        return [read_answer(completion, scoring, names, answers)]
+        whole = partial(read_answer, scoring="logprobs") if item is None else item.read_alone
+        return [whole(completion, names=names, answers=answers)]
     reason = "no line for the utterance in the answer"
     if is_cut_off(choice):
         reason += ", which was cut off; allow more tokens by request_params={'max_tokens': ...}"
@@ -271,26 +356,22 @@ def _read_lines(choice: dict, names: list[str], answers: list[str]) -> list[tupl
     ]
 
 
-def _read_objects(text: str, scoring: str, names: list[str]) -> list[tuple[int, Answer]]:
-    """Read objects with the number of a line and its label or confidences."""
-    items: list[Any] = []
+def _read_objects(text: str, item: Item, numbers: list[int]) -> list[tuple[int, Answer]]:
+    """Read objects with the number of a line and what they say of it.
+
+    An object that says something without a number is of the only line that was asked about.
+    """
+    lines: list[Any] = []
     for value in find_objects(text):
-        lines = value.get("lines")
-        items += lines if isinstance(lines, list) else [value]
+        listed = value.get("lines")
+        lines += listed if isinstance(listed, list) else [value]
     found = []
-    for item in items:
-        number = item.get("line") if isinstance(item, dict) else None
+    for line in lines:
+        number = line.get("line") if isinstance(line, dict) else None
+        if isinstance(line, dict) and "line" not in line and item.field in line:
+            number = numbers[0] if len(numbers) == 1 else None
         if isinstance(number, str) and number.strip().isdecimal():
             number = int(number)
         if isinstance(number, int) and not isinstance(number, bool):
-            found.append((number, _read_item(item.get(_FIELD[scoring]), scoring, names)))
+            found.append((number, item.read(line.get(item.field))))
     return found
-
-
-def _read_item(value: Any, scoring: str, names: list[str]) -> Answer:
-    if scoring == "verbalized" and isinstance(value, dict):
-        return read_confidences([value], str(value), names)
-    k = match_option(value, names) if scoring == "label" and isinstance(value, str) else None
-    if k is None:
-        return Answer(None, reason=f"no {_FIELD[scoring]} in {value!r:.80}")
-    return Answer(np.eye(len(names))[k])

@@ -129,6 +129,20 @@ MULTILABEL_ANSWERS = {
     ),
 }
 
+# Lists of several labels are objects: a line of text has no place for the probability of a label.
+MULTILABEL_LIST_ANSWERS = {
+    "label": (
+        "Any number of these labels may apply to a line, or none. Answer with a JSON object that "
+        "has, for each number in order, the labels that apply, word for word, and nothing else: "
+        '{{"lines": [{{"line": 1, "labels": ["...", "..."]}}, {{"line": 2, "labels": []}}, ...]}}'
+    ),
+    "verbalized": (
+        "Any number of these labels may apply to a line, or none. Answer with a JSON object that "
+        "has, for each number in order, the probability between 0 and 1 that each label applies, "
+        'and nothing else: {{"lines": [{{"line": 1, "probabilities": {json}}}, ...]}}'
+    ),
+}
+
 # What JSON leaves as it is: line ends, and halves of characters, which no request can hold.
 _ESCAPES = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029, *range(0xD800, 0xE000))}
 
@@ -427,8 +441,9 @@ class PromptBank(MutableMapping):
         usual = "yes or no" if multilabel and scoring == "label" else 0.0
         shown = json.dumps({names[k]: usual for k in order.tolist()}, ensure_ascii=False)
         kind = "letter" if labels[0].isalpha() else "number"
-        forms = LIST_ANSWERS if is_list(template) else ANSWERS
-        forms = MULTILABEL_ANSWERS if multilabel else forms
+        forms = MULTILABEL_ANSWERS if multilabel else ANSWERS
+        if is_list(template):
+            forms = MULTILABEL_LIST_ANSWERS if multilabel else LIST_ANSWERS
         values = {
             "task": self.task,
             "options": "\n".join(options),

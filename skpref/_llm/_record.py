@@ -35,6 +35,8 @@ class Record:
         Number of classes.
     on_error : {"nan", "raise"}
         Whether a missing answer ends the run.
+    multilabel : bool
+        Whether any number of the classes may apply.
 
     Attributes
     ----------
@@ -47,12 +49,19 @@ class Record:
     again : list of callable
         Return the requests for lines that a list of answers lacks.
     agreement : list of bool
-        For each row that two windows share, whether their likeliest classes are the same.
+        For each row that two windows share, whether they say the same.
     n_left : int
         Number of answers that have not come.
     """
 
-    def __init__(self, n_answers: IntArray, prompts: list[str], n_classes: int, on_error: str):
+    def __init__(
+        self,
+        n_answers: IntArray,
+        prompts: list[str],
+        n_classes: int,
+        on_error: str,
+        multilabel: bool,
+    ):
         self.scores: FloatArray = np.full((len(n_answers), len(prompts), n_classes), np.nan)
         self.mass: FloatArray = np.full((len(n_answers), len(prompts)), np.nan)
         self.failures: list[Failure] = []
@@ -61,6 +70,7 @@ class Record:
         self._n_answers = n_answers
         self._prompts = prompts
         self._on_error = on_error
+        self._multilabel = multilabel
         self.agreement: list[bool] = []
         self._open: dict[tuple[int, int], list[tuple[Window, Answer]]] = {}
 
@@ -109,7 +119,8 @@ class Record:
         Returns
         -------
         float
-            The share of the shared rows and prompts with the same likeliest class; NaN if none.
+            The share of the shared rows and prompts with the same likeliest class, or the same
+            labels above one half; NaN if none.
         """
         return float(np.mean(self.agreement)) if self.agreement else float("nan")
 
@@ -117,12 +128,16 @@ class Record:
         useful = [(*a.scores, a.mass) for _, a in answers if a.scores is not None]
         if useful:
             *self.scores[place], self.mass[place] = _mean_of_known(np.array(useful))
-        of_window: dict[Window, FloatArray] = {}
+        of_window: dict[Window, list[FloatArray]] = {}
         for window, answer in answers:
             if answer.scores is not None:
-                of_window[window] = of_window.get(window, 0.0) + answer.scores
+                of_window.setdefault(window, []).append(answer.scores)
         if len(of_window) > 1:
-            self.agreement.append(len({int(s.argmax()) for s in of_window.values()}) == 1)
+            said = [_mean_of_known(np.array(scores)) for scores in of_window.values()]
+            self.agreement.append(len({self._decide(mean) for mean in said}) == 1)
+
+    def _decide(self, scores: FloatArray) -> bytes:
+        return (scores > 0.5 if self._multilabel else scores.argmax()).tobytes()
 
 
 def _mean_of_known(values: FloatArray) -> FloatArray:

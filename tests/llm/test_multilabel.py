@@ -217,7 +217,7 @@ def test_columns_are_named_by_prompt_and_label(stub):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"unit": "session"}, "multilabel=True asks about one utterance at a time"),
+        ({"unit": "session", "prompts": None}, "scoring='logprobs' reads one label for each line"),
         ({"prompts": "varied"}, "The prompts ['examples', 'listener', 'guidelines'] have"),
         ({"classes": ["a", "b", "a"]}, "names a label twice"),
         ({"classes": []}, "must name at least one label"),
@@ -226,3 +226,69 @@ def test_columns_are_named_by_prompt_and_label(stub):
 def test_what_cannot_be_asked_is_refused_before_anything_is_paid(stub, params, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         make(stub).set_params(**params).fit(TEXTS)
+
+
+def answer_list(request):
+    """Name the labels of each line, or give their probabilities."""
+    content = request["messages"][-1]["content"]
+    lines = re.findall(r'^(\d+)\. "(.*)"$', content, re.M)
+    only = re.search(r"label line (\d+) and", content)
+    items = []
+    for number, text in lines:
+        if only is None or number == only[1]:
+            value = {"labels": [name for name in LABELS if name in text]}
+            if "probabilities" in content:
+                value = {"probabilities": {name: 0.8 * (name in text) for name in LABELS}}
+            items.append({"line": int(number), **value})
+    return completion(json.dumps({"lines": items}), finish_reason="stop")
+
+
+@pytest.mark.parametrize(("scoring", "sure"), [("label", 1), ("verbalized", 0.8)])
+def test_the_lines_of_a_session_get_any_number_of_labels(stub, scoring, sure):
+    stub.answer = answer_list
+    frame = pd.DataFrame({"session_id": [0, 0, 0, 0], "turn": range(4), "text": [*TEXTS, TEXTS[0]]})
+    labeler = make(
+        stub, None, scoring=scoring, unit="session", n_utterances_per_call=3, n_context_turns=1
+    )
+    scores = labeler.fit_transform(frame)
+    np.testing.assert_allclose(scores[:, 0], sure * np.vstack([TRUTH, TRUTH[:1]]))
+    assert labeler.usage_["requests"] == 2
+    assert labeler.window_agreement_ == 1
+    assert labeler.plan(frame).n_requests == 0
+    shown = str(labeler.preview(frame, 0))
+    assert "Any number of these labels may apply to a line, or none" in shown
+    schema = stub.requests[0]["response_format"]["json_schema"]["schema"]
+    field = {"label": "labels", "verbalized": "probabilities"}[scoring]
+    assert schema["properties"]["lines"]["items"]["required"] == ["line", field]
+
+
+def test_windows_agree_if_they_say_the_same_of_all_labels(stub):
+    def by_window(request):
+        n_lines = len(re.findall(r"^\d+\. ", request["messages"][-1]["content"], re.M))
+        labels = LABELS[:1] if n_lines == 3 else LABELS[:2]
+        lines = [{"line": i, "labels": labels} for i in range(1, n_lines + 1)]
+        return completion(json.dumps({"lines": lines}), finish_reason="stop")
+
+    stub.answer = by_window
+    frame = pd.DataFrame({"session_id": [0] * 4, "turn": range(4), "text": TEXTS[:1] * 4})
+    labeler = make(
+        stub, None, scoring="label", unit="session", n_utterances_per_call=3, n_context_turns=1
+    )
+    scores = labeler.fit_transform(frame)
+    assert labeler.window_agreement_ == 0
+    np.testing.assert_array_equal(scores[2, 0], [1, 0.5, 0])
+
+
+def test_a_line_without_a_plain_list_of_labels_is_asked_about_alone(stub):
+    def broken_at_first(request):
+        if "label line" in request["messages"][-1]["content"]:
+            return answer_list(request)
+        lines = [{"line": 1, "labels": ["refund", "unheard of"]}, {"line": 2, "labels": []}]
+        return completion(json.dumps({"lines": lines}), finish_reason="stop")
+
+    stub.answer = broken_at_first
+    frame = pd.DataFrame({"session_id": [0] * 3, "turn": range(3), "text": TEXTS})
+    labeler = make(stub, None, scoring="label", unit="session")
+    scores = labeler.fit_transform(frame)
+    np.testing.assert_array_equal(scores[:, 0], [TRUTH[0], [0, 0, 0], TRUTH[2]])
+    assert labeler.usage_["requests"] == 3

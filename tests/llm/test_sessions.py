@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from skpref import LLMLabeler, PromptBank
-from skpref._llm._lists import MissingLine, count_windows, cut_windows, read_list
+from skpref._llm._lists import MissingLine, count_windows, cut_windows, make_item, read_list
 from skpref._llm._requests import Turns
 from tests.llm.stub import StubLLM, by_places, completion
 
@@ -210,10 +210,10 @@ def test_without_log_probabilities_lines_are_objects_of_a_schema(stub, scoring):
     assert item["required"] == ["line", {"label": "label", "verbalized": "confidences"}[scoring]]
 
 
-def read(text, scoring="label", numbers=(1, 2, 3), **choice):
+def read(text, scoring="label", numbers=(1, 2, 3), multilabel=False):
     body = completion(text, finish_reason="stop")
-    body["choices"][0] |= choice
-    return read_list(body, scoring, CLASSES, CLASSES, list(numbers))
+    item = make_item(scoring, CLASSES, multilabel)
+    return read_list(body, CLASSES, item, CLASSES, list(numbers))
 
 
 @pytest.mark.parametrize(
@@ -245,6 +245,44 @@ def test_what_is_no_list_leaves_every_line_missing(text):
 
 
 @pytest.mark.parametrize(
+    ("scoring", "text", "expected"),
+    [
+        ("label", '{"lines": [{"line": 1, "labels": ["bad", "Good."]}]}', [1, 1, 0]),
+        ("label", '{"lines": [{"line": 1, "labels": []}]}', [0, 0, 0]),
+        ("label", '{"labels": ["good", "good"]}', [0, 1, 0]),
+        ("label", '{"bad": "yes", "good": "no"}', [1, 0, np.nan]),
+        ("verbalized", '{"line": 1, "probabilities": {"bad": 0.2, "good": 1}}', [0.2, 1, np.nan]),
+        ("verbalized", '{"bad": 0, "good": 0, "neutral": 0.5}', [0, 0, 0.5]),
+    ],
+)
+def test_any_number_of_labels_is_read_of_a_line(scoring, text, expected):
+    (answer,) = read(text, scoring, numbers=[1], multilabel=True)
+    np.testing.assert_array_equal(answer.scores, expected)
+
+
+@pytest.mark.parametrize(
+    ("scoring", "value"),
+    [
+        ("label", '["bad", "worse"]'),
+        ("label", '"bad"'),
+        ("label", "[1]"),
+        ("label", "null"),
+        ("label", '{"bad": true}'),
+        ("verbalized", '["bad"]'),
+        ("verbalized", '{"bad": 2}'),
+        ("verbalized", '{"worse": 0.5}'),
+        ("verbalized", "0.5"),
+    ],
+)
+def test_what_does_not_say_which_labels_apply_leaves_the_line_missing(scoring, value):
+    field = {"label": "labels", "verbalized": "probabilities"}[scoring]
+    text = f'{{"lines": [{{"line": 1, "{field}": {value}}}, {{"line": 2, "{field}": []}}]}}'
+    first = read(text, scoring, multilabel=True)[0]
+    assert isinstance(first, MissingLine)
+    assert first.reason.startswith("no ")
+
+
+@pytest.mark.parametrize(
     "tokens",
     [
         [("1", 0), (":", 0), (" A", 1), ("\n", 0), ("2", 0), (":", 0), (" B", 1)],
@@ -258,7 +296,7 @@ def test_what_is_no_list_leaves_every_line_missing(text):
 def test_the_letter_of_each_line_is_found_however_tokens_are_cut(tokens):
     likely = {"A": np.log(0.5), "B": np.log(0.4), "C": np.log(0.1)}
     body = written([(token, likely if it_counts else {token: 0.0}) for token, it_counts in tokens])
-    for answer in read_list(body, "logprobs", CLASSES, list("ABC"), [1, 2]):
+    for answer in read_list(body, CLASSES, None, list("ABC"), [1, 2]):
         assert answer.scores == pytest.approx([0.5, 0.4, 0.1])
 
 
