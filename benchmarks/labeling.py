@@ -41,12 +41,12 @@ without scores and option_mass_. "most at once" is what the server saw at {DELAY
 
 def make_response() -> bytes:
     """Return the HTTP response to every request, with 20 likely tokens."""
-    tokens = [mark + letter for mark in ("", " ", "*", "(", "\n") for letter in "ABC"]
+    tokens = [mark + name for mark in ("", " ", "*", "(", "\n") for name in CLASSES]
     top = [
         {"token": token, "logprob": -0.105 - 1.25 * i, "bytes": list(token.encode())}
-        for i, token in enumerate([*tokens, "The", "I", "Answer", "Option", "neutral"])
+        for i, token in enumerate([*tokens, "The", "I", "Answer", "Option", "Neu"])
     ]
-    choice = {"message": {"role": "assistant", "content": "A"}, "finish_reason": "length"}
+    choice = {"message": {"role": "assistant", "content": CLASSES[0]}, "finish_reason": "length"}
     choice |= {"index": 0, "logprobs": {"content": [top[0] | {"top_logprobs": top}]}}
     usage = {"prompt_tokens": 180, "completion_tokens": 1, "total_tokens": 181}
     answer = {"id": "chatcmpl-0", "object": "chat.completion", "created": 1_750_000_000}
@@ -144,7 +144,7 @@ def write_requests(n_calls) -> list[dict]:
 
     def record(**request):
         requests.append(request)
-        return {"A": 0.0}
+        return {CLASSES[0]: 0.0}
 
     with labeler_and_data(n_calls, client=record) as (labeler, X):
         labeler.transform(X)

@@ -997,12 +997,12 @@ def context():
 
 
 def answer(scoring):
-    """Client that answers by the letters of the question alone."""
+    """Client that answers by the characters of the question alone."""
 
     def client(**request):
         seed = sum(map(ord, request["messages"][-1]["content"]))
         if scoring == "logprobs":
-            return {"A": -0.2 - 0.1 * (seed % 7), "B": -1.5, "the": -3.0}
+            return {"bad": -0.2 - 0.1 * (seed % 7), "good": -1.5, "the": -3.0}
         if scoring == "label":
             return ["bad", "good"][seed % 2]
         return f'{{"bad": {0.05 * (seed % 20):.2f}, "good": 0.3}}'

@@ -107,9 +107,9 @@ class LLMLabeler(BaseLabeler):
     scoring : {"logprobs", "verbalized", "label"}, default="logprobs"
         How answers become scores.
 
-        - "logprobs": the probabilities of the first token of the answer. Classes are shown as
-          letters or digits, so that names of several tokens do not matter; in the lists of a
-          session by name, if the first three letters, all Latin, tell the names apart.
+        - "logprobs": the probabilities of the first token of the answer. Classes are answered by
+          name if the first three letters, all Latin, tell the names apart, else by the letter or
+          digit that the prompt gives them.
         - "verbalized": confidences that the model writes in a JSON object.
         - "label": the share of each class in `n_samples` answers.
     n_samples : int, default=1

@@ -3,6 +3,7 @@
 import json
 import unicodedata
 from collections.abc import Iterator, Mapping, MutableMapping
+from itertools import pairwise
 from math import gcd
 from string import Formatter, ascii_uppercase, digits
 from typing import NamedTuple
@@ -86,6 +87,7 @@ _FIELDS = {
 
 ANSWERS = {
     "logprobs": "Answer with the {label} of one option and nothing else.",
+    "names": "Answer with one of the options, word for word, and nothing else.",
     "label": "Answer with one of the options, word for word, and nothing else.",
     "verbalized": (
         "Answer with a JSON object that gives each option your confidence between 0 and 1 that "
@@ -399,8 +401,8 @@ class PromptBank(MutableMapping):
         >>> from skpref import PromptBank
         >>> bank = PromptBank({"a": "{options} {answer} {utterance}"})
         >>> print(bank.questions(["bad", "good"], "logprobs")["a"].values["options"])
-        A. bad
-        B. good
+        - bad
+        - good
         """
         if not self._templates:
             raise ValueError("prompts is empty; pass at least one template, or None for six.")
@@ -427,7 +429,7 @@ class PromptBank(MutableMapping):
         multilabel: bool,
     ) -> Question:
         labels = ["-"] * len(names)
-        by_name = scoring == "logprobs" and is_list(template) and _begin_apart(names)
+        by_name = scoring == "logprobs" and not multilabel and _begin_apart(names)
         if scoring == "logprobs" and not by_name:
             numbers = [str(i) for i in range(1, len(names) + 1)]
             labels = numbers if multilabel else option_labels(names)
@@ -462,11 +464,13 @@ class PromptBank(MutableMapping):
 def _begin_apart(names: list[str]) -> bool:
     """Return whether the first letters of an answer tell which class it names.
 
-    In a list a small model loses track of what its letters stand for (`benchmarks.asking`). The
-    first token of a name is all that is read of it. Of Latin letters it has three or more.
+    A small model loses track of what letters stand for (`benchmarks.asking`). The first token of
+    a name is all that is read of it. Of Latin letters it has three or more.
     """
-    begun = {name.casefold()[:3] for name in names}
-    return len(begun) == len(names) and all(part.isascii() for part in begun)
+    begun = sorted(name.casefold()[:3] for name in names)
+    latin = all(part.isascii() and part.isalpha() for part in begun)
+    # In this order, one that begins another is right before one that it begins.
+    return latin and not any(after.startswith(part) for part, after in pairwise(begun))
 
 
 def _read_set(templates: Mapping[str, str] | str | None) -> tuple[Mapping[str, str], int]:

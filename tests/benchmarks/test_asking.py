@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import asking
-from tests.llm.stub import StubLLM, by_letter, by_places
+from tests.llm.stub import StubLLM, by_option, by_places
 
 pytest.importorskip("openai")
 WAYS = "short,whole sessions"
@@ -17,7 +17,7 @@ def answer(request):
     """Name a class for each line of a list, by its number; a letter for one utterance."""
     numbers = re.findall(r'^(\d+)\. "', request["messages"][-1]["content"], re.M)
     if not numbers:
-        return by_letter(request)
+        return by_option(request)
     tokens = []
     for number in numbers:
         name = asking.CLASSES[int(number) % 3]

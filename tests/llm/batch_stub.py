@@ -5,7 +5,7 @@ import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from tests.llm.stub import by_letter
+from tests.llm.stub import by_option
 
 
 class BatchStub:
@@ -18,7 +18,7 @@ class BatchStub:
     """
 
     def __init__(self):
-        self.answer = by_letter
+        self.answer = by_option
         self.states = ["validating", "in_progress", "finalizing", "completed"]
         self.unanswered = lambda i: False
         self.cut = self.lose = 0

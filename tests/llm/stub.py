@@ -1,6 +1,7 @@
 """A chat completion server on loopback that misbehaves on demand."""
 
 import json
+import re
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,11 +32,19 @@ def by_places(places, **message):
     return completion(text, finish_reason="stop", logprobs={"content": content}, **message)
 
 
-def by_letter(request):
+def options_of(request):
+    """The options of the question, in order, each as an answer has it: a letter or the name."""
+    head = "\n".join(message["content"] for message in request["messages"])
+    found = re.findall(r"(?:^|\s)(?:([A-Z])\.|-) (\w+)", head)
+    return [letter or name for letter, name in found]
+
+
+def by_option(request):
     """Answer with log-probabilities that depend on the question alone."""
     asked = request["messages"][-1]["content"]
     seed = sum(map(ord, asked)) % 7
-    return completion("A", {"A": -0.5 - 0.1 * seed, " b": -1.5, "The": -3.0})
+    first, second = (options_of(request) or ["A", "B"])[:2]
+    return completion(first, {first: -0.5 - 0.1 * seed, f" {second}": -1.5, "The": -3.0})
 
 
 class StubLLM:
@@ -46,7 +55,7 @@ class StubLLM:
     words of an error or its whole body.
     """
 
-    def __init__(self, answer=by_letter, faults=(), port=0):
+    def __init__(self, answer=by_option, faults=(), port=0):
         self.answer = answer
         self.faults = list(faults)
         self.requests, self.keys, self.headers = [], [], []

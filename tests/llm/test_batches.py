@@ -11,7 +11,7 @@ from skpref._llm import _batches
 from skpref._llm._batches import BatchApi, BatchRun
 from skpref._llm._store import Store
 from tests.llm.batch_stub import BatchStub
-from tests.llm.stub import by_letter
+from tests.llm.stub import by_option
 
 CLASSES = ["bad", "good"]
 PROMPTS = {
@@ -135,13 +135,13 @@ def test_a_batch_that_fails_names_the_reason_and_is_submitted_again_by_the_next_
 def test_lines_that_fail_are_missing_and_only_transient_ones_are_repeated(
     stub, tmp_path, status, n_batches
 ):
-    stub.answer = lambda r: status if '"text 3"' in str(r) else by_letter(r)
+    stub.answer = lambda r: status if '"text 3"' in str(r) else by_option(r)
     with pytest.warns(UserWarning, match=f"2 of 20 answers are missing: HTTP {status}: no"):
         scores = make(stub, cache=tmp_path, max_retries=2).fit_transform(TEXTS)
     assert np.isnan(scores[3]).all()
     assert np.isnan(scores).sum() == 4
     assert len(stub.batches) == n_batches
-    stub.answer = by_letter
+    stub.answer = by_option
     np.testing.assert_array_equal(make(stub, cache=tmp_path).fit_transform(TEXTS), expected(stub))
     assert len(stub.lines(f"batch_{n_batches}")) == 2
 
@@ -174,7 +174,7 @@ def test_an_answer_that_is_no_completion_is_asked_again(stub, tmp_path):
 
     def answer(request):
         calls.append(request)
-        return {"choices": []} if len(calls) == 1 else by_letter(request)
+        return {"choices": []} if len(calls) == 1 else by_option(request)
 
     stub.answer = answer
     scores = make(stub, cache=tmp_path).fit_transform(TEXTS)

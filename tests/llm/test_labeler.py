@@ -20,7 +20,7 @@ from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
 from skpref import LLMLabeler, LLMScoreCalibrator, PromptBank
-from tests.llm.stub import StubLLM, by_letter, completion
+from tests.llm.stub import StubLLM, by_option, completion
 
 KEY = "sk-very-secret-0123456789"
 CLASSES = ["bad", "good"]
@@ -78,9 +78,7 @@ def test_scores_have_a_row_prompt_and_class_axis_and_sum_to_one(stub):
 
 def test_the_score_of_each_option_goes_to_its_class_though_orders_rotate(stub):
     def by_name(request):
-        options = dict(re.findall(r"([AB])\. (\w+)", contents(request)[0]))
-        letter = next(k for k, name in options.items() if name == "good")
-        return completion(letter, {letter: -0.1, "?": -3.0})
+        return completion("good", {"good": -0.1, "?": -3.0})
 
     stub.answer = by_name
     scores = make(stub).fit_transform(FRAME)
@@ -118,7 +116,7 @@ def test_examples_come_from_labels_of_other_sessions_only(stub):
         session = FRAME.loc[FRAME.text == asked, "session_id"].item()
         assert not set(shown) & set(of_session[session])
         answers = contents(request)[1::2]
-        assert sorted(answers) == ["A", "B"]
+        assert sorted(answers) == ["bad", "good"]
         seen += len(shown)
     assert seen == 12
 
@@ -209,7 +207,7 @@ def test_on_error_raise_names_row_and_prompt_and_keeps_the_rest(stub, tmp_path):
 
 
 def test_low_mass_on_the_options_is_told(stub):
-    stub.answer = lambda r: completion("I", {"I": -0.1, "A": -3.0})
+    stub.answer = lambda r: completion("I", {"I": -0.1, "bad": -3.0})
     with pytest.warns(UserWarning, match="'plain' only 5% of the probability"):
         make(stub, {"plain": SHORT["plain"]}).fit_transform(["a"])
 
@@ -273,13 +271,13 @@ def test_a_refusal_is_an_answer_and_is_not_paid_for_again(stub, fault, tmp_path)
 
 
 def test_a_failed_request_is_asked_again_by_the_next_call(stub, tmp_path):
-    stub.answer = lambda r: 500 if '"b"' in contents(r)[0] else by_letter(r)
+    stub.answer = lambda r: 500 if '"b"' in contents(r)[0] else by_option(r)
     labeler = make(stub, cache=tmp_path, max_retries=0, max_concurrency=4)
     with pytest.warns(UserWarning, match="HTTP 500"):
         scores = labeler.fit_transform(["a", "b", "c", "d"])
     assert np.isnan(scores[1]).all()
     assert labeler.usage_["failures"] == 3
-    stub.answer = by_letter
+    stub.answer = by_option
     stub.requests.clear()
     scores = labeler.transform(["a", "b", "c", "d"])
     assert np.isfinite(scores).all()
@@ -288,7 +286,7 @@ def test_a_failed_request_is_asked_again_by_the_next_call(stub, tmp_path):
 
 
 def test_a_request_that_is_wrong_fails_alone(stub):
-    stub.answer = lambda r: 400 if "Hi!" in contents(r)[0] else by_letter(r)
+    stub.answer = lambda r: 400 if "Hi!" in contents(r)[0] else by_option(r)
     labeler = make(stub, {"plain": SHORT["plain"]})
     with pytest.warns(UserWarning, match="1 of 6 answers are missing: HTTP 400"):
         scores = labeler.fit_transform(FRAME)
@@ -304,12 +302,12 @@ def test_an_expired_key_or_unknown_model_stops_at_once_and_keeps_what_was_done(
     texts = [f"text {i}" for i in range(40)]
     expected = make(stub).fit_transform(texts)
     stub.requests.clear()
-    stub.answer = lambda r: by_letter(r) if len(stub.requests) <= 30 else status
+    stub.answer = lambda r: by_option(r) if len(stub.requests) <= 30 else status
     labeler = make(stub, cache=tmp_path, max_concurrency=2)
     with pytest.raises(kind, match=f"HTTP {status}.*Earlier answers are kept"):
         labeler.fit_transform(texts)
     assert 30 < len(stub.requests) <= 33
-    stub.answer = by_letter
+    stub.answer = by_option
     stub.requests.clear()
     np.testing.assert_array_equal(labeler.transform(texts), expected)
     assert len(stub.requests) == 120 - 30
@@ -317,11 +315,11 @@ def test_an_expired_key_or_unknown_model_stops_at_once_and_keeps_what_was_done(
 
 @pytest.mark.slow
 def test_without_a_cache_folder_the_labeler_itself_keeps_the_answers(stub):
-    stub.answer = lambda r: by_letter(r) if '"Yes?"' not in contents(r)[0] else 500
+    stub.answer = lambda r: by_option(r) if '"Yes?"' not in contents(r)[0] else 500
     labeler = make(stub, max_concurrency=1, max_retries=0)
     with pytest.warns(UserWarning, match="3 of 18 answers are missing"):
         labeler.fit_transform(FRAME)
-    stub.answer = by_letter
+    stub.answer = by_option
     labeler.transform(FRAME)
     assert labeler.usage_["cache_hits"] == 15
     folder = labeler._folder
@@ -624,7 +622,7 @@ def test_a_callable_answers_instead_of_an_endpoint(client):
 
 def test_a_callable_may_give_log_probabilities():
     def client(**request):
-        return {" A": np.log(0.6), "b": np.log(0.2)}
+        return {" Bad": np.log(0.6), "go": np.log(0.2)}
 
     scores = make(prompts={"p": SHORT["plain"]}, client=client).fit_transform(["a"])
     np.testing.assert_allclose(scores, [[[0.75, 0.25]]])

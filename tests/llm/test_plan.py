@@ -9,7 +9,7 @@ import pytest
 from skpref import LLMLabeler, PromptBank
 from skpref._llm import _base
 from skpref._llm._costs import cost_of, count_tokens
-from tests.llm.stub import StubLLM, by_letter, completion
+from tests.llm.stub import StubLLM, by_option, completion
 
 CLASSES = ["bad", "good"]
 PROMPTS = {
@@ -40,7 +40,7 @@ def make(stub, **params):
 def by_length(request):
     """Count tokens as a tokenizer of three characters a token would."""
     n = sum(len(message["content"]) for message in request["messages"]) // 3
-    return by_letter(request) | {"usage": {"prompt_tokens": n, "completion_tokens": 1}}
+    return by_option(request) | {"usage": {"prompt_tokens": n, "completion_tokens": 1}}
 
 
 @pytest.mark.slow
@@ -187,7 +187,7 @@ def test_max_cost_ends_a_run_before_it_is_exceeded_and_a_further_call_asks_the_r
 
 def test_max_cost_counts_requests_that_are_under_way(stub):
     stub.delay = 0.05
-    stub.answer = lambda r: by_letter(r) | {"usage": {"prompt_tokens": 99, "completion_tokens": 1}}
+    stub.answer = lambda r: by_option(r) | {"usage": {"prompt_tokens": 99, "completion_tokens": 1}}
     labeler = make(stub, prices=(100, 100), max_cost=0.05, max_concurrency=8)
     with pytest.raises(RuntimeError, match="max_cost"):
         labeler.transform(FRAME)
@@ -239,7 +239,7 @@ def test_tokens_are_read_as_servers_count_them(usage, expected):
 @pytest.mark.slow
 def test_tokens_from_the_cache_of_the_endpoint_have_their_own_price(stub):
     details = {"prompt_tokens": 100, "prompt_tokens_details": {"cached_tokens": 60}}
-    stub.answer = lambda r: by_letter(r) | {"usage": details | {"completion_tokens": 1}}
+    stub.answer = lambda r: by_option(r) | {"usage": details | {"completion_tokens": 1}}
     labeler = make(stub, prices=(2, 10, 1))
     labeler.transform(FRAME)
     assert labeler.usage_["cached_tokens"] == 120 * 60
@@ -254,7 +254,7 @@ def test_a_system_message_is_its_own_and_comes_first(stub):
     assert roles == [["system", "user"]] * 3
     system = {request["messages"][0]["content"] for request in stub.requests}
     assert len(system) == 1
-    assert "A. bad" in system.pop()
+    assert "- bad" in system.pop()
     with pytest.raises(ValueError, match=re.escape("system='{utterance}' is not a format")):
         PromptBank(system="{utterance}")
     with pytest.raises(ValueError, match=re.escape("lacks the field {answer}")):

@@ -13,6 +13,7 @@ from skpref._llm._prompts import PromptBank, Turn, option_labels, quote_turn, wr
 SHORT = "{options}|{answer}|{utterance}"
 CHAT = "Head {task}. {options} {answer}\n{examples}Said: {utterance}"
 CLASSES = ["bad", "good", "neutral"]
+SIMILAR = ["very bad", "very good", "very plain"]  # of which a first token says nothing
 TURN = Turn('"hi"', "(nothing)")
 HOSTILE = [
     "one\ntwo\r\nthree\rfour\n\nfive",
@@ -93,7 +94,7 @@ def test_classes_without_room_for_labels_are_refused_by_logprobs_only(names):
     assert ask(SHORT, names, "label").answers == ask(SHORT, names, "verbalized").answers == names
 
 
-@pytest.mark.parametrize("classes", [CLASSES, ["a", "b", "c"]])
+@pytest.mark.parametrize("classes", [SIMILAR, ["a", "ab", "abc"]])
 def test_each_class_is_first_and_has_each_letter_equally_often(classes):
     bank = PromptBank({str(i): SHORT for i in range(6)})
     questions = list(bank.questions(classes, "logprobs").values())
@@ -109,7 +110,7 @@ def test_each_class_is_first_and_has_each_letter_equally_often(classes):
     assert questions[1].values["options"].startswith(f"{letters[0]}. {classes[1]}")
 
 
-@pytest.mark.parametrize("scoring", ["verbalized", "label"])
+@pytest.mark.parametrize("scoring", ["logprobs", "verbalized", "label"])
 def test_names_rotate_too_where_they_are_answered_with(scoring):
     a, b = PromptBank({"a": SHORT, "b": SHORT}).questions(CLASSES, scoring).values()
     assert a.values["options"] == "- bad\n- good\n- neutral"
@@ -118,9 +119,10 @@ def test_names_rotate_too_where_they_are_answered_with(scoring):
 
 
 def test_answer_asks_for_what_is_read():
-    assert "the letter of one option" in ask(SHORT).values["answer"]
-    assert "the number of one option" in ask(SHORT, ["a", "b"]).values["answer"]
-    assert "one of the options, word for word" in ask(SHORT, scoring="label").values["answer"]
+    assert "the letter of one option" in ask(SHORT, SIMILAR).values["answer"]
+    assert "the number of one option" in ask(SHORT, ["a", "ab", "abc"]).values["answer"]
+    for scoring in ("logprobs", "label"):
+        assert "one of the options, word for word" in ask(SHORT, scoring=scoring).values["answer"]
     classes = ['"b"', "{task}", "ü"]
     told = ask(SHORT, classes, "verbalized").values["answer"]
     assert list(json.loads(told[told.index("{") :])) == classes
@@ -160,18 +162,38 @@ def test_examples_are_answered_by_the_assistant_and_the_head_is_said_once(scorin
     contents = [m["content"] for m in messages]
     assert contents[0].startswith("Head the mood. ")
     assert contents[0].endswith('\nSaid: "x"')
-    answers = {"logprobs": ["C", "A"], "label": ["neutral", "bad"]}[scoring]
-    assert contents[1:] == [answers[0], 'Said: "y"', answers[1], 'Said: "hi"']
+    assert contents[1:] == ["neutral", 'Said: "y"', "bad", 'Said: "hi"']
+
+
+@pytest.mark.parametrize(
+    ("classes", "by_name"),
+    [
+        (CLASSES, True),
+        (["a", "b"], True),
+        (["Negative", "neutral"], True),
+        (SIMILAR, False),
+        (["no", "nor", "yes"], False),
+        (["c0", "c1"], False),
+        ([1, 2, 3], False),
+        (["плохо", "хорошо"], False),
+        (["", "x"], False),
+    ],
+)
+def test_classes_are_named_if_their_first_letters_tell_them_apart(classes, by_name):
+    question = ask(SHORT, classes)
+    names = [str(c) for c in classes]
+    assert (question.answers == names) == by_name
+    assert question.values["options"].startswith("- " if by_name else "A. ")
 
 
 def test_examples_are_answered_by_the_letters_of_their_prompt():
-    a, b = PromptBank({"a": CHAT, "b": CHAT}).questions(CLASSES, "logprobs").values()
+    a, b = PromptBank({"a": CHAT, "b": CHAT}).questions(SIMILAR, "logprobs").values()
     assert [write(q, TURN, [Turn('"x"', "", 0)])[1] for q in (a, b)] == ["A", "C"]
 
 
 def test_head_and_context_are_shown_without_examples_too():
     question = ask("{options} {answer} {examples}{context} > {utterance}", ["x", "y"])
-    said = f'A. x\nB. y {question.values["answer"]} "c"\n"d" > "u"'
+    said = f'- x\n- y {question.values["answer"]} "c"\n"d" > "u"'
     assert write(question, Turn('"u"', '"c"\n"d"')) == [said]
 
 
@@ -282,6 +304,5 @@ def test_a_notebook_shows_each_prompt_filled_with_an_utterance(templates):
     assert page.count("<h4>") == page.count("My order is late again.") == len(bank)
     assert "{" not in page
     assert "the mood &lt;now&gt;" in page
-    mark = "-" if templates == "session" else "A."  # lists name classes that begin apart
-    assert f"{mark} bad" in page
-    assert f"{mark} one class" in PromptBank(templates)._repr_html_()
+    assert "- bad" in page
+    assert "- one class" in PromptBank(templates)._repr_html_()

@@ -17,7 +17,7 @@ import pytest
 from skpref import LLMLabeler
 from skpref._cache import open_cache
 from skpref._llm._store import CacheError, Store
-from tests.llm.stub import StubLLM, by_letter, completion
+from tests.llm.stub import StubLLM, by_option, completion
 
 KEY = "sk-very-secret-0123456789"
 CLASSES = ["negative", "positive"]
@@ -106,7 +106,7 @@ def test_many_refused_rows_do_not_end_a_run(stub, tmp_path, rows, status):
 @pytest.mark.parametrize("row", [0, 17])
 def test_one_answer_without_log_probabilities_is_missing_and_not_paid_again(stub, tmp_path, row):
     mark = f'"text {row}"'
-    stub.answer = lambda r: said("A") if mark in asked(r) else by_letter(r)
+    stub.answer = lambda r: said("A") if mark in asked(r) else by_option(r)
     labeler = make(stub, cache=tmp_path, scoring="logprobs", max_concurrency=4)
     assert transform(labeler)[1] == [row]
     stub.requests.clear()
@@ -121,7 +121,7 @@ def test_a_server_without_log_probabilities_ends_the_run_and_keeps_nothing(stub,
     with pytest.raises(ValueError, match="come without log-probabilities"):
         transform(labeler)
     assert len(stub.requests) <= 9
-    stub.answer = by_letter
+    stub.answer = by_option
     assert transform(labeler)[1] == []
 
 
@@ -529,12 +529,12 @@ def test_one_order_is_the_default_and_a_number_of_orders_is_kept():
 
     def client(**request):
         calls.append(request["messages"][0]["content"].split("\n")[0])
-        return {"A": -0.1}
+        return {"negative": -0.1}
 
     transform(make(client=client, scoring="logprobs"), ["x"])
-    assert calls == ["A. negative"]
+    assert calls == ["- negative"]
     transform(make(client=client, scoring="logprobs", option_orders=2), ["x"])
-    assert sorted(calls[1:]) == ["A. negative", "A. positive"]
+    assert sorted(calls[1:]) == ["- negative", "- positive"]
 
 
 # --- caches that cannot be used

@@ -10,7 +10,7 @@ import pytest
 from skpref import LLMLabeler, PromptBank
 from skpref._llm._lists import MissingLine, count_windows, cut_windows, make_item, read_list
 from skpref._llm._requests import Turns
-from tests.llm.stub import StubLLM, by_places, completion
+from tests.llm.stub import StubLLM, by_option, by_places, completion
 
 CLASSES = ["bad", "good", "neutral"]
 
@@ -380,7 +380,7 @@ def test_several_columns_identify_a_session(stub, tmp_path):
 
 
 def test_examples_are_of_other_sessions_by_all_their_columns(stub):
-    stub.answer = lambda request: completion("A", {"A": -0.1})
+    stub.answer = by_option
     frame = pd.DataFrame(
         {"a": [0, 0, 1, 1], "b": [0, 1, 0, 1], "turn": 0, "text": ["w", "x", "y", "z"]}
     )
