@@ -558,13 +558,13 @@ def hold_out_sessions(
     ndarray of bool, shape (n_rows,)
         Whether each row is held out.
     """
-    unit = training.session
-    n_wanted = round(fraction * (unit[-1] + 1)) if wanted else 0
-    if needed:
-        if unit[-1] == 0:  # one session cannot be held out whole
-            unit = np.arange(len(unit))
-        n_wanted = max(1, round(fraction * (unit[-1] + 1)))
-    order = rng.permutation(unit[-1] + 1)
+    # Of the sessions that stage 1 learns from, since without them the others may leave it nothing.
+    unit, learnt = training.session, training.has_soft_label()
+    if needed and len(np.unique(unit[learnt])) == 1:  # one session cannot be held out whole
+        unit = np.arange(len(unit))
+    useful = np.unique(unit[learnt])
+    n_wanted = round(fraction * len(useful)) if wanted or needed else 0
+    n_wanted = min(max(n_wanted, int(needed)), len(useful) - 1)
+    order = rng.permutation(useful)
     labelled = np.isin(order, unit[training.has_label()])
-    order = order[np.argsort(~labelled, kind="stable")]
-    return np.isin(unit, order[: min(n_wanted, unit[-1])])
+    return np.isin(unit, order[np.argsort(~labelled, kind="stable")][:n_wanted])

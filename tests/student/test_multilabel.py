@@ -69,6 +69,21 @@ def test_labels_alone_suffice():
     assert min(concordance(clf, data)) > 0.85
 
 
+def test_a_few_labelled_sessions_among_many_others_are_enough():
+    # A tenth of all sessions is held out, labelled ones first: more than have labels here.
+    rng = np.random.default_rng(0)
+    X, sessions = rng.normal(size=(600, 4)), np.repeat(np.arange(60), 10)
+    truth = (X[:, :3] > 0).astype(int)
+    known = (sessions < 5)[:, None]
+    scores = np.where(known, truth * 0.8 + 0.1, np.nan)[:, None]
+    y = np.where(known, truth, -1)
+    for stopping in ({}, {"early_stopping": True, "lr": 0.05}):
+        clf = PairwisePreferenceClassifier(smoother="passthrough", random_state=0, **stopping)
+        for taught in ({}, {"llm_scores": scores}):
+            found = clf.fit(X, y, groups=sessions, **taught).predict(X)
+            assert (found == truth).mean() > 0.8
+
+
 @pytest.mark.parametrize("partly", [False, True])
 def test_one_fit_equals_separate_fits_of_the_same_loss(partly):
     data = make_data()
