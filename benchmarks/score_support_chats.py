@@ -6,7 +6,8 @@ The scores in the package are of Qwen2.5-Coder-1.5B-Instruct, quantised to Q4_K_
     export MODEL=qwen2.5-coder-1.5b-instruct-q4_k_m URL=http://127.0.0.1:18124/v1
     python -m benchmarks.score_support_chats --base-url $URL --model $MODEL
 
-Takes an hour and a half on two cores. A run that was stopped resumes if the address is the same,
+The prompts still showed letters for the options then (commit 6188a37); asked today, options are
+answered by name, and the scores are better (`asking`). Takes some hours on two cores. A run that was stopped resumes if the address is the same,
 since answers in the cache are found by address, too.
 """
 

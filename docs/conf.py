@@ -92,7 +92,7 @@ GALLERY = DOCS / "_build" / "gallery"
 
 # Numbers of the examples of each section; others are in the first.
 SECTIONS = {
-    "start": ("Start here", (1, 2, 4, 13, 15, 16)),
+    "start": ("Start here", (1, 2, 4, 13, 15, 16, 17)),
     "how": ("How it works", (5, 6, 7, 8)),
     "worth": ("Is it worth it on mine?", (9, 12)),
     "scale": ("Scale", (3, 11, 14)),

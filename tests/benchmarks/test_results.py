@@ -13,6 +13,7 @@ from benchmarks._common import RESULTS, write_lines
 COMMANDS = [
     "asking",
     "coverage",
+    "dialogue_state",
     "encoders",
     "finetune",
     "forecast",
