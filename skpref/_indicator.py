@@ -138,7 +138,7 @@ def join_label_tables(given: Any, name: str) -> Any:
     ValueError
         If a table has one column, since the label was the same in all rows.
     """
-    if not isinstance(given, list):
+    if not (isinstance(given, list) and given and np.ndim(given[0]) == 2):
         return given
     if any(np.shape(table)[1] != 2 for table in given):
         raise ValueError(

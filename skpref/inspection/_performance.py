@@ -8,7 +8,7 @@ from scipy import stats
 from sklearn.utils import Bunch, check_random_state
 
 from skpref._columns import is_table, read_column
-from skpref._indicator import is_multilabel, join_label_tables, read_indicator
+from skpref._indicator import is_multilabel, read_indicator
 from skpref._sklearn import HasMethods, Interval, validate_params
 from skpref._typing import ArrayLike, BoolArray, FloatArray, IntArray, SessionIds
 from skpref._validation import (
@@ -30,7 +30,7 @@ from skpref.inspection._comparison import (
     count_labels_by_session,
 )
 from skpref.inspection._report import Report, caution_if_few, format_interval, join_names, percent
-from skpref.inspection._scores import check_probabilities
+from skpref.inspection._scores import check_label_probabilities, check_probabilities
 from skpref.metrics import _bin_confidence
 
 _N_BINS = 15  # of the calibration error, as in `expected_calibration_error`
@@ -123,17 +123,14 @@ def _read_several_labels(predictions: Any, X: Any, labels: np.ndarray) -> _Predi
             raise ValueError(_NEEDS_X)
         predicted = _read_table(predictions.predict(X), labels)
         if hasattr(predictions, "predict_proba"):
-            given = join_label_tables(predictions.predict_proba(X), "predictions")
-            prob = _read_table(given, labels)
+            prob = check_label_probabilities(predictions.predict_proba(X), labels, "predictions")
     else:
         if X is not None:
             raise ValueError(_HAS_X)
         predicted = _read_table(predictions, labels)
         if not np.isin(predicted[~np.isnan(predicted)], (-1, 0, 1)).all():
-            prob = predicted
+            prob = check_label_probabilities(predicted, labels, "predictions")
             predicted = np.where(np.isnan(prob), np.nan, prob > 0.5)
-    if prob is not None and ((prob < 0) | (prob > 1)).any():
-        raise ValueError("predictions has probabilities below 0 or above 1.")
     codes = np.where(np.isnan(predicted), -1, predicted).astype(np.int64)
     return _Predictions(labels, codes, prob)
 

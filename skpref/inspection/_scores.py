@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from skpref._calibrator import LLMScoreCalibrator
-from skpref._indicator import read_indicator
+from skpref._indicator import join_label_tables, read_indicator
 from skpref._student._training_set import calibrate
 from skpref._typing import ArrayLike, FloatArray, IntArray
 from skpref._validation import (
@@ -249,6 +249,43 @@ def check_probabilities(prob: ArrayLike, classes: np.ndarray, name: str) -> Floa
             f"{name} has {bad.sum()} rows that are no probabilities (first: row {row}, "
             f"{values[row].tolist()}); pass rows of 0 or more that sum to 1, NaN as a whole for a "
             "row without a prediction."
+        )
+    return values
+
+
+def check_label_probabilities(prob: ArrayLike, labels: np.ndarray, name: str) -> FloatArray:
+    """Read probabilities of several labels, NaN where there is none.
+
+    Parameters
+    ----------
+    prob : array-like of shape (n_samples, n_labels), or list of arrays of shape (n_samples, 2)
+        Probability that each label applies; a list as forests give it.
+    labels : ndarray of shape (n_labels,)
+        Name of each column.
+    name : str
+        The argument, for errors.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_labels)
+        The probabilities.
+
+    Raises
+    ------
+    ValueError
+        If the columns do not match the labels, or something is no probability.
+    """
+    values = read_numbers(join_label_tables(prob, name), name).astype(np.float64)
+    if values.ndim != 2 or values.shape[1] != len(labels):
+        raise ValueError(
+            f"{name} has shape {values.shape} but y has {len(labels)} labels "
+            f"({labels.tolist()!r}); pass a column for each label."
+        )
+    if (bad := (values < 0) | (values > 1)).any():
+        row, column = np.argwhere(bad)[0]
+        raise ValueError(
+            f"{name} holds {values[row, column]:.6g} (first: row {row}, column {column}), which is "
+            "no probability; pass numbers from 0 to 1, NaN where there is none."
         )
     return values
 

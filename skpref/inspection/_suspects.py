@@ -10,9 +10,11 @@ from sklearn.utils import Bunch
 from skpref._calibrator import LLMScoreCalibrator
 from skpref._columns import is_table
 from skpref._context import Columns, wrap_frame
+from skpref._indicator import is_multilabel, read_indicator
 from skpref._sklearn import HasMethods, Interval, validate_params
 from skpref._typing import ArrayLike, FloatArray, IntArray, SessionIds
 from skpref._validation import (
+    check_groups,
     check_labels,
     check_same_length,
     check_texts,
@@ -20,7 +22,13 @@ from skpref._validation import (
     read_session_ids,
 )
 from skpref.inspection._report import Report
-from skpref.inspection._scores import check_probabilities, fit_calibrator, read_scores
+from skpref.inspection._scores import (
+    check_label_probabilities,
+    check_probabilities,
+    fit_calibrator,
+    read_label_scores,
+    read_scores,
+)
 
 # Added to each probability before logarithms are taken, so that no voice can rule out a class.
 _SMOOTHING = 1e-3
@@ -28,9 +36,9 @@ _TEXT_LENGTH = 60  # of a text in the table that is shown
 
 
 class _Suspects(NamedTuple):
-    """Rows to look at, worst first."""
+    """Questions to look at, worst first."""
 
-    row: IntArray
+    question: IntArray
     score: FloatArray
 
 
@@ -45,41 +53,77 @@ def _pool(voices: list[FloatArray]) -> FloatArray:
 
 def _suspect_labels(pool: FloatArray, codes: IntArray) -> _Suspects:
     """Return the labels that are not the pool's first choice, the least probable one first."""
-    rows = np.flatnonzero((codes >= 0) & ~np.isnan(pool[:, 0]))
-    rows = rows[pool[rows].argmax(axis=1) != codes[rows]]
-    score = 1 - pool[rows, codes[rows]]
+    chosen = np.flatnonzero((codes >= 0) & ~np.isnan(pool[:, 0]))
+    chosen = chosen[pool[chosen].argmax(axis=1) != codes[chosen]]
+    score = 1 - pool[chosen, codes[chosen]]
     order = np.argsort(-score, kind="stable")
-    return _Suspects(rows[order], score[order])
+    return _Suspects(chosen[order], score[order])
 
 
 def _find_conflicts(network: FloatArray, llm: FloatArray) -> _Suspects:
-    """Return the rows with different first choices, ordered by how sure the less sure voice is."""
-    rows = np.flatnonzero(~np.isnan(network[:, 0]) & ~np.isnan(llm[:, 0]))
-    first, second = network[rows].argmax(axis=1), llm[rows].argmax(axis=1)
+    """Return what has different first choices, ordered by how sure the less sure voice is."""
+    chosen = np.flatnonzero(~np.isnan(network[:, 0]) & ~np.isnan(llm[:, 0]))
+    first, second = network[chosen].argmax(axis=1), llm[chosen].argmax(axis=1)
     differ = first != second
-    rows, first, second = rows[differ], first[differ], second[differ]
+    chosen, first, second = chosen[differ], first[differ], second[differ]
     # How much each voice prefers its own choice to that of the other one.
-    of_network = network[rows, first] - network[rows, second]
-    of_llm = llm[rows, second] - llm[rows, first]
+    of_network = network[chosen, first] - network[chosen, second]
+    of_llm = llm[chosen, second] - llm[chosen, first]
     score = np.minimum(of_network, of_llm)
     order = np.argsort(-score, kind="stable")
-    return _Suspects(rows[order], score[order])
+    return _Suspects(chosen[order], score[order])
 
 
-def _read_labels(y, llm_scores, groups, classes):
-    """Return the scores, None without any, the sorted classes and the codes of the labels."""
-    if llm_scores is None:
-        scores, (classes, codes) = None, check_labels(y, classes=classes, partial=True)
-    elif groups is None:
-        raise ValueError(
-            "groups is needed to calibrate llm_scores without the labels of a row's own session; "
-            "pass the session id of each row."
-        )
-    else:
-        scores, classes, codes = read_scores(llm_scores, y, classes)
+class _Questions(NamedTuple):
+    """What has an answer by each voice: the class of a row, or whether a label applies to it."""
+
+    network: FloatArray  # (n_questions, n_answers), NaN without a probability
+    llm: FloatArray
+    codes: IntArray  # the human answer, -1 if there is none
+    row: IntArray
+    column: np.ndarray  # the label in question; None of exclusive classes
+    answers: np.ndarray
+
+
+def _refuse_no_label(codes: IntArray) -> None:
     if not (codes >= 0).any():
         raise ValueError("y has no label; pass at least some human labels.")
-    return scores, classes, codes
+
+
+def _ask_for_class(y, probabilities, llm_scores, classes, calibrate) -> _Questions:
+    """Return a question for each row."""
+    if llm_scores is None:
+        scores, (classes, codes) = None, check_labels(y, classes=classes, partial=True)
+    else:
+        scores, classes, codes = read_scores(llm_scores, y, classes)
+    _refuse_no_label(codes)
+    network = check_probabilities(probabilities, classes, "probabilities")
+    check_same_length(len(network), "probabilities", len(codes), "y")
+    llm = np.full_like(network, np.nan) if scores is None else calibrate(scores, codes, classes)
+    rows = np.arange(len(codes))
+    return _Questions(network, llm, codes, rows, np.full(len(codes), None), classes)
+
+
+def _ask_for_labels(y, probabilities, llm_scores, classes, calibrate) -> _Questions:
+    """Return a question for each label of each row: whether it applies."""
+    if llm_scores is None:
+        scores, (labels, codes) = None, read_indicator(y, classes)
+    else:
+        scores, labels, codes = read_label_scores(llm_scores, y, classes)
+    _refuse_no_label(codes)
+    network = check_label_probabilities(probabilities, labels, "probabilities")
+    check_same_length(len(network), "probabilities", len(codes), "y")
+    llm = np.full_like(network, np.nan) if scores is None else calibrate(scores, codes, labels)
+    row = np.repeat(np.arange(len(codes)), len(labels))
+    column = np.tile(labels.astype(object), len(codes))
+    return _Questions(
+        _yes_or_no(network), _yes_or_no(llm), codes.ravel(), row, column, np.arange(2)
+    )
+
+
+def _yes_or_no(prob: FloatArray) -> FloatArray:
+    """Return the probabilities of both answers (n_rows * n_labels, 2)."""
+    return np.column_stack([1 - prob.ravel(), prob.ravel()])
 
 
 def _read_texts(X: Any, text: str, n_rows: int) -> np.ndarray:
@@ -96,11 +140,11 @@ def _read_texts(X: Any, text: str, n_rows: int) -> np.ndarray:
 
 
 def _list_suspects(kind: str, found: _Suspects, max_rows: int, columns: Bunch) -> Bunch:
-    """Return the first suspects of a kind with what is known about their rows."""
-    rows = found.row[:max_rows]
-    kinds = np.full(len(rows), kind, dtype=object)
-    known = {name: column[rows] for name, column in columns.items()}
-    return Bunch(kind=kinds, score=found.score[:max_rows], row=rows, **known)
+    """Return the first suspects of a kind with what is known about their questions."""
+    chosen = found.question[:max_rows]
+    kinds = np.full(len(chosen), kind, dtype=object)
+    known = {name: column[chosen] for name, column in columns.items()}
+    return Bunch(kind=kinds, score=found.score[:max_rows], **known)
 
 
 def _first_choices(prob: FloatArray, classes: np.ndarray) -> np.ndarray:
@@ -121,20 +165,22 @@ def _write_lines(table: Bunch) -> tuple[list[str], list[list[str]]]:
     return list(shown), [list(line) for line in zip(*shown.values(), strict=True)]
 
 
-def _write_message(codes, labels: _Suspects, conflicts: _Suspects | None, max_rows: int) -> str:
+def _write_message(
+    asked: _Questions, labels: _Suspects, conflicts: _Suspects | None, max_rows: int
+) -> str:
     def listed(n):
         return "" if n <= max_rows else f" (the first {max_rows} are listed)"
 
-    n_labels = int(np.sum(codes >= 0))
     chooser = "the network" if conflicts is None else "the pool of network and LLM"
     parts = [
-        f"In {len(labels.row):,} of {n_labels:,} labelled utterances {chooser} prefers another "
-        f"class than the label{listed(len(labels.row))}."
+        f"{len(labels.question):,} of {np.sum(asked.codes >= 0):,} human labels are not the first "
+        f"choice of {chooser}{listed(len(labels.question))}."
     ]
     if conflicts is not None:
+        what = "utterances" if asked.column[0] is None else "labels of utterances"
         parts.append(
-            f"In {len(conflicts.row):,} of {len(codes):,} utterances network and LLM prefer "
-            f"different classes{listed(len(conflicts.row))}."
+            f"Network and LLM contradict each other about {len(conflicts.question):,} of "
+            f"{len(asked.codes):,} {what}{listed(len(conflicts.question))}."
         )
     return " ".join([*parts, "The worst come first: read these, and correct what is wrong."])
 
@@ -172,12 +218,15 @@ def suspects(
 
     Parameters
     ----------
-    y : array-like of shape (n_samples,)
-        Human labels; -1 (numbers), None or NaN marks an unlabelled row.
-    probabilities : array-like of shape (n_samples, n_classes)
-        Probabilities of the network, in the order of the sorted classes, as `predict_proba` gives
-        them; NaN in rows without a prediction. They should be out of fold: each session predicted
-        by a network that was trained without it, so that it cannot repeat the wrong labels.
+    y : array-like of shape (n_samples,) or (n_samples, n_labels)
+        Human labels; -1 (numbers), None or NaN marks an unlabelled row. Two dimensions hold several
+        labels per utterance, as `PairwisePreferenceClassifier` takes them; each is then judged for
+        itself.
+    probabilities : array-like of shape (n_samples, n_classes) or (n_samples, n_labels)
+        Probabilities of the network, in the order of the sorted classes, or of the labels, as
+        `predict_proba` gives them; NaN in rows without a prediction. They should be out of fold:
+        each session predicted by a network that was trained without it, so that it cannot repeat
+        the wrong labels.
     llm_scores : array-like of shape (n_samples, n_prompts, n_classes) or (n_samples, n_prompts), \
             default=None
         Raw LLM scores, NaN if missing. They are calibrated without the labels of the row's own
@@ -202,14 +251,16 @@ def suspects(
         Its fields can be read as attributes; `print` and notebooks show message and table.
 
         - table : Bunch of arrays, one entry per suspect, labels first, then contradictions, worst
-          first: kind ("label" or "conflict"), score, row (position in `y`), session, label,
-          network and llm (their most probable classes) and text; None if there is none. The score
+          first: kind ("label" or "conflict"), score, row (position in `y`), session, column (of
+          several labels, the one in question), label, network and llm (their most probable classes,
+          or whether the label applies) and text; None if there is none. The score
           of a label is 1 minus its pooled probability. That of a contradiction is how much the less
           sure of the two prefers its class to that of the other. ``pandas.DataFrame(result.table)``
           is a frame.
         - n_labels : int, number of labels that are not the first choice of the pool.
-        - n_conflicts : int, number of rows on which network and LLM contradict each other.
-        - classes : ndarray of shape (n_classes,), sorted.
+        - n_conflicts : int, number of rows, or labels of rows, on which network and LLM contradict
+          each other.
+        - classes : ndarray of shape (n_classes,), sorted; of several labels 0 and 1.
         - message : str, the same in words.
         - summary : str, the suspects as a table.
 
@@ -252,26 +303,33 @@ def suspects(
     conflict  0.632  442  session-24      1        1    0
     conflict  0.529   23  session-01      1        1    0
     """
-    scores, present, codes = _read_labels(y, llm_scores, groups, classes)
-    n_rows = len(codes)
-    network = check_probabilities(probabilities, present, "probabilities")
-    check_same_length(len(network), "probabilities", n_rows, "y")
+    if llm_scores is not None and groups is None:
+        raise ValueError(
+            "groups is needed to calibrate llm_scores without the labels of a row's own session; "
+            "pass the session id of each row."
+        )
+
+    def calibrate(scores, codes, classes):
+        used = LLMScoreCalibrator() if calibrator is None else calibrator
+        session = check_groups(groups, len(codes))
+        return fit_calibrator(used, scores, codes, classes, session)[0]
+
+    ask = _ask_for_labels if is_multilabel(y, classes, llm_scores) else _ask_for_class
+    asked = ask(y, probabilities, llm_scores, classes, calibrate)
+    n_rows = asked.row[-1] + 1
     no_session = np.array([None]), np.zeros(n_rows, dtype=np.int64)
     ids, session = no_session if groups is None else read_session_ids(groups, n_rows)
     texts = _read_texts(X, text, n_rows)
-
-    llm, conflicts = np.full_like(network, np.nan), None
-    if scores is not None:
-        calibrator = LLMScoreCalibrator() if calibrator is None else calibrator
-        llm, _ = fit_calibrator(calibrator, scores, codes, present, session)
-        conflicts = _find_conflicts(network, llm)
-    labels = _suspect_labels(_pool([network, llm]), codes)
+    labels = _suspect_labels(_pool([asked.network, asked.llm]), asked.codes)
+    conflicts = None if llm_scores is None else _find_conflicts(asked.network, asked.llm)
     columns = Bunch(
-        session=ids[session],
-        label=labels_of_codes(codes, present),
-        network=_first_choices(network, present),
-        llm=_first_choices(llm, present),
-        text=texts,
+        row=asked.row,
+        session=ids[session][asked.row],
+        column=asked.column,
+        label=labels_of_codes(asked.codes, asked.answers),
+        network=_first_choices(asked.network, asked.answers),
+        llm=_first_choices(asked.llm, asked.answers),
+        text=texts[asked.row],
     )
     table = _list_suspects("label", labels, max_rows, columns)
     if conflicts is not None:
@@ -280,8 +338,8 @@ def suspects(
     return Report(
         *_write_lines(table),
         table=table,
-        n_labels=len(labels.row),
-        n_conflicts=0 if conflicts is None else len(conflicts.row),
-        classes=present,
-        message=_write_message(codes, labels, conflicts, max_rows),
+        n_labels=len(labels.question),
+        n_conflicts=0 if conflicts is None else len(conflicts.question),
+        classes=asked.answers,
+        message=_write_message(asked, labels, conflicts, max_rows),
     )

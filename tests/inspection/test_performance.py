@@ -286,7 +286,7 @@ def test_several_labels_by_labels_and_by_estimators():
         performance_report(constant, y, groups, X=prob)
     with pytest.raises(ValueError, match="predictions has shape"):
         performance_report(prob[:, :2], y, groups)
-    with pytest.raises(ValueError, match="probabilities below 0 or above 1"):
+    with pytest.raises(ValueError, match="which is no probability; pass numbers from 0 to 1"):
         performance_report(3 * prob, y, groups)
     with pytest.raises(ValueError, match="y has no label"):
         performance_report(prob, y.mask(y.notna()), groups)

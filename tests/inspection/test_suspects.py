@@ -82,7 +82,7 @@ def test_conflicts_are_sure_on_both_sides():
     assert table["network"].tolist() == [0, 1, 0, 0]
     assert table["llm"].tolist() == [1, 0, 1, 1]
     assert table["session"].tolist() == [1, 2, 1, 3]
-    assert "In 4 of 8 utterances network and LLM prefer different classes." in found.message
+    assert "Network and LLM contradict each other about 4 of 8 utterances." in found.message
 
 
 def test_labels_of_a_session_do_not_calibrate_its_own_scores(planted):
@@ -131,7 +131,7 @@ def test_rows_without_probabilities_are_judged_by_the_llm(planted):
 def test_nothing_suspect_is_an_empty_table():
     found = suspects([0, 1], [[1.0, 0.0], [0.0, 1.0]])
     assert len(found.table.row) == 0
-    assert found.message.startswith("In 0 of 2 labelled utterances the network prefers another")
+    assert found.message.startswith("0 of 2 human labels are not the first choice of the network.")
     assert "<table>" in found._repr_html_()
 
 
@@ -158,6 +158,79 @@ def test_nothing_suspect_is_an_empty_table():
 def test_suspects_name_what_is_wrong(changes, message):
     arguments = {
         "y": [0, 1, 0, 1],
+        "probabilities": np.full((4, 2), 0.5),
+        "llm_scores": np.full((4, 1, 2), 0.5),
+        "groups": list("aabb"),
+    } | changes
+    with raises(message):
+        suspects(**arguments)
+
+
+# --- several labels -----------------------------------------------------------------------------
+
+LABELS = ["asks", "complains", "thanks"]
+
+
+@pytest.fixture(scope="module")
+def several():
+    """40 sessions of 10 rows with three labels; some labels are unknown and some wrong."""
+    rng = np.random.default_rng(0)
+    truth = (rng.uniform(size=(400, 3)) < [0.5, 0.3, 0.2]).astype(int)
+    y = np.where(rng.uniform(size=truth.shape) < 0.3, truth, -1)
+    wrong = rng.choice(np.flatnonzero(y >= 0), 15, replace=False)
+    y.flat[wrong] = 1 - y.flat[wrong]
+    prob = np.clip(0.8 * truth + 0.1 + rng.normal(0, 0.15, truth.shape), 0.01, 0.99)
+    scores = np.clip(truth[:, None] + rng.normal(0, 0.3, (400, 2, 3)), 0, 1)
+    return y, prob, scores, np.repeat(np.arange(40), 10), wrong
+
+
+def test_each_label_of_a_row_is_judged_for_itself(several):
+    y, prob, scores, groups, wrong = several
+    found = suspects(y, prob, scores, groups, classes=LABELS, max_rows=15)
+    table = pd.DataFrame(found.table).query("kind == 'label'")
+    cells = table["row"].to_numpy() * 3 + [LABELS.index(name) for name in table["column"]]
+    assert len(set(cells) & set(wrong)) >= 13
+    assert table["label"].tolist() == y.flat[cells].tolist()
+    assert (table["network"] + table["llm"] >= 1 - table["label"]).all()
+    assert f"of {np.sum(y >= 0):,} human labels" in found.message
+    assert "of 1,200 labels of utterances" in found.message
+    assert found.summary.splitlines()[0].split()[:5] == [
+        "kind",
+        "score",
+        "row",
+        "session",
+        "column",
+    ]
+
+
+def test_several_labels_are_judged_as_each_alone_without_an_llm(several):
+    y, prob, _, groups, _ = several
+    together = pd.DataFrame(suspects(y, prob, groups=groups, max_rows=2000).table)
+    for k in range(3):
+        alone = suspects(y[:, k], np.column_stack([1 - prob[:, k], prob[:, k]]), max_rows=2000)
+        of_label = together[together["column"] == k]
+        assert of_label["row"].tolist() == alone.table.row.tolist()
+        np.testing.assert_allclose(of_label["score"], alone.table.score)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"y": np.full((4, 2), -1)}, "y has no label"),
+        ({"y": [[0, 2]] * 4}, "Unknown label type: y has shape (4, 2)"),
+        ({"probabilities": np.full((4, 3), 0.5)}, "probabilities has shape (4, 3) but y has 2"),
+        ({"probabilities": np.full((3, 2), 0.5)}, "probabilities has 3 entries but y has 4 rows"),
+        (
+            {"probabilities": [[0.5, 0.5]] * 3 + [[0.5, 1.5]]},
+            "probabilities holds 1.5 (first: row 3, column 1)",
+        ),
+        ({"llm_scores": np.zeros((4, 1, 3))}, "llm_scores has scores of 3 labels but y has 2"),
+        ({"groups": None}, "groups is needed to calibrate llm_scores"),
+    ],
+)
+def test_suspects_of_several_labels_name_what_is_wrong(changes, message):
+    arguments = {
+        "y": [[0, 1], [1, 0], [0, 0], [1, 1]],
         "probabilities": np.full((4, 2), 0.5),
         "llm_scores": np.full((4, 1, 2), 0.5),
         "groups": list("aabb"),

@@ -22,7 +22,7 @@ from skpref import (
     PairwisePreferenceClassifier,
     PairwisePreferenceTextClassifier,
 )
-from skpref.inspection import suspects
+from skpref.inspection import prompt_agreement
 from skpref.metrics import within_session_concordance
 from tests.helpers import fast, given, raises
 from tests.helpers import fit as fit_on
@@ -316,7 +316,7 @@ def test_classes_must_match_the_columns():
 def test_parts_that_take_one_class_say_what_to_do():
     data = make_data()
     with raises("If y holds several labels per row, which are not supported here"):
-        suspects(data.y_true, fitted().predict_proba(data.X), groups=data.groups)
+        prompt_agreement(data.llm_scores, data.y_true, data.groups)
     with raises("pass one label at a time, as y_true[:, k]"):
         within_session_concordance(data.y_true, fitted().predict_proba(data.X), groups=data.groups)
 
