@@ -50,7 +50,8 @@ prompts* is the default bank; *definitions* and *context* are prompts of it, ask
 turns of context); *short* shows three labelled utterances of each class; *whole sessions* is
 `unit="session"`, ten utterances a call of which three are shared with the next one. Tokens are
 those that the server counted, per utterance; of the scores that the package holds, which show one
-turn of context, those of `LLMLabeler.plan`.
+turn of context, those of `LLMLabeler.plan`. Those scores, and those of *short*, were asked for when
+only lists were answered by name: their options had letters.
 
 `LLMScoreCalibrator("auto")` is fitted on about {N_LABELS} labels of whole sessions; accuracy,
 macro-F1 and the order within sessions are on all other sessions, with 95% intervals by session,
