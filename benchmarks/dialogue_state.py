@@ -72,7 +72,7 @@ ASKED = {
 STATE = [name for kind in (INTENTS, SLOTS) for name, _ in kind.values() if name is not None]
 N_SCORED = 100  # dialogues that the LLM was asked about
 BUDGETS = (50, 200, 1000)  # labelled turns
-METRICS = {"joint": "joint accuracy", "f1": "macro-F1"}
+METRICS = {"joint": "Joint accuracy", "f1": "Macro-F1"}
 
 
 # --- data and LLM -------------------------------------------------------------------------------
@@ -305,7 +305,7 @@ def page(found: dict[str, list[dict]]) -> list[str]:
             [row, *(cell(np.array([u[row][metric] for u in found[n]])) for n in budgets)]
             for row in rows
         ]
-        lines += ["", f"## {title.capitalize()}", ""]
+        lines += ["", f"## {title}", ""]
         lines += markdown_table(
             [f"{len(found[budgets[0]])} seeds", *(f"{n} labels" for n in budgets)], cells
         )
