@@ -7,8 +7,9 @@ The scores in the package are of Qwen2.5-Coder-1.5B-Instruct, quantised to Q4_K_
     python -m benchmarks.score_support_chats --base-url $URL --model $MODEL
 
 The prompts still showed letters for the options then (commit 6188a37); asked today, options are
-answered by name, and the scores are better. Takes some hours on two cores. A run that was stopped
-resumes if the address is the same, since answers in the cache are found by address, too.
+answered by name, which is better before calibration (`asking`). Takes some hours on two cores. A
+run that was stopped resumes if the address is the same, since answers in the cache are found by
+address, too.
 """
 
 import argparse

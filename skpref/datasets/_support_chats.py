@@ -134,9 +134,9 @@ def load_support_chats() -> Bunch:
     qwen2.5-coder-1.5b-instruct-q4_k_m``, which at commit 6188a37 reproduces them:
     :class:`LLMLabeler` with the six default prompts, ``scoring="logprobs"``,
     ``n_context_turns=1``, and examples drawn from the labels of the 16 labelled sessions. Options
-    had letters then; they are answered by name since, which is better. The LLM is small and was
-    made for code, so its scores are noisy, and each prompt is biased towards some class. Other
-    builds of the server give slightly different numbers.
+    had letters then; they are answered by name since. The LLM is small and was made for code, so
+    its scores are noisy, and each prompt is biased towards some class. Other builds of the server
+    give slightly different numbers.
 
     Examples
     --------
