@@ -6,7 +6,7 @@
 
 Three published files of dialogues are downloaded to `--data-home` (CC BY-SA 4.0). What the LLM
 said of the first dialogues is in `results/dialogue_state_scores.npz`; with `--base-url` it is asked
-anew. Writes `results/dialogue_state.md` and `dialogue_state.json`. A run that was stopped resumes.
+again. Writes `results/dialogue_state.md` and `dialogue_state.json`. A run that was stopped resumes.
 """
 
 import argparse
@@ -200,7 +200,7 @@ def ask_alone(method: str, data: Bunch, y: np.ndarray, train, test) -> np.ndarra
 
 
 def ask_some(share: float, seed: int, data: Bunch, y: np.ndarray, train, test) -> np.ndarray:
-    """Return the state by the cascade, which asks the LLM about a share of the labels."""
+    """Return the state by the cascade, which asks the LLM about a share of the turns."""
     cascade = LLMCascadeClassifier(classifier(seed), llm_share=share)
     given = {"groups": data.dialogue[train], "llm_scores": data.scores[train]}
     cascade.fit(data.X[train], y[train], **given)
@@ -344,9 +344,11 @@ def parse(argv=None) -> argparse.Namespace:
 def main(argv=None) -> None:
     """Ask if told to, run the units that were not run before, and write the report."""
     args = parse(argv)
+    units = list(product(BUDGETS, range(args.seeds)))
     if args.base_url is not None:
         ask(load(args.data_home), args, args.scores)
-    units = list(product(BUDGETS, range(args.seeds)))
+        for unit in units:  # results of the scores before
+            unit_path(args, *unit).unlink(missing_ok=True)
     todo = [(*unit, args) for unit in units]
     for _ in run_parallel(run_and_save, todo, args.jobs, "dialogue state", ordered=False):
         pass

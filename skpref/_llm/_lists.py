@@ -91,7 +91,7 @@ def count_windows(windows: list[Window], n_rows: int) -> IntArray:
 
 
 class Item(NamedTuple):
-    """What a JSON object says of a line, beside its number.
+    """The field of a JSON object that gives the answer for a line.
 
     Parameters
     ----------

@@ -30,7 +30,11 @@ from skpref.inspection._comparison import (
     count_labels_by_session,
 )
 from skpref.inspection._report import Report, caution_if_few, format_interval, join_names, percent
-from skpref.inspection._scores import check_label_probabilities, check_probabilities
+from skpref.inspection._scores import (
+    check_label_probabilities,
+    check_probabilities,
+    read_label_table,
+)
 from skpref.metrics import _bin_confidence
 
 _N_BINS = 15  # of the calibration error, as in `expected_calibration_error`
@@ -121,29 +125,18 @@ def _read_several_labels(predictions: Any, X: Any, labels: np.ndarray) -> _Predi
     if hasattr(predictions, "predict"):
         if X is None:
             raise ValueError(_NEEDS_X)
-        predicted = _read_table(predictions.predict(X), labels)
+        predicted = read_label_table(predictions.predict(X), labels, "predictions")
         if hasattr(predictions, "predict_proba"):
             prob = check_label_probabilities(predictions.predict_proba(X), labels, "predictions")
     else:
         if X is not None:
             raise ValueError(_HAS_X)
-        predicted = _read_table(predictions, labels)
+        predicted = read_label_table(predictions, labels, "predictions")
         if not np.isin(predicted[~np.isnan(predicted)], (-1, 0, 1)).all():
             prob = check_label_probabilities(predicted, labels, "predictions")
             predicted = np.where(np.isnan(prob), np.nan, prob > 0.5)
     codes = np.where(np.isnan(predicted), -1, predicted).astype(np.int64)
     return _Predictions(labels, codes, prob)
-
-
-def _read_table(values: Any, labels: np.ndarray) -> FloatArray:
-    """Read a number for each label of each row."""
-    table = read_numbers(values, "predictions").astype(np.float64)
-    if table.ndim != 2 or table.shape[1] != len(labels):
-        raise ValueError(
-            f"predictions has shape {table.shape} but y has {len(labels)} labels "
-            f"({labels.tolist()!r}); pass a column for each label."
-        )
-    return table
 
 
 class _Counts(NamedTuple):

@@ -253,8 +253,39 @@ def check_probabilities(prob: ArrayLike, classes: np.ndarray, name: str) -> Floa
     return values
 
 
+def read_label_table(values: ArrayLike, labels: np.ndarray, name: str) -> FloatArray:
+    """Read a table with a column for each of several labels.
+
+    Parameters
+    ----------
+    values : array-like of shape (n_samples, n_labels)
+        Numbers.
+    labels : ndarray of shape (n_labels,)
+        Name of each column.
+    name : str
+        The argument, for errors.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_labels)
+        The numbers.
+
+    Raises
+    ------
+    ValueError
+        If the columns do not match the labels.
+    """
+    table = read_numbers(values, name).astype(np.float64)
+    if table.ndim != 2 or table.shape[1] != len(labels):
+        raise ValueError(
+            f"{name} has shape {table.shape} but y has {len(labels)} labels "
+            f"({labels.tolist()!r}); pass a column for each label."
+        )
+    return table
+
+
 def check_label_probabilities(prob: ArrayLike, labels: np.ndarray, name: str) -> FloatArray:
-    """Read probabilities of several labels, NaN where there is none.
+    """Read probabilities of several labels; single ones may be NaN.
 
     Parameters
     ----------
@@ -275,17 +306,12 @@ def check_label_probabilities(prob: ArrayLike, labels: np.ndarray, name: str) ->
     ValueError
         If the columns do not match the labels, or something is no probability.
     """
-    values = read_numbers(join_label_tables(prob, name), name).astype(np.float64)
-    if values.ndim != 2 or values.shape[1] != len(labels):
-        raise ValueError(
-            f"{name} has shape {values.shape} but y has {len(labels)} labels "
-            f"({labels.tolist()!r}); pass a column for each label."
-        )
+    values = read_label_table(join_label_tables(prob, name), labels, name)
     if (bad := (values < 0) | (values > 1)).any():
         row, column = np.argwhere(bad)[0]
         raise ValueError(
             f"{name} holds {values[row, column]:.6g} (first: row {row}, column {column}), which is "
-            "no probability; pass numbers from 0 to 1, NaN where there is none."
+            "no probability; pass numbers from 0 to 1, or NaN if there is none."
         )
     return values
 

@@ -75,7 +75,7 @@ def _find_conflicts(network: FloatArray, llm: FloatArray) -> _Suspects:
 
 
 class _Questions(NamedTuple):
-    """What has an answer by each voice: the class of a row, or whether a label applies to it."""
+    """Questions that network, LLM and people answer: the class of a row, or if a label applies."""
 
     network: FloatArray  # (n_questions, n_answers), NaN without a probability
     llm: FloatArray
@@ -85,37 +85,33 @@ class _Questions(NamedTuple):
     answers: np.ndarray
 
 
-def _refuse_no_label(codes: IntArray) -> None:
+def _read_voices(y, probabilities, llm_scores, classes, calibrate, several: bool):
+    """Return the probabilities of network and LLM, the human labels as codes, and the classes."""
+    if llm_scores is not None:
+        scores, classes, codes = (read_label_scores if several else read_scores)(
+            llm_scores, y, classes
+        )
+    elif several:
+        classes, codes = read_indicator(y, classes)
+    else:
+        classes, codes = check_labels(y, classes=classes, partial=True)
     if not (codes >= 0).any():
         raise ValueError("y has no label; pass at least some human labels.")
-
-
-def _ask_for_class(y, probabilities, llm_scores, classes, calibrate) -> _Questions:
-    """Return a question for each row."""
-    if llm_scores is None:
-        scores, (classes, codes) = None, check_labels(y, classes=classes, partial=True)
-    else:
-        scores, classes, codes = read_scores(llm_scores, y, classes)
-    _refuse_no_label(codes)
-    network = check_probabilities(probabilities, classes, "probabilities")
+    check = check_label_probabilities if several else check_probabilities
+    network = check(probabilities, classes, "probabilities")
     check_same_length(len(network), "probabilities", len(codes), "y")
-    llm = np.full_like(network, np.nan) if scores is None else calibrate(scores, codes, classes)
+    no_llm = np.full_like(network, np.nan)
+    llm = no_llm if llm_scores is None else calibrate(scores, codes, classes)
+    return network, llm, codes, classes
+
+
+def _ask(network: FloatArray, llm: FloatArray, codes: IntArray, classes: np.ndarray) -> _Questions:
+    """Return a question for each row, or for each of several labels of each row."""
     rows = np.arange(len(codes))
-    return _Questions(network, llm, codes, rows, np.full(len(codes), None), classes)
-
-
-def _ask_for_labels(y, probabilities, llm_scores, classes, calibrate) -> _Questions:
-    """Return a question for each label of each row: whether it applies."""
-    if llm_scores is None:
-        scores, (labels, codes) = None, read_indicator(y, classes)
-    else:
-        scores, labels, codes = read_label_scores(llm_scores, y, classes)
-    _refuse_no_label(codes)
-    network = check_label_probabilities(probabilities, labels, "probabilities")
-    check_same_length(len(network), "probabilities", len(codes), "y")
-    llm = np.full_like(network, np.nan) if scores is None else calibrate(scores, codes, labels)
-    row = np.repeat(np.arange(len(codes)), len(labels))
-    column = np.tile(labels.astype(object), len(codes))
+    if codes.ndim == 1:
+        return _Questions(network, llm, codes, rows, np.full(len(codes), None), classes)
+    column = np.tile(classes.astype(object), len(codes))
+    row = np.repeat(rows, len(classes))
     return _Questions(
         _yes_or_no(network), _yes_or_no(llm), codes.ravel(), row, column, np.arange(2)
     )
@@ -314,8 +310,8 @@ def suspects(
         session = check_groups(groups, len(codes))
         return fit_calibrator(used, scores, codes, classes, session)[0]
 
-    ask = _ask_for_labels if is_multilabel(y, classes, llm_scores) else _ask_for_class
-    asked = ask(y, probabilities, llm_scores, classes, calibrate)
+    several = is_multilabel(y, classes, llm_scores)
+    asked = _ask(*_read_voices(y, probabilities, llm_scores, classes, calibrate, several))
     n_rows = asked.row[-1] + 1
     no_session = np.array([None]), np.zeros(n_rows, dtype=np.int64)
     ids, session = no_session if groups is None else read_session_ids(groups, n_rows)

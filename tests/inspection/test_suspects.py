@@ -28,6 +28,18 @@ def rows_of(found, kind):
     return found.table.row[found.table.kind == kind]
 
 
+def assert_refused(y, changes, message):
+    """Changed arguments raise an error with this message."""
+    arguments = {
+        "y": y,
+        "probabilities": np.full((4, 2), 0.5),
+        "llm_scores": np.full((4, 1, 2), 0.5),
+        "groups": list("aabb"),
+    } | changes
+    with raises(message):
+        suspects(**arguments)
+
+
 def test_wrong_labels_come_first(planted):
     data, y, prob, wrong = planted
     found = suspects(y, prob, data.llm_scores, data.groups)
@@ -156,14 +168,7 @@ def test_nothing_suspect_is_an_empty_table():
     ],
 )
 def test_suspects_name_what_is_wrong(changes, message):
-    arguments = {
-        "y": [0, 1, 0, 1],
-        "probabilities": np.full((4, 2), 0.5),
-        "llm_scores": np.full((4, 1, 2), 0.5),
-        "groups": list("aabb"),
-    } | changes
-    with raises(message):
-        suspects(**arguments)
+    assert_refused([0, 1, 0, 1], changes, message)
 
 
 # --- several labels -----------------------------------------------------------------------------
@@ -229,11 +234,4 @@ def test_several_labels_are_judged_as_each_alone_without_an_llm(several):
     ],
 )
 def test_suspects_of_several_labels_name_what_is_wrong(changes, message):
-    arguments = {
-        "y": [[0, 1], [1, 0], [0, 0], [1, 1]],
-        "probabilities": np.full((4, 2), 0.5),
-        "llm_scores": np.full((4, 1, 2), 0.5),
-        "groups": list("aabb"),
-    } | changes
-    with raises(message):
-        suspects(**arguments)
+    assert_refused([[0, 1], [1, 0], [0, 0], [1, 1]], changes, message)
