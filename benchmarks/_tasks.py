@@ -16,6 +16,7 @@ from skpref.datasets import load_support_chats
 # Train sessions beyond this many are left out, so that a run on two cores ends in an hour.
 MAX_TRAIN_SESSIONS = 400
 N_COMPONENTS = 384
+CHATS = "support-chats"  # packaged, and no task of the study
 
 
 def votes(frame: pd.DataFrame, classes: list[str]) -> np.ndarray:
@@ -269,3 +270,8 @@ def load_chats(cache_dir: str) -> Bunch:
         split=split,
         classes=chats.classes,
     )
+
+
+def load_any(task: str, data_dir: str, cache_dir: str) -> Bunch:
+    """Read a task of the study or the support chats, features as principal components."""
+    return load_chats(cache_dir) if task == CHATS else load_components(task, data_dir, cache_dir)

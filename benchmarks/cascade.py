@@ -36,7 +36,7 @@ from benchmarks._common import (
     write_lines,
 )
 from benchmarks._runs import draw_labels
-from benchmarks._tasks import TASKS, load_components
+from benchmarks._tasks import CHATS, TASKS, load_components
 from skpref import (
     DialogueContext,
     LLMCascadeClassifier,
@@ -48,7 +48,6 @@ from skpref.datasets import load_support_chats
 
 N_LABELS = 200
 SHARES = [0.0, 0.1, 0.2, 0.3, 0.5, 1.0]
-CHATS = "support-chats"
 DECISIONS = {"accuracy": "argmax", "macro_f1": "macro_f1"}
 LLM = "LLM alone"
 

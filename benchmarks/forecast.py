@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score
-from sklearn.utils import Bunch
 
 from benchmarks._common import (
     add_data_options,
@@ -30,7 +29,7 @@ from benchmarks._common import (
     write_lines,
 )
 from benchmarks._runs import draw_labels
-from benchmarks._tasks import TASKS, load_chats, load_components
+from benchmarks._tasks import CHATS, TASKS, load_any
 from skpref import PairwisePreferenceClassifier
 from skpref.inspection import learning_forecast
 
@@ -38,7 +37,6 @@ NOW, LATER = 200, 500
 MAX_SESSIONS = 100
 METRICS = {"macro_f1": "macro-F1", "accuracy": "accuracy"}
 CLASSIFIERS = ["human labels", "skpref"]
-CHATS = "support-chats"
 INTRODUCTION = f"""`python -m benchmarks.forecast`: `learning_forecast` from {NOW} human labels of
 each task, for {LATER}. The truth is the score on the test sessions of the same classifier, trained
 on {LATER} labels, {NOW} of them the same. *human labels* is a logistic regression on the labels;
@@ -64,13 +62,6 @@ def make_classifier(kind: str, data, seed: int):
         classes=np.arange(len(data.classes)),
         random_state=seed,
     )
-
-
-def load(task: str, data_dir: str, cache_dir: str) -> Bunch:
-    """Read a task of the study, or the support chats."""
-    if task == CHATS:
-        return load_chats(cache_dir)
-    return load_components(task, data_dir, cache_dir)
 
 
 def choose_rows(data, labelled, seed: int) -> np.ndarray:
@@ -101,7 +92,7 @@ def score(classifier, data, y, rows) -> dict:
 def run_unit(task: str, kind: str, seed: int, paths) -> list[dict]:
     """Forecast, and measure the truth; return a line per metric, or one with the error."""
     limit_threads()
-    data = load(task, *paths)
+    data = load_any(task, *paths)
     few, many = (draw_labels(data, n, seed) for n in (NOW, LATER))
     train = choose_rows(data, many >= 0, seed)
     key = {"task": task, "classifier": kind, "seed": seed}
@@ -158,7 +149,7 @@ def run(args) -> list[dict]:
         if (task, kind, seed) not in known
     ]
     for task in dict.fromkeys(unit[0] for unit in units):  # embed before several processes ask
-        load(task, str(args.data_dir), str(args.cache))
+        load_any(task, str(args.data_dir), str(args.cache))
     for found in run_parallel(run_unit, units, args.jobs, "forecasts", ordered=False):
         lines += found
         write_json(path, lines)

@@ -37,6 +37,7 @@ from benchmarks._common import (
 )
 from benchmarks._runs import draw_labels
 from benchmarks._tasks import (
+    CHATS,
     TASKS,
     dialogue_features,
     embed_with_context,
@@ -48,7 +49,6 @@ from skpref import LLMScoreCalibrator, PairwisePreferenceClassifier
 from skpref.datasets import load_support_chats
 from skpref.metrics import within_session_concordance
 
-CHATS = "support-chats"
 METRICS = ["macro-F1", "accuracy", "concordance", "log loss", "macro-F1, argmax"]
 ALONE = "the utterance alone"
 TURN_TASKS = ["delidata", "meld-sentiment", "meld-emotion", "dailydialog", "dbdc3"]

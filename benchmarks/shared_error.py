@@ -20,12 +20,11 @@ from benchmarks._common import (
     write_json,
     write_lines,
 )
-from benchmarks._tasks import TASKS, load_task
+from benchmarks._tasks import CHATS, TASKS, load_task
 from skpref import LLMScoreCalibrator
 from skpref.datasets import load_support_chats
 from skpref.inspection import preference_noise
 
-CHATS = "support-chats"
 INTRODUCTION = (
     "`python -m benchmarks.shared_error`: the scores are calibrated by the human labels of other "
     "sessions (`LLMScoreCalibrator().fit_transform`). *Shared* is the share of the variance of "

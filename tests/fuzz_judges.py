@@ -117,7 +117,8 @@ class Quality(Function):
 
     def takes_anyway(self, argument, data):
         # One dimension is the positive class of a binary task or predicted labels.
-        return ("flat", "strings", "None") if argument == "soft" else ()
+        own = ("flat", "strings", "None") if argument == "soft" else ()
+        return (*super().takes_anyway(argument, data), *own)
 
     def draw(self, rng, data):
         drawn = super().draw(rng, data)
@@ -143,6 +144,7 @@ class Quality(Function):
 
 class Suspects(Function):
     weight = 2
+    several_labels = True
     function = staticmethod(suspects)
     arguments = ("y", "soft", "llm_scores", "groups")
     names = {"soft": ("probabilities",)}
@@ -157,7 +159,8 @@ class Suspects(Function):
         }
 
     def takes_anyway(self, argument, data):
-        return ("flat", "None") if argument == "soft" else ()
+        own = ("flat", "None") if argument == "soft" else ()
+        return (*super().takes_anyway(argument, data), *own)
 
     def use(self, model, data, setting):
         found = model(data.y, data.soft, data.llm_scores, data.groups)
@@ -359,6 +362,27 @@ class CascadeOfLabels(Cascade):
         ensure(0 <= model.score(data.X, data.truth) <= 1, "a score")
 
 
+class SuspectsOfLabels(Suspects):
+    """Suspects among several labels."""
+
+    weight = 1
+
+    def own(self, rng, data):
+        plain = {name: (lambda rng: None) for name in ("classes", "calibrator")}
+        return super().own(rng, data) | plain
+
+    def adapt(self, data, setting):
+        return data if data.truth.ndim == 2 else _with_several_labels(data, 1)
+
+    def check(self, model, data, setting, out):
+        table, score = self.found.table, out["score"]
+        ensure(((score >= 0) & (score <= 1)).all(), "scores from 0 to 1")
+        is_label = table.kind == "label"
+        row, column = table.row[is_label], table.column[is_label].astype(int)
+        ensure((data.y[row, column] == table.label[is_label]).all(), "suspect labels are labels")
+        ensure(np.isin(table.label[is_label], [0, 1]).all(), "known labels")
+
+
 JUDGES = [
     Cascade(),
     Quality(),
@@ -367,4 +391,5 @@ JUDGES = [
     Folds(),
     SeveralLabels(),
     CascadeOfLabels(),
+    SuspectsOfLabels(),
 ]
