@@ -2,7 +2,7 @@
 
 import warnings
 from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from sklearn.model_selection import GroupKFold, check_cv
@@ -12,18 +12,17 @@ from sklearn.utils.parallel import Parallel, delayed
 from skpref._columns import read_rows
 from skpref._indicator import is_multilabel
 from skpref._progress import auto_bar, wants_lines
-from skpref._sessions import won_and_compared
 from skpref._sklearn import HasMethods, Interval, StrOptions, validate_params
-from skpref._typing import ArrayLike, FloatArray, IntArray, SessionIds
+from skpref._typing import ArrayLike, IntArray, SessionIds
 from skpref._validation import check_groups
 from skpref.inspection._bootstrap import (
     FEW_SESSIONS,
     MIN_SESSIONS,
     percentile_interval,
-    ratio,
     session_weights,
 )
 from skpref.inspection._contenders import ComparisonData, fit_and_predict, make_contenders
+from skpref.inspection._counts import METRICS, count_by_session
 from skpref.inspection._pipeline import find_classifier
 from skpref.inspection._report import (
     Report,
@@ -32,14 +31,7 @@ from skpref.inspection._report import (
     join_names,
     points,
 )
-from skpref.inspection._scores import log_losses, read_label_scores, read_scores
-
-_METRICS = {
-    "macro_f1": "macro-F1",
-    "accuracy": "accuracy",
-    "concordance": "concordance",
-    "log_loss": "log loss",
-}
+from skpref.inspection._scores import read_label_scores, read_scores
 
 
 def make_folds(
@@ -106,133 +98,6 @@ def make_folds(
     return folds
 
 
-class SessionCounts(NamedTuple):
-    """Sums over the rows of each session, from which all metrics are computed."""
-
-    confusion: FloatArray  # (n_sessions, n_classes, n_classes): label, prediction
-    won: FloatArray
-    compared: FloatArray
-    loss: FloatArray
-
-    def metrics(self, weight: FloatArray) -> FloatArray:
-        """Return the metrics in the order of `_METRICS`, given a weight for each session."""
-        confusion = np.tensordot(weight, self.confusion, axes=1)
-        n_rows, n_right = confusion.sum(), np.diag(confusion)
-        true_or_predicted = confusion.sum(axis=0) + confusion.sum(axis=1)
-        f1 = 2 * n_right[true_or_predicted > 0] / true_or_predicted[true_or_predicted > 0]
-        macro_f1 = f1.mean() if len(f1) else np.nan
-        accuracy = ratio(n_right.sum(), n_rows)
-        concordance = ratio(weight @ self.won, weight @ self.compared)
-        log_loss = ratio(weight @ self.loss, n_rows)
-        return np.array([macro_f1, accuracy, concordance, log_loss], dtype=np.float64)
-
-
-class LabelCounts(NamedTuple):
-    """Sums over the rows of each session for several labels per row, unknown ones left out."""
-
-    confusion: FloatArray  # (n_sessions, n_labels, 2, 2): label, prediction
-    won: FloatArray
-    compared: FloatArray
-    loss: FloatArray
-
-    def metrics(self, weight: FloatArray) -> FloatArray:
-        """Return the metrics in the order of `_METRICS`, given a weight for each session."""
-        confusion = np.tensordot(weight, self.confusion, axes=1)
-        n_known = confusion.sum()
-        true_or_predicted = confusion[:, 1].sum(axis=1) + confusion[:, :, 1].sum(axis=1)
-        f1 = ratio(2 * confusion[:, 1, 1], true_or_predicted)
-        macro_f1 = np.nanmean(f1) if (true_or_predicted > 0).any() else np.nan
-        accuracy = ratio(np.trace(confusion, axis1=1, axis2=2).sum(), n_known)
-        concordance = ratio(weight @ self.won, weight @ self.compared)
-        log_loss = ratio(weight @ self.loss, n_known)
-        return np.array([macro_f1, accuracy, concordance, log_loss], dtype=np.float64)
-
-
-def count_by_session(
-    prob: FloatArray,
-    codes: IntArray,
-    session: IntArray,
-    n_sessions: int,
-    predicted: IntArray | None = None,
-) -> SessionCounts:
-    """Sum up what the metrics need over the rows of each session.
-
-    Parameters
-    ----------
-    prob : ndarray of shape (n_rows, n_classes)
-        Predicted probabilities.
-    codes : ndarray of int, shape (n_rows,)
-        Human labels as class positions.
-    session : ndarray of int, shape (n_rows,)
-        Session code of each row.
-    n_sessions : int
-        Number of sessions.
-    predicted : ndarray of int, shape (n_rows,), default=None
-        Predicted class positions. None means the most probable classes.
-
-    Returns
-    -------
-    SessionCounts
-        The sums.
-    """
-    n_classes = prob.shape[1]
-    predicted = prob.argmax(axis=1) if predicted is None else predicted
-    cell = (session * n_classes + codes) * n_classes + predicted
-    confusion = np.bincount(cell, minlength=n_sessions * n_classes**2)
-    won, compared = np.zeros(n_sessions), np.zeros(n_sessions)
-    for k in [1] if n_classes == 2 else range(n_classes):
-        counts = won_and_compared(session, codes == k, prob[:, k], n_sessions)
-        won, compared = won + counts[0], compared + counts[1]
-    loss = np.bincount(session, weights=log_losses(prob, codes), minlength=n_sessions)
-    return SessionCounts(
-        confusion.reshape(n_sessions, n_classes, n_classes).astype(np.float64),
-        won,
-        compared,
-        loss.astype(np.float64),
-    )
-
-
-def count_labels_by_session(
-    prob: FloatArray,
-    codes: IntArray,
-    session: IntArray,
-    n_sessions: int,
-    predicted: IntArray | None = None,
-) -> LabelCounts:
-    """Sum up what the metrics need over the rows of each session, several labels per row.
-
-    Parameters
-    ----------
-    prob : ndarray of shape (n_rows, n_labels)
-        Probability that each label applies.
-    codes : ndarray of int, shape (n_rows, n_labels)
-        Human labels: 1, 0, or -1 if unknown.
-    session : ndarray of int, shape (n_rows,)
-        Session code of each row.
-    n_sessions : int
-        Number of sessions.
-    predicted : ndarray of int, shape (n_rows, n_labels), default=None
-        1 where a label is predicted, else 0. None means a probability above one half.
-
-    Returns
-    -------
-    LabelCounts
-        The sums.
-    """
-    predicted = (prob > 0.5).astype(np.int64) if predicted is None else predicted
-    confusion = np.zeros((n_sessions, codes.shape[1], 2, 2))
-    won, compared, loss = np.zeros((3, n_sessions))
-    for k, rows in enumerate(codes.T >= 0):
-        applies, found, p, of = codes[rows, k], predicted[rows, k], prob[rows, k], session[rows]
-        cell = (of * 2 + applies) * 2 + found
-        confusion[:, k] = np.bincount(cell, minlength=4 * n_sessions).reshape(-1, 2, 2)
-        counts = won_and_compared(of, applies == 1, p, n_sessions)
-        won, compared = won + counts[0], compared + counts[1]
-        losses = log_losses(np.column_stack([1 - p, p]), applies)
-        loss += np.bincount(of, weights=losses, minlength=n_sessions)
-    return LabelCounts(confusion, won, compared, loss)
-
-
 def _evaluate(predictions, data: ComparisonData, tested: IntArray, n_bootstrap, level, rng):
     """Return the metrics of each contender, and the differences of skpref to each other one."""
     codes = data.codes[tested]
@@ -241,8 +106,7 @@ def _evaluate(predictions, data: ComparisonData, tested: IntArray, n_bootstrap, 
     weights = [np.ones(n_sessions), *session_weights(n_sessions, n_bootstrap, rng)]
 
     def metrics(prob, rows, codes):
-        count = count_labels_by_session if codes.ndim == 2 else count_by_session
-        counts = count(prob[tested][rows], codes[rows], session[rows], n_sessions)
+        counts = count_by_session(prob[tested][rows], codes[rows], session[rows], n_sessions)
         return np.array([counts.metrics(weight) for weight in weights])
 
     scores, differences = {}, {}
@@ -254,12 +118,12 @@ def _evaluate(predictions, data: ComparisonData, tested: IntArray, n_bootstrap, 
         # Of several labels the LLM may have answered some.
         known = np.where(unknown, -1, codes) if codes.ndim == 2 else codes
         values = metrics(prob, rows, known)
-        scores[name] = dict(zip(_METRICS, values[0].tolist(), strict=True))
+        scores[name] = dict(zip(METRICS, values[0].tolist(), strict=True))
         if name != "skpref":
             gain = metrics(predictions["skpref"], rows, known) - values
             low, high = percentile_interval(gain[1:], level, n_sessions >= MIN_SESSIONS)
             triples = zip(gain[0].tolist(), low.tolist(), high.tolist(), strict=True)
-            differences[name] = dict(zip(_METRICS, triples, strict=True))
+            differences[name] = dict(zip(METRICS, triples, strict=True))
     return scores, differences, n_sessions
 
 
@@ -269,7 +133,7 @@ def _verdicts(differences: dict[str, tuple[float, float, float]]) -> dict[str, l
     for metric, (mean, low, high) in differences.items():
         if np.isnan(mean):
             continue
-        name = _METRICS[metric]
+        name = METRICS[metric]
         if not (low > 0 or high < 0):
             verdicts["unclear"].append(name)
             continue
@@ -318,12 +182,12 @@ def _write_message(differences, n_labels: int, n_sessions: int) -> str:
 
 def _make_table(scores, differences) -> tuple[list[str], list[list[str]]]:
     """Return header and lines: scores, then differences."""
-    header = ["", *_METRICS.values()]
+    header = ["", *METRICS.values()]
     lines = [
         [name, *(f"{value:.3f}" for value in of_name.values())] for name, of_name in scores.items()
     ]
-    lines.append(["", *[""] * len(_METRICS)])
-    lines.append(["skpref minus", *[""] * len(_METRICS)])
+    lines.append(["", *[""] * len(METRICS)])
+    lines.append(["skpref minus", *[""] * len(METRICS)])
     for name, of_name in differences.items():
         cells = [format_interval(mean, low, high, "+.3f") for mean, low, high in of_name.values()]
         lines.append([f"  {name}", *cells])

@@ -19,13 +19,13 @@ from skpref._sklearn import HasMethods, Interval, StrOptions, validate_params
 from skpref._typing import ArrayLike, FloatArray, IntArray, SessionIds
 from skpref._validation import check_groups, check_labels, check_same_length
 from skpref.inspection._bootstrap import MIN_SESSIONS, percentile_interval, session_weights
-from skpref.inspection._comparison import count_by_session, make_folds
+from skpref.inspection._comparison import make_folds
 from skpref.inspection._contenders import ComparisonData
+from skpref.inspection._counts import CLASS_METRICS, count_by_session
 from skpref.inspection._pipeline import find_classifier
 from skpref.inspection._report import Report, caution_if_few, format_interval, points
 from skpref.inspection._scores import read_scores
 
-_METRICS = {"macro_f1": "macro-F1", "accuracy": "accuracy"}
 # Shares of the training labels in the nested subsets.
 _SHARES = (0.25, 0.5, 1.0)
 # The curve is a - b * (n / N) ** -c for n labels, if there are N now. Few labels hardly show b and
@@ -170,7 +170,7 @@ def _measure(predicted: IntArray, codes: IntArray, session: IntArray, n_bootstra
     ]
 
     def metrics(weight):
-        return [c.metrics(weight)[: len(_METRICS)] for c in counts]
+        return [c.metrics(weight)[: len(CLASS_METRICS)] for c in counts]
 
     samples = [metrics(weight) for weight in session_weights(n_sessions, n_bootstrap, rng)]
     return np.array(metrics(np.ones(n_sessions))), np.array(samples)
@@ -241,7 +241,7 @@ def _measured(values: FloatArray, samples: FloatArray, level: float) -> Bunch:
 def _continue_curves(values, samples, size, factors, prior, level, rng) -> dict[str, Any]:
     """Return, for each metric, what was measured at some sizes and is forecast at some factors."""
     of_metrics = {}
-    for k, metric in enumerate(_METRICS):
+    for k, metric in enumerate(CLASS_METRICS):
         value, of_samples = values[:, k], samples[:, :, k]
         curves = _draw_curves(size, value, np.cov(of_samples, rowvar=False), prior, rng)
         forecast = _forecast(curves, factors, level, rng)
@@ -268,7 +268,7 @@ def _write_lines(table: Bunch) -> list[list[str]]:
     lines = []
     for k, kind in enumerate(table.kind):
         line = [kind, f"{table.n_labels[k]:,.0f}", f"{table.n_sessions[k]:,.0f}"]
-        for metric in _METRICS:
+        for metric in CLASS_METRICS:
             value, low, high = (table[f"{metric}{end}"][k] for end in ("", "_low", "_high"))
             line.append(format_interval(value, low, high, ".3f"))
         lines.append(line)
@@ -278,7 +278,7 @@ def _write_lines(table: Bunch) -> list[list[str]]:
 def _describe_gain(table: Bunch, k: int, factor: float) -> str:
     """Return the forecast of one factor as a sentence."""
     phrases = []
-    for metric, name in _METRICS.items():
+    for metric, name in CLASS_METRICS.items():
         gain, low, high = (points(table[f"{metric}_gain{end}"][k]) for end in ("", "_low", "_high"))
         value = 100 * table[metric][k]
         phrases.append(f"{name} {value:.1f}% (a gain of {gain} points, {low} to {high})")
@@ -290,7 +290,7 @@ def _describe_gain(table: Bunch, k: int, factor: float) -> str:
 
 def _describe_chance(table: Bunch) -> str:
     """Return whether the largest forecast is a clear gain."""
-    clear = [name for metric, name in _METRICS.items() if table[f"{metric}_gain_low"][-1] > 0]
+    clear = [name for metric, name in CLASS_METRICS.items() if table[f"{metric}_gain_low"][-1] > 0]
     if not clear:
         return "The labels do not show that more of them would help."
     return f"So more labels would raise {' and '.join(clear)}."
@@ -452,7 +452,7 @@ def learning_forecast(
     message = [f"From {n_labels:,} human labels of {n_sessions} sessions:", *gains]
     message += [_describe_chance(table), *caution_if_few(n_sessions)]
     return Report(
-        ["", "labels", "sessions", *_METRICS.values()],
+        ["", "labels", "sessions", *CLASS_METRICS.values()],
         _write_lines(table),
         table=table,
         message=" ".join(message),

@@ -23,12 +23,7 @@ from skpref.inspection._bootstrap import (
     ratio,
     session_weights,
 )
-from skpref.inspection._comparison import (
-    LabelCounts,
-    SessionCounts,
-    count_by_session,
-    count_labels_by_session,
-)
+from skpref.inspection._counts import SessionCounts, count_by_session
 from skpref.inspection._report import Report, caution_if_few, format_interval, join_names, percent
 from skpref.inspection._scores import (
     check_label_probabilities,
@@ -142,62 +137,48 @@ def _read_several_labels(predictions: Any, X: Any, labels: np.ndarray) -> _Predi
 class _Counts(NamedTuple):
     """Sums over the rows of each session, from which all figures are computed."""
 
-    sums: SessionCounts | LabelCounts
-    right: FloatArray  # (n_sessions, n_classes), rows predicted right, by label
-    of_label: FloatArray  # the same of all rows
-    of_prediction: FloatArray  # by predicted label
-    n_rows: FloatArray  # (n_sessions,)
+    sums: SessionCounts
     gap: FloatArray  # (n_sessions, n_bins), accuracy minus confidence
 
     def figures(self, weight: FloatArray) -> FloatArray:
         """Return the overall figures, and recall and precision of each class."""
-        macro_f1, accuracy, concordance, _ = self.sums.metrics(weight)
-        ece = ratio(np.abs(weight @ self.gap).sum(), weight @ self.n_rows)
-        right = weight @ self.right
+        sums = self.sums
+        macro_f1, accuracy, concordance, _ = sums.metrics(weight)
+        ece = ratio(np.abs(weight @ self.gap).sum(), weight @ sums.n_rows)
+        right = weight @ sums.right
         recall, precision = (
-            ratio(right, weight @ rows) for rows in (self.of_label, self.of_prediction)
+            ratio(right, weight @ rows) for rows in (sums.of_label, sums.of_prediction)
         )
         return np.r_[accuracy, macro_f1, concordance, ece, recall, precision]
 
     def noise_of_calibration(self, weight: FloatArray) -> float:
         """Return the calibration error of a sample of sessions that are calibrated on the mean."""
         noise = (weight - 1) @ self.gap
-        return float(np.abs(noise).sum() / self.n_rows.sum())
+        return float(np.abs(noise).sum() / self.sums.n_rows.sum())
 
     def rows_by_session(self) -> FloatArray:
         """Return the number of rows behind each figure (n_figures, n_sessions)."""
-        overall = self.n_rows
+        overall = self.sums.n_rows
         compared = np.where(self.sums.compared > 0, overall, 0)
-        by_class = self.of_label.T, self.of_prediction.T
+        by_class = self.sums.of_label.T, self.sums.of_prediction.T
         return np.vstack([overall, overall, compared, overall, *by_class])
 
 
 def _count(found: _Predictions, codes: IntArray, session: IntArray) -> _Counts:
     """Sum up labelled rows; without probabilities the predictions are certain."""
-    if codes.ndim == 2:
-        return _count_labels(found, codes, session)
-    n_sessions, n_classes = session.max() + 1, len(found.classes)
-    prob = np.eye(n_classes)[found.predicted] if found.prob is None else found.prob
+    n_sessions, several = session.max() + 1, codes.ndim == 2
+    prob = found.prob
+    if prob is None:
+        certain = found.predicted if several else np.eye(len(found.classes))[found.predicted]
+        prob = certain.astype(np.float64)
     sums = count_by_session(prob, codes, session, n_sessions, found.predicted)
-    gap = _sum_gaps(prob.max(axis=1), prob.argmax(axis=1) == codes, session, n_sessions)
-    confusion = sums.confusion
-    right = np.diagonal(confusion, axis1=1, axis2=2)
-    by_class = right, confusion.sum(axis=2), confusion.sum(axis=1)
-    return _Counts(sums, *by_class, confusion.sum(axis=(1, 2)), gap)
-
-
-def _count_labels(found: _Predictions, codes: IntArray, session: IntArray) -> _Counts:
-    """Sum up the known labels of rows of several labels."""
-    n_sessions = session.max() + 1
-    prob = found.predicted.astype(np.float64) if found.prob is None else found.prob
-    sums = count_labels_by_session(prob, codes, session, n_sessions, found.predicted)
-    row, label = np.nonzero(codes >= 0)
-    p, truth = prob[row, label], codes[row, label]
-    right = (p > 0.5) == truth
-    gap = _sum_gaps(np.maximum(p, 1 - p), right, session[row], n_sessions)
-    confusion = sums.confusion
-    by_label = confusion[:, :, 1, 1], confusion[:, :, 1].sum(axis=2), confusion[..., 1].sum(axis=2)
-    return _Counts(sums, *by_label, confusion.sum(axis=(1, 2, 3)), gap)
+    if several:
+        row, label = np.nonzero(codes >= 0)
+        p, truth, session = prob[row, label], codes[row, label], session[row]
+        confidence, right = np.maximum(p, 1 - p), (p > 0.5) == truth
+    else:
+        confidence, right = prob.max(axis=1), prob.argmax(axis=1) == codes
+    return _Counts(sums, _sum_gaps(confidence, right, session, n_sessions))
 
 
 def _sum_gaps(

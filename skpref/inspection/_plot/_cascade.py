@@ -11,11 +11,9 @@ from skpref._student._cascade import LLMCascadeClassifier
 from skpref._typing import ArrayLike, FloatArray, IntArray, SessionIds
 from skpref._validation import check_groups, check_same_length, read_truth
 from skpref.inspection._bootstrap import MIN_SESSIONS, percentile_interval, session_weights
-from skpref.inspection._comparison import count_by_session, count_labels_by_session
+from skpref.inspection._counts import CLASS_METRICS, count_by_session
 from skpref.inspection._plot._style import BLUE, GREEN, ORANGE, add_legend, get_axes, style_axes
 
-# Position among the metrics of `SessionCounts.metrics`, and name on the axis.
-_METRICS = {"macro_f1": (0, "macro-F1"), "accuracy": (1, "accuracy")}
 _SHARES = np.linspace(0, 1, 21)
 
 
@@ -121,7 +119,7 @@ class CascadeCurveDisplay:
             height = np.interp(self.llm_share, curve.share, curve.quality)
             ax.plot([100 * self.llm_share], [height], "o", color=self.line_.get_color())
         ax.set(xlabel="utterances that the LLM is asked about (%)", xlim=(0, 100))
-        ax.set_ylabel(_METRICS[self.metric][1])
+        ax.set_ylabel(CLASS_METRICS[self.metric])
         style_axes(ax)
         self.cost_ax_ = None
         if self.price is not None:
@@ -198,22 +196,19 @@ class CascadeCurveDisplay:
             raise ValueError(
                 f"estimator must be an LLMCascadeClassifier, but is a {type(estimator).__name__}."
             )
-        if metric not in _METRICS:
-            raise ValueError(f"metric={metric!r} must be one of {sorted(_METRICS)}.")
+        if metric not in CLASS_METRICS:
+            raise ValueError(f"metric={metric!r} must be one of {sorted(CLASS_METRICS)}.")
         if price is not None and not price > 0:
             raise ValueError(f"price={price!r} must be above 0, or None.")
         check_is_fitted(estimator)
         codes, session, choices, llm = _choices(estimator, X, y, groups, llm_scores)
         rng = check_random_state(random_state)
-        position, n_sessions = _METRICS[metric][0], int(session.max()) + 1
+        position, n_sessions = list(CLASS_METRICS).index(metric), int(session.max()) + 1
         weights = [np.ones(n_sessions), *session_weights(n_sessions, n_bootstrap, rng)]
 
         def quality(chosen):
-            if estimator.multilabel_:
-                counts = count_labels_by_session(chosen, codes, session, n_sessions, chosen)
-            else:
-                one_hot = np.eye(len(estimator.classes_))[chosen]
-                counts = count_by_session(one_hot, codes, session, n_sessions)
+            prob = chosen if estimator.multilabel_ else np.eye(len(estimator.classes_))[chosen]
+            counts = count_by_session(prob, codes, session, n_sessions, chosen)
             return [counts.metrics(weight)[position] for weight in weights]
 
         found = np.array([quality(chosen) for chosen in choices])
