@@ -54,8 +54,9 @@ The classifier is *skpref* of the [forecasts](forecast.md); it is scored on the 
 *Labels needed* is how many labels a rule needs for the macro-F1 that random sessions give with
 {BUDGETS[1]}, {BUDGETS[2]} and {BUDGETS[3]}, as a share of these, from the means over the seeds,
 interpolated on a logarithmic scale; *never* if {BUDGETS[3]} chosen ones do not reach it. A task
-counts for a rule if that share is at most {BAR}. Below are the differences to random sessions in
+counts for a rule if that share is at most {BAR}. The differences are those to random sessions in
 points, with their standard errors over the seeds."""
+WITH = [f"{metric} with {b}" for metric in ("macro-F1", "accuracy") for b in BUDGETS[1:]]
 
 
 def utterance_worth(rule: str, network: np.ndarray, llm: np.ndarray) -> np.ndarray:
@@ -194,6 +195,12 @@ def differences(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     return mean.map("{:+.1f}".format) + " ± " + error.map("{:.1f}".format)
 
 
+def rows_of_differences(runs: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the cells of each rule: macro-F1 at each budget, then accuracy."""
+    both = [differences(runs, metric) for metric in ("macro_f1", "accuracy")]
+    return {rule: [*both[0].loc[rule], *both[1].loc[rule]] for rule in RULES}
+
+
 def page(lines: list[dict]) -> list[str]:
     """Return the lines of the page."""
     runs = pd.DataFrame(lines)
@@ -205,17 +212,15 @@ def page(lines: list[dict]) -> list[str]:
     title = f"## Tasks on which at most {BAR:.0%} of the labels do"
     text = ["# Which sessions to label next", "", INTRODUCTION, "", title, ""]
     text += markdown_table(header, rows)
+    mean = runs.groupby(["seed", "rule", "budget"])[["macro_f1", "accuracy"]].mean().reset_index()
+    rows = [[rule, *cells] for rule, cells in rows_of_differences(mean).items()]
+    text += ["", "## Mean over the tasks", "", *markdown_table(["rule", *WITH], rows)]
     for task, some in by_task.items():
         random = some[some["rule"] == "random"].groupby("budget")["macro_f1"].mean()
         curve = ", ".join(f"{100 * value:.1f} with {b}" for b, value in random.items())
-        macro_f1, accuracy = differences(some, "macro_f1"), differences(some, "accuracy")
         table = shares[task].map("{:.2f}".format).replace("inf", "never")
-        rows = [[r, *table.loc[r], *macro_f1.loc[r], *accuracy.loc[r]] for r in RULES]
-        header = ["rule"] + [
-            f"{what} {b}"
-            for what in ("labels needed for", "macro-F1 with", "accuracy with")
-            for b in BUDGETS[1:]
-        ]
+        rows = [[r, *table.loc[r], *cells] for r, cells in rows_of_differences(some).items()]
+        header = ["rule", *(f"labels needed for {b}" for b in BUDGETS[1:]), *WITH]
         n_seeds = some["seed"].nunique()
         text += ["", f"## {task}", "", f"{n_seeds} seeds. Random sessions, macro-F1: {curve}.", ""]
         text += markdown_table(header, rows)

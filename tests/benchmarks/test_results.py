@@ -19,6 +19,7 @@ COMMANDS = [
     "forecast",
     "labeling",
     "multilabel",
+    "next_sessions",
     "ordinal",
     "shared_error",
     "speed",
