@@ -29,14 +29,24 @@ from skpref.inspection._scores import read_scores
 # Shares of the training labels in the nested subsets.
 _SHARES = (0.25, 0.5, 1.0)
 # The curve is a - b * (n / N) ** -c for n labels, if there are N now. Few labels hardly show b and
-# c, so they have priors: c is one of these, and b is normal with the mean and standard deviation
-# below, with LLM scores and without. In `benchmarks/results/study.md`, 500 labels instead of 200
-# gain about 1.3 points with LLM scores ("skpref, default") and 3 by human labels alone, which are
-# 0.37 * b at c = 0.5.
+# c, so they have priors: c is one of these, and b is normal.
 _EXPONENTS = (0.25, 0.5, 0.75)
-_PRIOR_WITH_SCORES, _PRIOR_WITHOUT = (0.035, 0.035), (0.085, 0.05)
-# Standard deviation of a score when the same classifier is trained again on as many other labels.
-_TRAINING_NOISE = 0.01
+
+
+class _Prior(NamedTuple):
+    """Mean and standard deviation of b, and that of a score of one training.
+
+    500 labels instead of 200, which gain 0.37 * b at c = 0.5, gained 3.5 points of macro-F1 and 2.1
+    of accuracy on the mean of four tasks of `benchmarks/results/forecast.md`, with a standard
+    deviation over tasks of 2.7 and 0.8 and over draws of the labels of 2.4 and 1.6.
+    """
+
+    mean: float
+    deviation: float
+    noise: float
+
+
+_PRIORS = {"macro_f1": _Prior(0.096, 0.072, 0.024), "accuracy": _Prior(0.058, 0.021, 0.016)}
 _DRAWS = 2000  # of the curve, for each exponent
 
 
@@ -177,7 +187,7 @@ def _measure(predicted: IntArray, codes: IntArray, session: IntArray, n_bootstra
 
 
 def _draw_curves(
-    size: FloatArray, value: FloatArray, covariance: FloatArray, prior: tuple[float, float], rng
+    size: FloatArray, value: FloatArray, covariance: FloatArray, prior: _Prior, rng
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Draw curves from their posterior.
 
@@ -189,8 +199,8 @@ def _draw_curves(
         Metric at each size.
     covariance : ndarray of shape (n_sizes, n_sizes)
         Covariance of these values.
-    prior : tuple of float
-        Mean and standard deviation of b.
+    prior : _Prior
+        What is known without these values.
     rng : RandomState
         Source of the draws.
 
@@ -199,24 +209,25 @@ def _draw_curves(
     a, b, c : ndarray of shape (n_draws,)
         Parameters of the curves; b is at least 0, so that no curve falls.
     """
-    mean, deviation = prior
-    noise = covariance + _TRAINING_NOISE**2 * np.eye(len(size))
+    # A value is the mean of several trainings, which share most of their labels.
+    noise = covariance + (prior.noise / 2) ** 2 * np.eye(len(size))
+    precision = prior.deviation**-2
     found = []
     for c in _EXPONENTS:
         design = np.column_stack([np.ones(len(size)), -(size**-c)])
         weighted = np.linalg.solve(noise, design)
-        posterior = np.linalg.inv(design.T @ weighted + np.diag([0, deviation**-2]))
-        centre = posterior @ (weighted.T @ value + np.array([0, mean / deviation**2]))
+        posterior = np.linalg.inv(design.T @ weighted + np.diag([0, precision]))
+        centre = posterior @ (weighted.T @ value + np.array([0, prior.mean * precision]))
         a_and_b = rng.multivariate_normal(centre, posterior, size=_DRAWS)
         found.append(np.column_stack([a_and_b, np.full(_DRAWS, c)]))
     a, b, c = np.vstack(found).T
     return a, np.maximum(b, 0), c
 
 
-def _forecast(curves, factors: FloatArray, level: float, rng) -> Bunch:
+def _forecast(curves, factors: FloatArray, training_noise: float, level: float, rng) -> Bunch:
     """Return mean and interval of value and gain at each factor (n_factors,)."""
     a, b, c = (part[:, None] for part in curves)
-    noise = _TRAINING_NOISE * rng.standard_normal((len(a), len(factors)))
+    noise = training_noise * rng.standard_normal((len(a), len(factors)))
     gain = b * (1 - factors**-c) + np.where(factors > 1, noise, 0)
     value = np.clip(a - b + gain, 0, 1)
     low, high = percentile_interval(value, level)
@@ -238,13 +249,13 @@ def _measured(values: FloatArray, samples: FloatArray, level: float) -> Bunch:
     return Bunch(value=values, low=low, high=high, gain=none, gain_low=none, gain_high=none)
 
 
-def _continue_curves(values, samples, size, factors, prior, level, rng) -> dict[str, Any]:
+def _continue_curves(values, samples, size, factors, level, rng) -> dict[str, Any]:
     """Return, for each metric, what was measured at some sizes and is forecast at some factors."""
     of_metrics = {}
     for k, metric in enumerate(CLASS_METRICS):
-        value, of_samples = values[:, k], samples[:, :, k]
+        value, of_samples, prior = values[:, k], samples[:, :, k], _PRIORS[metric]
         curves = _draw_curves(size, value, np.cov(of_samples, rowvar=False), prior, rng)
-        forecast = _forecast(curves, factors, level, rng)
+        forecast = _forecast(curves, factors, prior.noise, level, rng)
         of_metrics[metric] = (_measured(value, of_samples, level), forecast)
     return of_metrics
 
@@ -392,9 +403,9 @@ def learning_forecast(
     Notes
     -----
     The curve is ``a - b * share ** -c`` with b of at least 0, so it never falls. Scores on the same
-    few sessions hardly show its shape, so b has a prior, from what labels gained in
-    ``benchmarks/results/study.md``, and c is one of 0.25, 0.5 and 0.75 with equal probability. The
-    scores count by their covariance over bootstrap samples of the sessions. Intervals hold the
+    few sessions hardly show its shape, so b has a prior, from what labels gained on four tasks of
+    ``benchmarks/results/forecast.md``, and c is one of 0.25, 0.5 and 0.75 with equal probability.
+    The scores count by their covariance over bootstrap samples of the sessions. Intervals hold the
     uncertainty of the curve and the randomness of training.
 
     A forecast is for more sessions of the same kind. A gain is more certain than a value, since
@@ -443,7 +454,6 @@ def learning_forecast(
             samples,
             measured_labels / n_labels,
             multiples,
-            _PRIOR_WITH_SCORES if with_scores else _PRIOR_WITHOUT,
             confidence_level,
             rng,
         ),

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from skpref import PairwisePreferenceClassifier
 from skpref.datasets import make_dialogues
 from skpref.inspection import learning_forecast
-from skpref.inspection._forecast import _draw_curves, _forecast
+from skpref.inspection._forecast import _draw_curves, _forecast, _Prior
 from tests.helpers import raises
 
 
@@ -44,8 +44,8 @@ def test_curve_is_recovered_from_exact_scores():
     size = np.array([0.2, 0.4, 0.8])
     truth = 0.8 - 0.05 * np.r_[size, 1.0, 2.0, 4.0] ** -0.5
     rng = np.random.RandomState(0)
-    curves = _draw_curves(size, truth[:3], 1e-8 * np.eye(3), (0.05, 0.05), rng)
-    found = _forecast(curves, np.array([1.0, 2.0, 4.0]), 0.95, rng)
+    curves = _draw_curves(size, truth[:3], 1e-8 * np.eye(3), _Prior(0.05, 0.05, 0.001), rng)
+    found = _forecast(curves, np.array([1.0, 2.0, 4.0]), 0.001, 0.95, rng)
     np.testing.assert_allclose(found.value, truth[3:], atol=0.004)
     np.testing.assert_allclose(found.gain, truth[3:] - truth[3], atol=0.004)
     assert found.gain[0] == found.gain_low[0] == 0
@@ -54,8 +54,9 @@ def test_curve_is_recovered_from_exact_scores():
 def test_scores_that_show_nothing_leave_the_prior():
     size = np.array([0.2, 0.4, 0.8])
     rng = np.random.RandomState(0)
-    curves = _draw_curves(size, np.array([0.9, 0.2, 0.5]), 100 * np.eye(3), (0.1, 0.001), rng)
-    found = _forecast(curves, np.array([4.0]), 0.95, rng)
+    prior = _Prior(0.1, 0.001, 0.01)
+    curves = _draw_curves(size, np.array([0.9, 0.2, 0.5]), 100 * np.eye(3), prior, rng)
+    found = _forecast(curves, np.array([4.0]), prior.noise, 0.95, rng)
     expected = np.mean([0.1 * (1 - 4**-c) for c in (0.25, 0.5, 0.75)])
     assert found.gain[0] == pytest.approx(expected, abs=0.002)
 
@@ -63,8 +64,8 @@ def test_scores_that_show_nothing_leave_the_prior():
 def test_no_forecast_falls():
     size = np.array([0.2, 0.4, 0.8])
     falling, rng = np.array([0.8, 0.7, 0.6]), np.random.RandomState(0)
-    curves = _draw_curves(size, falling, 1e-6 * np.eye(3), (0.05, 0.05), rng)
-    found = _forecast(curves, np.array([1.0, 2.0, 4.0]), 0.95, rng)
+    curves = _draw_curves(size, falling, 1e-6 * np.eye(3), _Prior(0.05, 0.05, 0.001), rng)
+    found = _forecast(curves, np.array([1.0, 2.0, 4.0]), 0.001, 0.95, rng)
     assert (np.diff(found.value) > -0.001).all()
     assert (found.gain < 0.02).all()
 
