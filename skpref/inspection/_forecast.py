@@ -427,9 +427,9 @@ def learning_forecast(
     measured      83         4  0.733 (0.681 to 0.781)  0.739 (0.686 to 0.787)
     measured     145         7  0.787 (0.734 to 0.847)  0.792 (0.741 to 0.852)
     measured     258        14  0.822 (0.773 to 0.873)  0.826 (0.777 to 0.878)
-    forecast     322        18  0.826 (0.769 to 0.885)  0.830 (0.773 to 0.890)
-    forecast     644        36  0.851 (0.784 to 0.920)  0.855 (0.788 to 0.924)
-    forecast   1,288        72  0.869 (0.798 to 0.943)  0.872 (0.798 to 0.947)
+    forecast     322        18  0.829 (0.769 to 0.888)  0.827 (0.770 to 0.885)
+    forecast     644        36  0.856 (0.775 to 0.940)  0.848 (0.778 to 0.919)
+    forecast   1,288        72  0.876 (0.790 to 0.963)  0.864 (0.788 to 0.940)
     """
     multiples = _check_factors(factors)
     with_scores = llm_scores is not None
