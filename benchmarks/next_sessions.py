@@ -84,12 +84,12 @@ def choose(worth, centres, size, chosen, n_labels) -> np.ndarray:
 
     `centres` are unit vectors of the sessions, or None if it does not matter how alike they are.
     """
-    chosen = list(chosen)
-    while size[chosen].sum() < n_labels and np.any(
-        left := size * ~np.isin(range(len(size)), chosen)
-    ):
+    chosen, left = list(chosen), size > 0
+    left[chosen] = False
+    while size[chosen].sum() < n_labels and left.any():
         distance = 1 if centres is None else 1 - (centres @ centres[chosen].T).max(axis=1)
-        chosen.append(int(np.argmax(np.where(left > 0, worth * distance, -np.inf))))
+        chosen.append(int(np.argmax(np.where(left, worth * distance, -np.inf))))
+        left[chosen[-1]] = False
     return np.array(chosen)
 
 
@@ -176,9 +176,9 @@ def labels_needed(curve: pd.Series, value: float) -> float:
     return float(np.exp(np.interp(value, best, np.log(curve.index.to_numpy(float)))))
 
 
-def shares_needed(runs: pd.DataFrame, metric: str = "macro_f1") -> pd.DataFrame:
+def shares_needed(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the labels needed by rule (rows) and budget, as a share of those of random ones."""
-    curves = runs.groupby(["rule", "budget"])[metric].mean().unstack("budget")
+    curves = runs.groupby(["rule", "budget"])["macro_f1"].mean().unstack("budget")
     random = curves.loc["random"]
     curves = curves.fillna({BUDGETS[0]: random[BUDGETS[0]]})
     return pd.DataFrame(
@@ -191,7 +191,7 @@ def differences(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return differences to random sessions in points as text, by rule (rows) and budget."""
     wide = 100 * runs.pivot(index=["budget", "seed"], columns="rule", values=metric)
     change = wide[RULES].sub(wide["random"], axis=0).loc[BUDGETS[1:]].groupby("budget")
-    mean, error = change.mean().T, change.sem(ddof=0).T
+    mean, error = change.mean().T, change.sem().T
     return mean.map("{:+.1f}".format) + " ± " + error.map("{:.1f}".format)
 
 
