@@ -374,6 +374,11 @@ class SuspectsOfLabels(Suspects):
     def adapt(self, data, setting):
         return data if data.truth.ndim == 2 else _with_several_labels(data, 1)
 
+    def takes_anyway(self, argument, data):
+        # Of several labels, each may have a probability or none.
+        own = ("nan",) if argument == "soft" else ()
+        return (*super().takes_anyway(argument, data), *own)
+
     def check(self, model, data, setting, out):
         table, score = self.found.table, out["score"]
         ensure(((score >= 0) & (score <= 1)).all(), "scores from 0 to 1")
