@@ -339,7 +339,8 @@ def several_labels(n_sessions=40, size=10, seed=0):
 def test_several_labels_are_judged_where_they_are_known():
     X, y, groups, scores = several_labels()
     clf = PairwisePreferenceClassifier(classes=["asks", "thanks", "swears"], random_state=0)
-    found = compare_with_distillation(clf, X, y, groups, scores, n_bootstrap=50, random_state=0)
+    settings = {"cv": 2, "n_bootstrap": 50, "random_state": 0}
+    found = compare_with_distillation(clf, X, y, groups, scores, **settings)
     assert found.classes.tolist() == ["asks", "thanks", "swears"]
     for name, prob in found.predictions.items():
         assert prob.shape == y.shape
@@ -355,7 +356,7 @@ def test_several_labels_are_judged_where_they_are_known():
         assert 0.5 < of_name["concordance"] < 1
     assert np.isnan(found.predictions["LLM scores, calibrated"][:, 2]).any()
     assert "human labels of 20 sessions" in found.message
-    again = compare_with_distillation(clf, X, y, groups, scores, n_bootstrap=50, random_state=0)
+    again = compare_with_distillation(clf, X, y, groups, scores, **settings)
     assert flat(again.scores) == pytest.approx(flat(found.scores))
 
 
