@@ -164,6 +164,16 @@ def run_parallel(
     yield from tqdm(parallel(jobs), total=len(jobs), desc=title, mininterval=10)
 
 
+def run_and_keep(
+    function: Callable, units: Iterable[tuple], lines: list, path: Path, n_jobs: int, title: str
+) -> list:
+    """Add what the calls return to the lines, and write them to a file after each call."""
+    for found in run_parallel(function, units, n_jobs, title, ordered=False):
+        lines += found
+        write_json(path, lines)
+    return lines
+
+
 def quiet(category: type[Warning] = Warning):
     """Return a context in which warnings of a category are not shown."""
     return warnings.catch_warnings(action="ignore", category=category)

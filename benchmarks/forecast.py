@@ -24,8 +24,7 @@ from benchmarks._common import (
     parse_with_data,
     quiet,
     read_json,
-    run_parallel,
-    write_json,
+    run_and_keep,
     write_lines,
 )
 from benchmarks._runs import draw_labels
@@ -153,10 +152,7 @@ def run(args) -> list[dict]:
     ]
     for task in dict.fromkeys(unit[0] for unit in units):  # embed before several processes ask
         load_any(task, str(args.data_dir), str(args.cache))
-    for found in run_parallel(run_unit, units, args.jobs, "forecasts", ordered=False):
-        lines += found
-        write_json(path, lines)
-    return lines
+    return run_and_keep(run_unit, units, lines, path, args.jobs, "forecasts")
 
 
 def summarise(runs: pd.DataFrame) -> list[str]:

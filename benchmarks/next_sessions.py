@@ -23,8 +23,7 @@ from benchmarks._common import (
     parse_with_data,
     quiet,
     read_json,
-    run_parallel,
-    write_json,
+    run_and_keep,
     write_lines,
 )
 from benchmarks._tasks import CHATS, TASKS, load_any
@@ -74,9 +73,7 @@ def utterance_worth(rule: str, network: np.ndarray, llm: np.ndarray) -> np.ndarr
 
 def session_means(values: np.ndarray, session: np.ndarray) -> np.ndarray:
     """Average rows by session."""
-    columns = np.column_stack([values])
-    sums = np.stack([np.bincount(session, column) for column in columns.T], axis=1)
-    return sums / np.bincount(session)[:, None]
+    return pd.DataFrame(values).groupby(session).mean().to_numpy()
 
 
 def choose(worth, centres, size, chosen, n_labels) -> np.ndarray:
@@ -162,10 +159,7 @@ def run(args) -> list[dict]:
     ]
     for task in dict.fromkeys(unit[0] for unit in units):  # embed before several processes ask
         load_any(task, *paths)
-    for found in run_parallel(run_unit, units, args.jobs, "choosing sessions", ordered=False):
-        lines += found
-        write_json(path, lines)
-    return lines
+    return run_and_keep(run_unit, units, lines, path, args.jobs, "choosing sessions")
 
 
 def labels_needed(curve: pd.Series, value: float) -> float:
