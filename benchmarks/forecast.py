@@ -48,10 +48,8 @@ each forecast takes 15 fits.
 All numbers are in points. The *gain* is that over what the same classifier gave with {NOW} labels
 on the test sessions; the *value* is the score itself. Errors are forecast minus truth, with their
 standard deviation over the runs. *Error if 0* is the mean size of the gain, by which a forecast of
-no gain is off. *Inside* is the share of the truths that the 95% intervals hold. The prior of the
-forecast, six numbers for all tasks and classifiers, was set by the true gains on
-{join_names(SEEN)}; the last row has the runs of the other tasks. Of the support chats, 60% of the
-sessions are for training."""
+no gain is off. *Inside* is the share of the truths that the 95% intervals hold. Of the support
+chats, 60% of the sessions are for training."""
 
 
 def make_classifier(kind: str, data, seed: int):
@@ -176,6 +174,39 @@ def summarise(runs: pd.DataFrame) -> list[str]:
     ]
 
 
+def seen_gains(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return, for each metric, the gains that set the prior of the forecast, in points.
+
+    Their mean, and their standard deviation over tasks and classifiers, and over seeds of each.
+    """
+    runs = runs[runs["task"].isin(SEEN)]
+    runs = runs.assign(gain=100 * (runs["later"] - runs["now"]))
+    of_task = runs.groupby(["metric", "task", "classifier"])["gain"].agg(["mean", "var"])
+    of_metric = of_task.groupby("metric")
+    return pd.DataFrame(
+        {
+            "mean": of_metric["mean"].mean(),
+            "over tasks": of_metric["mean"].std(),
+            "over seeds": np.sqrt(of_metric["var"].mean()),
+        }
+    )
+
+
+def describe_prior(runs: pd.DataFrame) -> list[str]:
+    """Return lines that say what set the prior of the forecast."""
+    gains = [
+        f"of {METRICS[metric]} {gain['mean']:.1f} on the mean, with a standard deviation of "
+        f"{gain['over tasks']:.1f} over tasks and classifiers, {gain['over seeds']:.1f} over seeds"
+        for metric, gain in seen_gains(runs).iterrows()
+    ]
+    return [
+        "",
+        "The prior of the forecast, three numbers for each metric, was set by the true gains on "
+        f"{join_names(SEEN)}: {'; '.join(gains)}. The last row of each table has the runs of the "
+        "other tasks.",
+    ]
+
+
 HEADER = [
     "runs",
     "true gain",
@@ -199,7 +230,7 @@ def page(lines: list[dict]) -> list[str]:
     """Return the lines of the page."""
     failed = pd.DataFrame([line for line in lines if "error" in line])
     runs = pd.DataFrame([line for line in lines if "error" not in line])
-    text = ["# Forecasts", "", INTRODUCTION]
+    text = ["# Forecasts", "", INTRODUCTION, *(describe_prior(runs) if len(runs) else [])]
     for (kind, metric), some in group(runs, ["classifier", "metric"]):
         rows = [[task, *summarise(of_task)] for task, of_task in some.groupby("task")]
         others = some[~some["task"].isin(SEEN)]

@@ -3,10 +3,13 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from benchmarks import forecast
+from benchmarks._common import RESULTS, read_json
 from benchmarks._runs import draw_labels
+from skpref.inspection._forecast import _PRIORS
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +25,17 @@ def test_classifiers_train_on_few_sessions_that_hold_all_labels(data):
     assert len(np.unique(data.groups[rows])) == 15
     assert rows[labelled].all()
     assert (data.split[rows] == "train").all()
+
+
+def test_prior_is_what_the_gains_of_the_results_say():
+    lines = read_json(RESULTS / "forecast.json", [])
+    gains = forecast.seen_gains(pd.DataFrame([line for line in lines if "error" not in line]))
+    per_gain = 1 - 2.5**-0.5  # what 500 labels in place of 200 gain if b is 1
+    found = gains / 100 / np.array([per_gain, per_gain, 1])
+    # The deviation of accuracy is doubled, since other tasks will differ more than four.
+    found.loc["accuracy", "over tasks"] *= 2
+    for metric, prior in _PRIORS.items():
+        np.testing.assert_allclose(prior, found.loc[metric], atol=1e-3)
 
 
 @pytest.mark.slow
