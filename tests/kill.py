@@ -6,13 +6,14 @@ lose no answer that was kept, pay at most for those in flight twice, and end wit
 unbroken run. A training with `checkpoint_dir` must repeat at most one epoch for each kill, and end
 with the losses and the probabilities of an unbroken one.
 
-    python -m tests.kill                     # 50 kills of 2,000 calls, and of 100 epochs
+    python -m tests.kill                     # 50 kills of 2,000 calls, 1,000 lists and 100 epochs
     python -m tests.kill label --kills 5 --size 200
     python -m tests.kill train --kills 5 --size 10
 """
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -20,12 +21,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from tests.llm.stub import StubLLM
+from tests.llm.stub import StubLLM, by_option, by_places
 from tests.tiny_model import write_tiny_model
 
 CONCURRENCY = 8
@@ -91,22 +93,47 @@ def serve(work, *arguments):
 # --- a labelling run ---
 
 
-def label(folder, url, n):
-    """Ask for the scores of some texts, and write them beside the cache."""
+LINES = 5  # utterances of a list
+
+
+def label(folder, url, n, unit):
+    """Ask for the scores of some texts, or of sessions of them, and write them beside the cache."""
+    import pandas as pd
+
     from skpref import LLMLabeler
 
     labeler = LLMLabeler(
         ["negative", "positive"],
-        {"p": "{options}\n{answer}\n{utterance}"},
+        "session" if unit == "session" else {"p": "{options}\n{answer}\n{utterance}"},
         base_url=url,
         model="stub",
         scoring="logprobs",
+        unit=unit,
         cache=folder,
         max_concurrency=CONCURRENCY,
         verbose=False,
     )
-    rows = [f"text {i}" for i in range(int(n))]
+    row = np.arange(int(n) * (LINES if unit == "session" else 1))
+    rows = pd.DataFrame({"session_id": row // LINES, "turn": row % LINES})
+    rows["text"] = [f"text {i}" for i in row]
     np.save(f"{folder}.npy", labeler.fit(rows).transform(rows))
+
+
+def answer(request):
+    """Answer a question about one text, or a list by name, of which every seventh lacks a line."""
+    asked = request["messages"][-1]["content"]
+    lines = re.findall(r'^(\d+)\. "text (\d+)"', asked, re.M)
+    only = re.search(r"label line (\d+) and", asked)
+    if not lines:
+        return by_option(request)
+    tokens = []
+    for number, text in lines:
+        lacks = int(text) % (7 * LINES) == 2
+        if number == only[1] if only else not lacks:
+            first, second = ("negative", "positive")[:: 1 if int(text) % 3 else -1]
+            likeliest = {f" {first}": -0.2 - int(text) % 5 / 10, f" {second}": -1.7}
+            tokens += [(f"{number}:", {}), (f" {first}", likeliest), ("\n", {})]
+    return by_places(tokens)
 
 
 def kept_answers(folder):
@@ -122,15 +149,16 @@ def kept_answers(folder):
     return found
 
 
-def kill_labelling(n_kills, n_calls, folder, seed=0):
+def kill_labelling(n_kills, size, folder, seed=0, unit="utterance"):
     """Kill a labelling run; return the counts, having checked them."""
     rng = np.random.default_rng(seed)
     broken, unbroken = Path(folder) / "broken", Path(folder) / "unbroken"
-    stub = StubLLM()
+    stub = StubLLM(answer)
     try:
-        with Worker("label", stub.url, n_calls) as worker:
+        with Worker("label", stub.url, size, unit) as worker:
             worker.start(unbroken)
             worker.finish()
+            n_calls = len(stub.requests)
             stub.requests.clear()
             stub.delay = 0.002
             kept, twice = {}, 0
@@ -230,7 +258,11 @@ def import_transformers():
 
 
 WORK = {"label": (label, import_openai), "train": (train, import_transformers)}
-TRIALS = {"label": (kill_labelling, 2000), "train": (kill_training, 100)}
+TRIALS = {
+    "label": (kill_labelling, 2000),
+    "lists": (partial(kill_labelling, unit="session"), 1000),
+    "train": (kill_training, 100),
+}
 
 
 def main(arguments):
@@ -241,7 +273,7 @@ def main(arguments):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("trial", nargs="?", choices=TRIALS)
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--size", type=int, help="number of calls, or of epochs")
+    parser.add_argument("--size", type=int, help="number of calls, lists or epochs")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     for name in [options.trial] if options.trial else TRIALS:

@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 
 from tests.kill import kill_labelling, kill_training
@@ -12,9 +13,11 @@ pytestmark = [
 ]
 
 
-def test_a_killed_labelling_run_keeps_its_answers(tmp_path):
-    counts = kill_labelling(n_kills=3, n_calls=120, folder=tmp_path)
-    assert 120 <= counts["calls"] <= 120 + 3 * 8
+@pytest.mark.parametrize("unit", ["utterance", "session"])
+def test_a_killed_labelling_run_keeps_its_answers(tmp_path, unit):
+    counts = kill_labelling(n_kills=3, size=120, folder=tmp_path, unit=unit)
+    assert 120 <= counts["calls"] <= 120 + 3 * 8 + 120 / 7 + 1
+    assert not np.isnan(np.load(tmp_path / "broken.npy")).any()
 
 
 def test_a_killed_training_repeats_an_epoch_at_most(tmp_path):
