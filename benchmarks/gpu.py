@@ -22,7 +22,9 @@ from benchmarks._runs import draw_labels
 from benchmarks._tasks import first_turns, load_task
 from benchmarks._timing import alternate, devices, environment, to_the_end
 from benchmarks.finetune import BUDGETS, Setting, matmul_ceiling, session_net, throughput
-from benchmarks.speed import clustered_rows, exact_loss, prepare_epochs
+from benchmarks._speed_loss import exact_loss
+from benchmarks._speed_stages import clustered_rows
+from benchmarks._speed_training import prepare_epochs
 from skpref import (
     KNNLabelSmoother,
     PairwisePreferenceClassifier,

@@ -7,21 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import _timing, speed
+from benchmarks import _speed_loss, _speed_stages, _timing, speed
 
 
 @pytest.mark.parametrize("lengths", [[300], [7] * 20])
 def test_the_rivals_of_the_loss_do_the_same_work(lengths):
-    gradients = [f(lengths)() for f in (speed.exact_loss, speed.dense_loss, speed.pair_list_loss)]
+    losses = _speed_loss.exact_loss, _speed_loss.dense_loss, _speed_loss.pair_list_loss
+    gradients = [loss(lengths)() for loss in losses]
     directions = [g / g.norm() for g in gradients]  # ours is a mean, the others are sums
     for other in directions[1:]:
         torch.testing.assert_close(other, directions[0], rtol=1e-3, atol=1e-6)
 
 
 def test_the_loop_lists_the_pairs_that_the_sampler_draws():
-    scores, groups = speed.sampling_data(60, 6)
-    winner, loser, margin = speed.itertools_pairs(scores.tolist(), groups.tolist())
-    pairs = speed.prepare_sampling("all", 60, 6, None)()
+    scores, groups = _speed_stages.sampling_data(60, 6)
+    winner, loser, margin = _speed_stages.itertools_pairs(scores.tolist(), groups.tolist())
+    pairs = _speed_stages.prepare_sampling("all", 60, 6, None)()
     loop, ours = np.lexsort((loser, winner)), np.lexsort((pairs.loser, pairs.winner))
     np.testing.assert_array_equal(winner[loop], pairs.winner[ours])
     np.testing.assert_array_equal(loser[loop], pairs.loser[ours])
