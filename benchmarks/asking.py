@@ -35,23 +35,18 @@ CLASSES = sorted(DEFINITIONS)
 MOOD = {"task": "the mood of the speaker", "definitions": DEFINITIONS}
 N_LABELS = 225  # as many as the support chats have
 COUNTED = ("requests", "prompt_tokens", "completion_tokens", "cached_tokens")
-# Each way: the set of prompts, the one of them that is asked (None: all), and the settings.
-WAYS: dict[str, tuple] = {
-    "six prompts": ("varied", None, {}),
-    "definitions": ("varied", "definitions", {}),
-    "context": ("varied", "context", {}),
-    "short": ("short", None, {}),
-    "whole sessions": ("session", None, {"unit": "session"}),
+BANK = "three prompts"
+# Each way: the set of prompts, and the settings.
+WAYS: dict[str, tuple[str, dict]] = {
+    BANK: ("varied", {"n_context_turns": 1}),
+    "short": ("short", {}),
+    "whole sessions": ("session", {"unit": "session"}),
 }
-# Those whose scores of the support chats are in the package.
-PACKAGED = ["definitions", "context", "six prompts"]
-INTRODUCTION = f"""`python -m benchmarks.asking`: the mood of each utterance, by an LLM. *Six
-prompts* is the default bank; *definitions* and *context* are prompts of it, asked alone (three
-turns of context); *short* shows three labelled utterances of each class; *whole sessions* is
-`unit="session"`, ten utterances a call of which three are shared with the next one. Tokens are
-those that the server counted, per utterance; of the scores that the package holds, which show one
-turn of context, those of `LLMLabeler.plan`. Those scores, and those of *short*, were asked for when
-only lists were answered by name: their options had letters.
+INTRODUCTION = f"""`python -m benchmarks.asking`: the mood of each utterance, by an LLM. *{BANK}*
+are the default bank, with one turn of context; each is also shown alone. *short* shows three
+labelled utterances of each class; *whole sessions* is `unit="session"`, ten utterances a call of
+which three are shared with the next one. Tokens are those that the server counted, per utterance;
+those of the bank are dealt to its prompts as `LLMLabeler.plan` counts them.
 
 `LLMScoreCalibrator("auto")` is fitted on about {N_LABELS} labels of whole sessions; accuracy,
 macro-F1 and the order within sessions are on all other sessions, with 95% intervals by session,
@@ -64,7 +59,6 @@ class Asked(NamedTuple):
 
     frame: pd.DataFrame  # text, session_id, turn, speaker, label
     known: np.ndarray  # whether the label of a row may be used
-    scores: np.ndarray | None = None  # of the six prompts, if the package holds them
 
     @property
     def y(self) -> np.ndarray:
@@ -83,7 +77,7 @@ def support_chats(args) -> Asked:
     chats = load_support_chats()
     frame = take_sessions(chats.frame, args.sessions)
     known = np.array([label is not None for label in chats.y])[: len(frame)]
-    return Asked(frame, known, chats.llm_scores[: len(frame)])
+    return Asked(frame, known)
 
 
 def meld(args) -> Asked:
@@ -103,12 +97,12 @@ def meld(args) -> Asked:
 DATA = {"support chats": support_chats, "MELD sentiment": meld}
 
 
-def make_labeler(way: str, args) -> LLMLabeler:
-    """Return the labeler of a way."""
-    bank_name, prompt, settings = WAYS[way]
+def make_labeler(way: str, args, prompts=None) -> LLMLabeler:
+    """Return the labeler of a way, or of some of its prompts."""
+    bank_name, settings = WAYS[way]
     bank = PromptBank(bank_name, **MOOD)
-    if prompt is not None:
-        bank = PromptBank({prompt: bank[prompt]}, **MOOD)
+    if prompts is not None:
+        bank = PromptBank({prompt: bank[prompt] for prompt in prompts}, **MOOD)
     return LLMLabeler(
         CLASSES,
         bank,
@@ -150,27 +144,27 @@ def ask(way: str, name: str, asked: Asked, args) -> tuple[np.ndarray, dict]:
     }
 
 
-def packaged(asked: Asked, args) -> Iterator[tuple[str, np.ndarray, dict]]:
-    """Yield ways whose scores the package holds, and their tokens by plan."""
-    for way in PACKAGED if asked.scores is not None else []:
-        labeler = make_labeler(way, args).set_params(n_context_turns=1, cache=None)
-        plan = labeler.fit(asked.frame, asked.y).plan(asked.frame)
-        n, prompts = len(asked.frame), list(PromptBank())
-        costs = {
-            "calls": plan.n_requests / n,
-            "read": plan.prompt_tokens / n,
-            "written": plan.completion_tokens / n,
-        }
-        columns = [prompts.index(prompt) for prompt in labeler.prompt_names_]
-        yield f"{way}, packaged", asked.scores[:, columns], costs
+def each_prompt(scores, costs, asked: Asked, args) -> Iterator[tuple[str, np.ndarray, dict]]:
+    """Yield each prompt of the bank alone, with its share of the tokens by plan."""
+    names = list(PromptBank())
+    planned = []
+    for name in names:
+        labeler = make_labeler(BANK, args, [name]).set_params(cache=None)
+        planned.append(labeler.fit(asked.frame, asked.y).plan(asked.frame).prompt_tokens)
+    for p, name in enumerate(names):
+        read = costs["read"] * planned[p] / sum(planned)
+        shares = {"calls": costs["calls"] / len(names), "written": costs["written"] / len(names)}
+        yield name, scores[:, [p]], costs | shares | {"read": read}
 
 
 def ask_each(name: str, asked: Asked, args) -> Iterator[tuple[str, np.ndarray, dict]]:
     """Yield the ways to ask, with scores and costs."""
-    yield from packaged(asked, args)
     for way in args.ways:
         print(f"{name}: {way}, {len(asked.frame):,} utterances", flush=True)
-        yield way, *ask(way, name, asked, args)
+        scores, costs = ask(way, name, asked, args)
+        yield way, scores, costs
+        if way == BANK:
+            yield from each_prompt(scores, costs, asked, args)
 
 
 def judge(scores: np.ndarray, asked: Asked) -> tuple[dict, np.ndarray]:

@@ -19,12 +19,12 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from benchmarks._common import CACHE, add_out_option, quiet, table, write_lines
 from benchmarks._runs import draw_labels
-from benchmarks._tasks import first_turns, load_task
-from benchmarks._timing import alternate, devices, environment, to_the_end
-from benchmarks.finetune import BUDGETS, Setting, matmul_ceiling, session_net, throughput
 from benchmarks._speed_loss import exact_loss
 from benchmarks._speed_stages import clustered_rows
 from benchmarks._speed_training import prepare_epochs
+from benchmarks._tasks import first_turns, load_task
+from benchmarks._timing import alternate, devices, environment, to_the_end
+from benchmarks.finetune import BUDGETS, Setting, matmul_ceiling, session_net, throughput
 from skpref import (
     KNNLabelSmoother,
     PairwisePreferenceClassifier,

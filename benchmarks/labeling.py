@@ -23,13 +23,14 @@ import numpy as np
 from benchmarks._common import add_out_option, table, write_json, write_lines
 from benchmarks._timing import environment
 from benchmarks.finetune import make_texts
+from skpref import LLMLabeler, PromptBank
 
 CLASSES = ["negative", "neutral", "positive"]
-N_PROMPTS = 6  # of the default bank
+N_PROMPTS = len(PromptBank())
 AT_ONCE = 64
 DELAY = 0.5  # seconds until an answer, when requests at once are counted
 NOTE = f"""
-LLMLabeler: `transform` with an empty cache folder, six default prompts and logprobs. bare openai:
+LLMLabeler: `transform` with an empty cache folder, the default prompts and logprobs. bare openai:
 the same requests, written before, by `AsyncOpenAI` and `create`; answers are not read or kept. all
 in the cache: the same `transform` again. Rivals take turns; medians, slowest and fastest round. The
 server answers at once; "server busy" is the share of the time in which it used a core.
@@ -122,8 +123,6 @@ def labeler_and_data(n_calls, **endpoint):
     """Yield a labeler with an empty cache, and different utterances for a number of calls."""
     import pandas as pd
 
-    from skpref import LLMLabeler
-
     row = np.arange(n_calls // N_PROMPTS)
     X = pd.DataFrame({"session_id": row // 20, "turn": row % 20})
     X["text"] = [f"{text} {i}" for i, text in enumerate(make_texts(len(row)))]
@@ -210,7 +209,8 @@ def measure(calls, rounds) -> dict:
     with stub_server() as (url, counts):
         race(url, counts, 3 * AT_ONCE, 1)  # does the loading that happens once
         result |= race(url, counts, calls, rounds)
-        result["memory"] = [peak_memory(url, n) for n in (-(-calls // 60) * 6, calls)]
+        few = -(-calls // (10 * N_PROMPTS)) * N_PROMPTS
+        result["memory"] = [peak_memory(url, n) for n in (few, calls)]
         counts(DELAY)
         with labeler_and_data(3 * AT_ONCE, **at(url)) as (labeler, X):
             labeler.transform(X)

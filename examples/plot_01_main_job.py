@@ -2,9 +2,9 @@
 From an LLM's scores to a small classifier
 ==========================================
 
-161 support chats, scored by a small LLM with six prompts; people have labelled 16 of them. What can
-you do with that? Use the labels alone, train the classifier, let it ask the LLM about a fifth of
-the utterances, or ask the LLM about everything. All four are compared on chats that none of them
+161 support chats, scored by a small LLM with three prompts; people have labelled 16 of them. What
+can you do with that? Use the labels alone, train the classifier, let it ask the LLM about a fifth
+of the utterances, or ask the LLM about everything. All four are compared on chats that none of them
 has learned from.
 
 Run as a script, it ends by classifying what you type.
@@ -95,7 +95,7 @@ for k, (train, test) in enumerate(folds):
 
 # %%
 # Intervals are those of whole chats, since the utterances of a chat resemble each other. The LLM
-# takes six calls for an utterance, one for each prompt.
+# takes three calls for an utterance, one for each prompt.
 NAMES = {
     "your labels alone": ("your labels alone", 0),
     0: ("the classifier", 0),
@@ -114,7 +114,7 @@ def judge(way):
 
 columns = ["macro-F1", "accuracy"]
 table = pd.DataFrame([judge(way) for way in NAMES], columns=columns)
-table["calls to the LLM"] = [f"{600 * share:.0f}" for _, share in NAMES.values()]
+table["calls to the LLM"] = [f"{300 * share:.0f}" for _, share in NAMES.values()]
 table.index = pd.Index([name for name, _ in NAMES.values()], name="on 100 utterances of new chats")
 print(table.to_string())
 

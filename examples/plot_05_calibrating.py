@@ -2,7 +2,7 @@
 Calibrating prompts
 ===================
 
-A small LLM was asked with six prompts about the mood of each utterance of the support chats. Can
+A small LLM was asked with three prompts about the mood of each utterance of the support chats. Can
 its probabilities be trusted, and how many labelled sessions does it take to correct them?
 `LLMScoreCalibrator` has methods that use no labels, a few or many. The left plot compares predicted
 probabilities with observed frequencies. The right plot shows the log loss on unseen sessions as

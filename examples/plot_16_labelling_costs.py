@@ -2,9 +2,9 @@
 What labelling costs
 ====================
 
-Ask an LLM about every utterance of 161 support chats: with six prompts, with one, or about a whole
-chat at a time. ``plan`` counts requests and tokens before anything is paid, and ``preview`` shows
-what would be sent. Nothing here asks an LLM.
+Ask an LLM about every utterance of 161 support chats: with three prompts, with one, or about a
+whole chat at a time. ``plan`` counts requests and tokens before anything is paid, and ``preview``
+shows what would be sent. Nothing here asks an LLM.
 """
 
 import matplotlib.pyplot as plt
@@ -25,7 +25,7 @@ def make(**settings):
 
 
 ways = {
-    "six prompts": make(prompts=PromptBank(**mood)),
+    "three prompts": make(prompts=PromptBank(**mood)),
     "one short prompt": make(prompts=PromptBank("short", **mood)),
     "whole chats": make(prompts=PromptBank("session", **mood), unit="session"),
 }

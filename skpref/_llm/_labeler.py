@@ -85,8 +85,8 @@ class LLMLabeler(BaseLabeler):
     prompts : PromptBank, mapping of str to str or \
             {"varied", "short", "session", "multilabel"}, default=None
         Templates by name; see :class:`PromptBank`, which also sets the task and the definitions
-        of the classes. None is a bank of six, of three with `multilabel`, of one for the lists
-        of ``unit="session"``.
+        of the classes. None is "varied"; with `multilabel` it is "multilabel", and with
+        ``unit="session"`` "session".
     model : str
         Name of the model at the endpoint.
     base_url : str, default=None
@@ -119,7 +119,7 @@ class LLMLabeler(BaseLabeler):
         Number of orders of the options in which each prompt is asked; the answers are averaged. A
         preference for the first option cancels in the mean over prompts if the number of prompts
         times this number is a multiple of the number of classes. "balanced" is the smallest such
-        number: with six prompts 1 for two or three classes, 2 for four, 5 for five.
+        number: with three prompts 1 for three classes, 2 for two, 4 for four.
     multilabel : bool, default=False
         Whether any number of the classes may apply to an utterance. One answer then says of each
         whether it does: "logprobs" reads the probability of yes against no in its line,

@@ -14,28 +14,15 @@ from skpref._llm._preview import Preview
 from skpref._typing import IntArray
 
 _TEMPLATES = {
-    "plain": (
-        "Read the message and choose the option that describes {task} best.\n\n"
-        "{options}\n\n{answer}\n\nMessage:\n{utterance}"
-    ),
+    "examples": ("Sort each line by {task}.\n\n{options}\n\n{answer}\n\n{examples}{utterance}"),
     "definitions": (
         "You annotate conversations. Each utterance gets one label for {task}, by these "
         "guidelines:\n\n{definitions}\n\n{answer}\n\nUtterance:\n{utterance}"
-    ),
-    "examples": ("Sort each line by {task}.\n\n{options}\n\n{answer}\n\n{examples}{utterance}"),
-    "listener": (
-        "Somebody says something to you. What would most listeners take from it about {task}?\n\n"
-        "{options}\n\n{answer}\n\n{examples}What is said:\n{utterance}"
     ),
     "context": (
         "A conversation is shown up to some point, and then what is said next. Judge {task} in "
         "what is said next; use the lines before it only to understand it.\n\n{options}\n\n"
         "{answer}\n\nUp to now:\n{context}\n\nSaid next:\n{utterance}"
-    ),
-    "guidelines": (
-        "Label the last turn of an excerpt from a dialogue with respect to {task}. The turns "
-        "before it are there for context and get no label.\n\nLabels:\n{definitions}\n\n{answer}"
-        "\n\n{examples}Turns before it:\n{context}\n\nTurn to label:\n{utterance}"
     ),
 }
 
@@ -244,9 +231,9 @@ def option_labels(names: list[str]) -> list[str]:
 class PromptBank(MutableMapping):
     """Templates of the questions to an LLM about an utterance, by name.
 
-    A new bank holds six that differ in wording and in what they show: `"plain"`, `"definitions"`,
-    `"examples"`, `"listener"`, `"context"` and `"guidelines"`. It is a mapping: set a name to add
-    a template or to change one, and delete those that are not wanted.
+    A new bank holds three that differ in what they show: `"examples"`, `"definitions"` and
+    `"context"`. It is a mapping: set a name to add a template or to change one, and delete those
+    that are not wanted.
 
     Parameters
     ----------
@@ -254,7 +241,7 @@ class PromptBank(MutableMapping):
             default="varied"
         Templates by name, or a set of them.
 
-        - "varied": the six, to be averaged.
+        - "varied": the three, to be averaged.
         - "short": one that shows three labelled utterances of each class and little else.
         - "session": one that lists a session, for ``LLMLabeler(unit="session")``.
         - "multilabel": three that ask which of the labels apply, for
@@ -295,10 +282,10 @@ class PromptBank(MutableMapping):
     --------
     >>> from skpref import PromptBank
     >>> bank = PromptBank(task="the mood of the customer", definitions={"bad": "angry or sad"})
-    >>> del bank["listener"]
+    >>> del bank["context"]
     >>> bank["short"] = "{options} {answer} {utterance}"
     >>> list(bank)
-    ['plain', 'definitions', 'examples', 'context', 'guidelines', 'short']
+    ['examples', 'definitions', 'short']
     >>> bank["short"] = "Which mood? {options} {utterances}"
     Traceback (most recent call last):
         ...
@@ -405,7 +392,7 @@ class PromptBank(MutableMapping):
         - good
         """
         if not self._templates:
-            raise ValueError("prompts is empty; pass at least one template, or None for six.")
+            raise ValueError("prompts is empty; pass at least one template, or None.")
         _refuse_bad_system(self.system)
         if unknown := [c for c in self.definitions if c not in list(classes)]:
             raise ValueError(

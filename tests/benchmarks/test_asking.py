@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from benchmarks import asking
+from skpref import PromptBank
 from tests.llm.stub import StubLLM, by_option, by_places
 
 pytest.importorskip("openai")
-WAYS = "short,whole sessions"
 
 
 def answer(request):
@@ -58,19 +58,18 @@ def test_labelled_sessions_are_whole_and_enough(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_each_way_is_asked_judged_and_resumed(server, tmp_path):
     folders = ["--cache", str(tmp_path), "--out", str(tmp_path), "--data-dir", str(tmp_path)]
-    options = ["--base-url", server.url, "--model", "stub", "--sessions", "24", "--ways", WAYS]
+    options = ["--base-url", server.url, "--model", "stub", "--sessions", "24"]
     asking.main([*options, "--data", "support chats", *folders])
     first, n_asked = (tmp_path / "asking.json").read_text(), len(server.requests)
-    lines = json.loads(first)["lines"]
-    assert [line["way"] for line in lines] == [
-        *(f"{way}, packaged" for way in asking.PACKAGED),
-        "short",
-        "whole sessions",
-    ]
-    short, lists = lines[-2:]
+    lines = {line["way"]: line for line in json.loads(first)["lines"]}
+    assert list(lines) == [asking.BANK, *PromptBank(), "short", "whole sessions"]
+    bank, short, lists = (lines[way] for way in asking.WAYS)
     assert short["calls"] == 1
     assert short["read"] == pytest.approx(10)  # tokens that the server counts for any request
-    assert (short["calls"] + lists["calls"]) * 360 == pytest.approx(n_asked)
+    assert (bank["calls"] + short["calls"] + lists["calls"]) * 360 == pytest.approx(n_asked)
+    for cost in ("calls", "read", "written"):
+        parts = [lines[name][cost] for name in PromptBank()]
+        assert sum(parts) == pytest.approx(bank[cost])
     asking.main([*options, "--data", "support chats", *folders])
     assert len(server.requests) == n_asked
     assert (tmp_path / "asking.json").read_text() == first
