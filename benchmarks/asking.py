@@ -39,14 +39,13 @@ BANK = "three prompts"
 # Each way: the set of prompts, and the settings.
 WAYS: dict[str, tuple[str, dict]] = {
     BANK: ("varied", {"n_context_turns": 1}),
-    "short": ("short", {}),
     "whole sessions": ("session", {"unit": "session"}),
 }
 INTRODUCTION = f"""`python -m benchmarks.asking`: the mood of each utterance, by an LLM. *{BANK}*
-are the default bank, with one turn of context; each is also shown alone. *short* shows three
-labelled utterances of each class; *whole sessions* is `unit="session"`, ten utterances a call of
-which three are shared with the next one. Tokens are those that the server counted, per utterance;
-those of the bank are dealt to its prompts as `LLMLabeler.plan` counts them.
+are the default bank, with one turn of context; each is also shown alone. *Whole sessions* is
+`unit="session"`, ten utterances a call of which three are shared with the next one. Tokens are
+those that the server counted, per utterance; those of the bank are dealt to its prompts as
+`LLMLabeler.plan` counts them.
 
 `LLMScoreCalibrator("auto")` is fitted on about {N_LABELS} labels of whole sessions; accuracy,
 macro-F1 and the order within sessions are on all other sessions, with 95% intervals by session,

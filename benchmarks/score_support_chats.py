@@ -1,15 +1,14 @@
 """Scores of the packaged support chats by a real LLM.
 
-The scores in the package are of Qwen2.5-Coder-1.5B-Instruct, quantised to Q4_K_M, by llama.cpp::
+The scores in the package are of Qwen2.5-Coder-1.5B-Instruct, quantised to Q4_K_M, by the server of
+llama.cpp::
 
     llama-server -m qwen2.5-coder-1.5b-instruct-q4_k_m.gguf -c 8192 -np 4 --port 18124
     export MODEL=qwen2.5-coder-1.5b-instruct-q4_k_m URL=http://127.0.0.1:18124/v1
     python -m benchmarks.score_support_chats --base-url $URL --model $MODEL
 
-The prompts still showed letters for the options then (commit 6188a37); asked today, options are
-answered by name, which is better before calibration (`asking`). Takes some hours on two cores. A
-run that was stopped resumes if the address is the same, since answers in the cache are found by
-address, too.
+Takes about an hour on two cores. A run that was stopped resumes if the address is the same, since
+answers in the cache are found by address, too.
 """
 
 import argparse

