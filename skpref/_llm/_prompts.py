@@ -19,10 +19,10 @@ _TEMPLATES = {
         "You annotate conversations. Each utterance gets one label for {task}, by these "
         "guidelines:\n\n{definitions}\n\n{answer}\n\nUtterance:\n{utterance}"
     ),
-    "context": (
-        "A conversation is shown up to some point, and then what is said next. Judge {task} in "
-        "what is said next; use the lines before it only to understand it.\n\n{options}\n\n"
-        "{answer}\n\nUp to now:\n{context}\n\nSaid next:\n{utterance}"
+    "guidelines": (
+        "Label the last turn of an excerpt from a dialogue with respect to {task}. The turns "
+        "before it are there for context and get no label.\n\nLabels:\n{definitions}\n\n{answer}"
+        "\n\n{examples}Turns before it:\n{context}\n\nTurn to label:\n{utterance}"
     ),
 }
 
@@ -229,9 +229,9 @@ def option_labels(names: list[str]) -> list[str]:
 class PromptBank(MutableMapping):
     """Templates of the questions to an LLM about an utterance, by name.
 
-    A new bank holds three that differ in what they show: `"examples"`, `"definitions"` and
-    `"context"`. It is a mapping: set a name to add a template or to change one, and delete those
-    that are not wanted.
+    A new bank holds three that differ in what they show: `"examples"` are labelled utterances,
+    `"definitions"` the meaning of the classes, and `"guidelines"` both and the turns before. It is
+    a mapping: set a name to add a template or to change one, and delete those that are not wanted.
 
     Parameters
     ----------
@@ -279,7 +279,7 @@ class PromptBank(MutableMapping):
     --------
     >>> from skpref import PromptBank
     >>> bank = PromptBank(task="the mood of the customer", definitions={"bad": "angry or sad"})
-    >>> del bank["context"]
+    >>> del bank["guidelines"]
     >>> bank["short"] = "{options} {answer} {utterance}"
     >>> list(bank)
     ['examples', 'definitions', 'short']

@@ -218,7 +218,7 @@ def test_columns_are_named_by_prompt_and_label(stub):
     ("params", "message"),
     [
         ({"unit": "session", "prompts": None}, "scoring='logprobs' reads one label for each line"),
-        ({"prompts": "varied"}, "The prompts ['examples'] have"),
+        ({"prompts": "varied"}, "The prompts ['examples', 'guidelines'] have"),
         ({"classes": ["a", "b", "a"]}, "names a label twice"),
         ({"classes": []}, "must name at least one label"),
     ],

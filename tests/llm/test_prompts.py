@@ -260,11 +260,11 @@ def test_bank_is_a_mapping_in_the_order_of_its_templates():
     bank = PromptBank()
     assert len(bank) == len(set(bank.values())) == 3
     del bank["examples"]
-    bank["context"] = SHORT
+    bank["guidelines"] = SHORT
     bank["new"] = CHAT
-    assert list(bank) == ["definitions", "context", "new"]
+    assert list(bank) == ["definitions", "guidelines", "new"]
     assert list(bank.questions(CLASSES, "label")) == list(bank)
-    assert bank["context"] == SHORT
+    assert bank["guidelines"] == SHORT
     assert list(PromptBank()) != list(bank)
     with pytest.raises(KeyError, match="examples"):
         bank["examples"]
