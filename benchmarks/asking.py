@@ -96,15 +96,12 @@ def meld(args) -> Asked:
 DATA = {"support chats": support_chats, "MELD sentiment": meld}
 
 
-def make_labeler(way: str, args, prompts=None) -> LLMLabeler:
-    """Return the labeler of a way, or of some of its prompts."""
-    bank_name, settings = WAYS[way]
-    bank = PromptBank(bank_name, **MOOD)
-    if prompts is not None:
-        bank = PromptBank({prompt: bank[prompt] for prompt in prompts}, **MOOD)
+def make_labeler(way: str, args) -> LLMLabeler:
+    """Return the labeler of a way."""
+    bank, settings = WAYS[way]
     return LLMLabeler(
         CLASSES,
-        bank,
+        PromptBank(bank, **MOOD),
         model=args.model,
         base_url=args.base_url,
         api_key="none",
@@ -145,15 +142,12 @@ def ask(way: str, name: str, asked: Asked, args) -> tuple[np.ndarray, dict]:
 
 def each_prompt(scores, costs, asked: Asked, args) -> Iterator[tuple[str, np.ndarray, dict]]:
     """Yield each prompt of the bank alone, with its share of the tokens by plan."""
-    names = list(PromptBank())
-    planned = []
-    for name in names:
-        labeler = make_labeler(BANK, args, [name]).set_params(cache=None)
-        planned.append(labeler.fit(asked.frame, asked.y).plan(asked.frame).prompt_tokens)
-    for p, name in enumerate(names):
-        read = costs["read"] * planned[p] / sum(planned)
-        shares = {"calls": costs["calls"] / len(names), "written": costs["written"] / len(names)}
-        yield name, scores[:, [p]], costs | shares | {"read": read}
+    labeler = make_labeler(BANK, args).set_params(cache=None).fit(asked.frame, asked.y)
+    tokens = labeler.plan(asked.frame).tokens
+    for p, name in enumerate(labeler.prompt_names_):
+        of_all = {"calls": 1 / len(tokens), "written": 1 / len(tokens)}
+        of_all["read"] = tokens[p] / tokens.sum()
+        yield name, scores[:, [p]], costs | {k: costs[k] * of_all[k] for k in of_all}
 
 
 def ask_each(name: str, asked: Asked, args) -> Iterator[tuple[str, np.ndarray, dict]]:

@@ -70,6 +70,8 @@ class BaseLabeler(DocLinkMixin, TransformerMixin, BaseEstimator):
             - n_requests, n_cached : int, requests to make, and those that the cache answers. Equal
               questions are asked once.
             - prompt_tokens, completion_tokens : int, tokens that the requests would take.
+            - tokens : ndarray of shape (n_prompts,), those of each prompt, read and written, per
+              utterance, as :func:`~skpref.inspection.prompt_agreement` takes them.
             - cost : float, at the `prices` of the labeler; None if there are none.
             - seconds : float, at the limits of the labeler; NaN for batches.
             - is_exact : bool, whether each request was counted; of more than 20,000 a sample is.

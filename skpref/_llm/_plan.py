@@ -237,6 +237,7 @@ def write_plan(
         "n_cached": round(cached.sum()),
         "prompt_tokens": round(read.sum()),
         "completion_tokens": round(written.sum()),
+        "tokens": (read + written) / max(n_utterances, 1),
         "cost": None if prices is None else cost_of(prices, read.sum(), written.sum()),
         "seconds": math.nan if batch else rates.seconds(requests.sum(), n_tokens),
         "is_exact": scale == 1,

@@ -348,8 +348,8 @@ def prompt_agreement(
         Class labels in the order of the last axis of the scores. None takes the sorted labels of
         `y`, or 0, 1, ... if there are none.
     tokens : array-like of shape (n_prompts,), default=None
-        Tokens that each prompt takes per utterance, such as those of `LLMLabeler.plan`, for a
-        column of the table and to choose among sets of prompts.
+        Tokens that each prompt takes per utterance, such as ``labeler.plan(X).tokens`` before
+        anything is asked, for a column of the table and to choose among sets of prompts.
     method : {"spearman", "pearson"}, default="spearman"
         Correlation of the ranks, or of the log-odds themselves.
     calibrator : transformer, default=None

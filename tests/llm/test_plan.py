@@ -9,6 +9,7 @@ import pytest
 from skpref import LLMLabeler, PromptBank
 from skpref._llm import _base
 from skpref._llm._costs import cost_of, count_tokens
+from skpref.inspection import prompt_agreement
 from tests.llm.stub import StubLLM, by_option, completion
 
 CLASSES = ["bad", "good"]
@@ -82,6 +83,14 @@ def test_a_tokenizer_counts_and_without_one_the_estimate_is_stated(stub):
     counted = labeler.plan(FRAME, tokenizer=list)
     assert counted.tokens_by == "counted by the tokenizer"
     assert counted.prompt_tokens == pytest.approx(4 * estimated.prompt_tokens, rel=0.15)
+
+
+def test_tokens_of_each_prompt_are_those_of_an_utterance(stub):
+    plan = make(stub).plan(FRAME)
+    each = [make(stub, prompts={name: PROMPTS[name]}).plan(FRAME) for name in PROMPTS]
+    expected = [(p.prompt_tokens + p.completion_tokens) / len(FRAME) for p in each]
+    np.testing.assert_allclose(plan.tokens, expected, rtol=0.05)
+    assert prompt_agreement(np.full((4, 2, 3), 1 / 3), tokens=plan.tokens).tokens is not None
 
 
 @pytest.mark.slow
