@@ -79,6 +79,8 @@ def answer(train, test):
     order = np.argsort(-cascade.expected_gain(X[test]), kind="stable")
     found = {"your labels alone": alone.predict(X[test])}
     found["the LLM alone"] = np.array(chats.classes)[llm.argmax(axis=1)]
+    raw = np.nanmean(scores[1], axis=1)
+    found["the LLM alone, uncalibrated"] = np.array(chats.classes)[raw.argmax(axis=1)]
     for share in SHARES:
         found[share] = cascade.predict(X[test], ask_first(share, order, scores[1]))
     return found
@@ -101,6 +103,7 @@ NAMES = {
     0: ("the classifier", 0),
     0.2: ("the classifier, asking about 20%", 0.2),
     "the LLM alone": ("the LLM alone", 1),
+    "the LLM alone, uncalibrated": ("the LLM alone, uncalibrated", 1),
 }
 
 
@@ -135,7 +138,11 @@ axis.annotate(
     color="#0072B2",
     weight="bold",
 )
-points = {"the LLM alone": (100, "#009E73", "s"), "your labels alone": (0, "0.4", "D")}
+points = {
+    "the LLM alone": (100, "#009E73", "s"),
+    "the LLM alone, uncalibrated": (100, "#CC79A7", "^"),
+    "your labels alone": (0, "0.4", "D"),
+}
 for way, (place, colour, marker) in points.items():
     axis.plot(place, f1[way], marker, color=colour, markersize=9, label=way)
 axis.plot(0, f1[0], "o", color="#D55E00", markersize=9, label="the classifier, alone")
