@@ -245,7 +245,7 @@ class LLMLabeler(BaseLabeler):
     ... )
     >>> scores = labeler.fit_transform(["Thank you!", "It broke again."])
     >>> scores.shape
-    (2, 6, 2)
+    (2, 3, 2)
     >>> scores[:, 0]
     array([[0., 1.],
            [1., 0.]])
