@@ -144,10 +144,10 @@ def each_prompt(scores, costs, asked: Asked, args) -> Iterator[tuple[str, np.nda
     """Yield each prompt of the bank alone, with its share of the tokens by plan."""
     labeler = make_labeler(BANK, args).set_params(cache=None).fit(asked.frame, asked.y)
     tokens = labeler.plan(asked.frame).tokens
+    equal = {cost: costs[cost] / len(tokens) for cost in ("calls", "written")}
     for p, name in enumerate(labeler.prompt_names_):
-        of_all = {"calls": 1 / len(tokens), "written": 1 / len(tokens)}
-        of_all["read"] = tokens[p] / tokens.sum()
-        yield name, scores[:, [p]], costs | {k: costs[k] * of_all[k] for k in of_all}
+        read = costs["read"] * tokens[p] / tokens.sum()
+        yield name, scores[:, [p]], costs | equal | {"read": read}
 
 
 def ask_each(name: str, asked: Asked, args) -> Iterator[tuple[str, np.ndarray, dict]]:

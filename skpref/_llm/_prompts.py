@@ -14,7 +14,7 @@ from skpref._llm._preview import Preview
 from skpref._typing import IntArray
 
 _TEMPLATES = {
-    "examples": ("Sort each line by {task}.\n\n{options}\n\n{answer}\n\n{examples}{utterance}"),
+    "examples": "Sort each line by {task}.\n\n{options}\n\n{answer}\n\n{examples}{utterance}",
     "definitions": (
         "You annotate conversations. Each utterance gets one label for {task}, by these "
         "guidelines:\n\n{definitions}\n\n{answer}\n\nUtterance:\n{utterance}"
