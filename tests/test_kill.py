@@ -13,10 +13,11 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("unit", ["utterance", "session"])
-def test_a_killed_labelling_run_keeps_its_answers(tmp_path, unit):
+# Of 120 lists, 18 lack a line, which is asked for again.
+@pytest.mark.parametrize(("unit", "n_calls"), [("utterance", 120), ("session", 138)])
+def test_a_killed_labelling_run_keeps_its_answers(tmp_path, unit, n_calls):
     counts = kill_labelling(n_kills=3, size=120, folder=tmp_path, unit=unit)
-    assert 120 <= counts["calls"] <= 120 + 3 * 8 + 120 / 7 + 1
+    assert n_calls <= counts["calls"] <= n_calls + 3 * 8
     assert not np.isnan(np.load(tmp_path / "broken.npy")).any()
 
 

@@ -90,7 +90,8 @@ def test_tokens_of_each_prompt_are_those_of_an_utterance(stub):
     each = [make(stub, prompts={name: PROMPTS[name]}).plan(FRAME) for name in PROMPTS]
     expected = [(p.prompt_tokens + p.completion_tokens) / len(FRAME) for p in each]
     np.testing.assert_allclose(plan.tokens, expected, rtol=0.05)
-    assert prompt_agreement(np.full((4, 2, 3), 1 / 3), tokens=plan.tokens).tokens is not None
+    agreement = prompt_agreement(np.full((4, 2, 3), 1 / 3), tokens=plan.tokens)
+    np.testing.assert_array_equal(agreement.tokens, plan.tokens)
 
 
 @pytest.mark.slow
